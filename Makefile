@@ -1,0 +1,57 @@
+# Every target that a person or CI needs; `make help` lists them.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install up demo doctor check format test test-faults bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/installed ## Create .venv and install the hash-pinned lock file
+
+.venv/installed: deploy/requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Boxoffice needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/tested: .venv/installed deploy/requirements-test.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-test.lock
+	@touch $@
+
+up: install ## Start everything here: NATS, Postgres and every service behind one address
+	@$(BIN)/boxoffice up $(ARGS)
+
+demo: install ## Play a whole sale against the running system
+	@$(BIN)/boxoffice demo $(ARGS)
+
+doctor: install ## Say what is wrong with this setup and how to mend it
+	@$(BIN)/boxoffice doctor
+
+check: .venv/tested ## Lint, types and the rules of who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/tested ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: .venv/tested ## Unit, integration, system and browser tests, on real servers
+	$(BIN)/python -m pytest
+
+test-faults: .venv/tested ## The long fault run: every process killed in turn under load
+	$(BIN)/python -m pytest -m faults
+
+bench: .venv/tested ## Measure both sides of every promise in one run
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+lock: ## Pin the dependencies again (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet --extra embedded --extra build -o deploy/requirements.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet --all-extras -c deploy/requirements.lock -o deploy/requirements-test.lock
+
+clean: ## Remove the virtual environment and caches (not .boxoffice, your data)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
