@@ -1,0 +1,1 @@
+"""The services of Boxoffice. None imports another; `cli` alone knows them all."""

@@ -1,6 +1,120 @@
+"""The `boxoffice` command."""
+
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
 import rich_click as click
+import uvloop
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from common.errors import DomainError
+from common.settings import BadSetting, Settings, load
+from common.telemetry import configure_logging
+
+console = Console(highlight=False)
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run to the end; what goes wrong is told in a line, with exit code 1."""
+    from services.cli.embedded import CannotStart
+    from services.cli.servers import ServerFailed
+
+    try:
+        return uvloop.run(work)
+    except (BadSetting, CannotStart, ServerFailed, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    except DomainError as error:
+        raise click.ClickException(error.detail) from error
+
+
+def settings_here() -> Settings:
+    """Settings from the environment, or of the embedded system that runs here."""
+    from services.cli.embedded import environment_here
+
+    try:
+        return load(Settings, environment_here())
+    except BadSetting as error:
+        raise click.ClickException(str(error)) from error
+
 
 @click.group()
+@click.version_option(package_name="boxoffice")
 def cli() -> None:
     """Boxoffice: event-sourced ticket sales on NATS JetStream."""
 
+
+@cli.command()
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Where to listen.")
+@click.option(
+    "--data", default=".boxoffice", show_default=True, type=click.Path(path_type=Path), help="Where data stays."
+)
+@click.option("--fresh", is_flag=True, help="Delete the data first.")
+def up(port: int, data: Path, fresh: bool) -> None:
+    """Start everything here: NATS, Postgres and every service behind one address."""
+    from services.cli.embedded import up
+
+    configure_logging(os.environ.get("BOXOFFICE_LOG_LEVEL", "warning"))
+    run(up(port, data, fresh=fresh, console=console))
+
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where to listen, instead of BOXOFFICE_PORT.")
+def serve(names: tuple[str, ...], port: int | None) -> None:
+    """Run one service, or some, as a process of its own."""
+    from services.cli.system import SERVICES
+    from services.cli.system import serve as serve_services
+
+    if unknown := sorted(set(names) - set(SERVICES)):
+        raise click.BadParameter(f"no service {', '.join(unknown)}; there are {', '.join(SERVICES)}.")
+    environment = dict(os.environ)
+    if port is not None:
+        environment["BOXOFFICE_PORT"] = str(port)
+    configure_logging(environment.get("BOXOFFICE_LOG_LEVEL", "info"))
+    run(serve_services(names, environment))
+
+
+@cli.command()
+def migrate() -> None:
+    """Create or change streams, durable consumers and read models as this code has them; safe to repeat."""
+    from services.cli.system import migrate
+
+    configure_logging("warning")
+    if not run(migrate(settings_here(), console.print)):
+        console.print("nothing to change")
+
+
+@cli.group()
+def projections() -> None:
+    """Read models: tables in Postgres that are made from the log."""
+
+
+@projections.command()
+@click.argument("name")
+def rebuild(name: str) -> None:
+    """Make a read model anew beside the live one, then swap them."""
+    from services.cli.system import READ_MODELS
+    from services.cli.system import rebuild as rebuild_read_model
+
+    if name not in READ_MODELS:
+        raise click.BadParameter(f"no read model {name}; there are {', '.join(READ_MODELS)}.")
+    configure_logging("warning")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(stream: str, done: int, total: int) -> None:
+            if stream not in tasks:
+                tasks[stream] = bar.add_task(f"{name} from {stream}")
+            bar.update(tasks[stream], completed=done, total=total)
+
+        events = run(rebuild_read_model(name, settings_here(), progress))
+    console.print(f"rebuilt {name} from {events} events and swapped it in")
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

@@ -1,0 +1,209 @@
+"""load -> decide -> append, again on conflict. The heart: every write in the system goes through `Aggregate.handle`."""
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from common.errors import DomainError, Unavailable
+from common.event_log import BATCH_LIMIT, Draft, EventLog, WrongSequence
+from common.events import Event
+from common.telemetry import CONFLICTS, Cause, current_cause
+
+C = TypeVar("C")  # commands
+S = TypeVar("S")  # state
+E = TypeVar("E", bound=Event)  # events
+
+log = structlog.get_logger()
+
+
+class Decider(msgspec.Struct, Generic[C, S, E], frozen=True):
+    """The rules of one kind of aggregate, pure: no I/O, no clock, no ids (Chassaing's functional decider).
+
+    `name` is the first token of its subjects (`orders.<aggregate id>`) and, in capitals, its stream.
+    """
+
+    name: str
+    events: Any  # the union of its event types
+    decide: Callable[[C, S], Sequence[E]]
+    evolve: Callable[[S, E], S]
+    initial: S
+
+
+class Loaded(msgspec.Struct, Generic[S], frozen=True):
+    """An aggregate as of stream `sequence` (0: nothing yet), after `version` events."""
+
+    state: S
+    sequence: int = 0
+    version: int = 0
+
+
+class Handled(msgspec.Struct, Generic[S, E], frozen=True):
+    """What a command did: its events (none for a repeat), the state after them, and how far to read to see both."""
+
+    state: S
+    events: Sequence[E]
+    sequence: int
+    version: int
+
+
+class _Waiting(msgspec.Struct, Generic[C, S, E]):
+    command: C
+    cause: Cause
+    answer: "asyncio.Future[Handled[S, E]]"
+
+
+class Aggregate(Generic[C, S, E]):
+    """Handles commands for all aggregates of one kind.
+
+    An aggregate has one append in flight per process. Commands that come meanwhile wait, and are then decided together,
+    each on the state that the one before it left; their events go as one atomic batch. Loaded states are kept, the
+    least recently used dropped when they stand for more than `cache_events` events together.
+    """
+
+    def __init__(
+        self, decider: Decider[C, S, E], event_log: EventLog, *, cache_events: int = 2_000_000, timeout: float = 10.0
+    ) -> None:
+        """`timeout`: seconds after which a command that keeps losing the race raises Unavailable."""
+        self._decider = decider
+        self._log = event_log
+        self._cache_events = cache_events
+        self._cached_events = 0
+        self._cache: OrderedDict[UUID, Loaded[S]] = OrderedDict()
+        self._queues: dict[UUID, list[_Waiting[C, S, E]]] = {}
+        self._writers: set[asyncio.Task[None]] = set()
+        self._timeout = timeout
+
+    def subject(self, aggregate_id: UUID) -> str:
+        """The one literal subject of an aggregate."""
+        return f"{self._decider.name}.{aggregate_id}"
+
+    async def handle(self, aggregate_id: UUID, command: C) -> Handled[S, E]:
+        """Decide `command` and append what it makes.
+
+        Raises what `decide` raises (a DomainError), or Unavailable when the log does not take it in time.
+        """
+        waiting = _Waiting[C, S, E](command, current_cause(), asyncio.get_running_loop().create_future())
+        if (queue := self._queues.get(aggregate_id)) is not None:
+            queue.append(waiting)
+        else:
+            self._queues[aggregate_id] = [waiting]
+            writer = asyncio.create_task(self._write(aggregate_id))
+            self._writers.add(writer)
+            writer.add_done_callback(self._writers.discard)
+        return await waiting.answer
+
+    async def load(self, aggregate_id: UUID, *, fresh: bool = False) -> Loaded[S]:
+        """The state as this process last saw it; with `fresh`, as the log has it now."""
+        known = self._cache.get(aggregate_id)
+        if known is not None and not fresh:
+            self._cache.move_to_end(aggregate_id)
+            return known
+        state, sequence, version = (
+            (known.state, known.sequence, known.version) if known else (self._decider.initial, 0, 0)
+        )
+        for recorded in await self._log.read(self.subject(aggregate_id), sequence):
+            state = self._decider.evolve(state, recorded.event)  # type: ignore[arg-type]  # a subject holds one kind
+            sequence = recorded.sequence
+            version += 1
+        loaded = Loaded(state, sequence, version)
+        self._remember(aggregate_id, loaded)
+        return loaded
+
+    async def _write(self, aggregate_id: UUID) -> None:
+        """Serve the queue of one aggregate until it is empty."""
+        queue = self._queues[aggregate_id]
+        while queue:
+            batch = queue[:BATCH_LIMIT]
+            del queue[: len(batch)]
+            try:
+                await self._write_batch(aggregate_id, batch)
+            except Exception as error:
+                if not isinstance(error, DomainError):
+                    log.exception("aggregate_failed", aggregate=self.subject(aggregate_id))
+                for waiting in batch:
+                    if not waiting.answer.done():
+                        waiting.answer.set_exception(error)
+        del self._queues[aggregate_id]
+
+    async def _write_batch(self, aggregate_id: UUID, batch: Sequence[_Waiting[C, S, E]]) -> None:
+        """Decide and append one batch; decide all of it again when somebody else was first."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        fresh = aggregate_id not in self._cache
+        loaded = await self.load(aggregate_id)
+        while batch:
+            drafts, outcomes, after = self._decide(loaded, batch)
+            if not drafts and not fresh:
+                # No append will prove that this state is the newest, so a refusal might be about yesterday's.
+                loaded, fresh = await self.load(aggregate_id, fresh=True), True
+                continue
+            if not outcomes:  # the first command alone makes more than one batch takes
+                batch[0].answer.set_exception(RuntimeError(f"one command made more than {BATCH_LIMIT} events"))
+                batch = batch[1:]
+                continue
+            if drafts:
+                try:
+                    sequence = await self._log.append(self.subject(aggregate_id), drafts, expected=loaded.sequence)
+                except WrongSequence:
+                    CONFLICTS.labels(self._decider.name).inc()
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise Unavailable("Too many others want the same; try again.") from None
+                    await asyncio.sleep(random.uniform(0, 0.005))  # noqa: S311 (jitter)
+                    loaded, fresh = await self.load(aggregate_id, fresh=True), True
+                    continue
+                except Exception:
+                    self._forget(aggregate_id)
+                    raise
+                loaded = Loaded(after.state, sequence, after.version)
+                self._remember(aggregate_id, loaded)
+            for waiting, outcome in zip(batch, outcomes, strict=False):
+                if waiting.answer.done():
+                    continue  # whoever asked is gone
+                if isinstance(outcome, Exception):
+                    waiting.answer.set_exception(outcome)
+                else:
+                    waiting.answer.set_result(msgspec.structs.replace(outcome, sequence=loaded.sequence))
+            batch = batch[len(outcomes) :]
+
+    def _decide(
+        self, loaded: Loaded[S], batch: Sequence[_Waiting[C, S, E]]
+    ) -> tuple[list[Draft], list[Handled[S, E] | Exception], Loaded[S]]:
+        """Decide commands one after the other, as many as one append takes.
+
+        Returns the drafts, an outcome for each command decided (a refusal counts only once the events that it was
+        decided on are in the log), and where all that leaves the aggregate.
+        """
+        drafts: list[Draft] = []
+        outcomes: list[Handled[S, E] | Exception] = []
+        state, version = loaded.state, loaded.version
+        for waiting in batch:
+            try:
+                made = self._decider.decide(waiting.command, state)
+            except Exception as refusal:  # it belongs to whoever gave the command
+                outcomes.append(refusal)
+                continue
+            if len(drafts) + len(made) > BATCH_LIMIT:
+                break
+            events = [msgspec.structs.replace(event, version=version + n) for n, event in enumerate(made, start=1)]
+            for event in events:
+                state = self._decider.evolve(state, event)
+                drafts.append(Draft.of(event, waiting.cause))
+            version += len(events)
+            outcomes.append(Handled(state, events, loaded.sequence, version))
+        return drafts, outcomes, Loaded(state, loaded.sequence, version)
+
+    def _remember(self, aggregate_id: UUID, loaded: Loaded[S]) -> None:
+        self._forget(aggregate_id)
+        self._cache[aggregate_id] = loaded
+        self._cached_events += loaded.version + 1
+        while self._cached_events > self._cache_events and len(self._cache) > 1:
+            self._forget(next(iter(self._cache)))
+
+    def _forget(self, aggregate_id: UUID) -> None:
+        if dropped := self._cache.pop(aggregate_id, None):
+            self._cached_events -= dropped.version + 1

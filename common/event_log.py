@@ -1,0 +1,445 @@
+"""Append, read and follow events on JetStream: subjects, headers, expected sequence, atomic batch."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Protocol, Self
+
+import msgspec
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.js import JetStreamContext
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from common.clock import new_id, now
+from common.errors import Invalid, Unavailable
+from common.events import Event, UndecodableEvent, decode, encode, type_of
+from common.telemetry import APPENDED, IN_DOUBT, Cause, current_cause
+
+BATCH_LIMIT = 1000
+"""Messages in one atomic batch at most (the server's limit, nats-server 2.15)."""
+
+WRONG_LAST_SEQUENCE = 10071
+WRITE_IN_FLIGHT = 10164
+DUPLICATE_IN_BATCH = 10201
+BATCH_INCOMPLETE = 10176
+# Retried as they are: the batch was cut short by a reconnect, or another guarded write has not settled yet.
+PASSING = {WRITE_IN_FLIGHT, BATCH_INCOMPLETE}
+
+
+class WrongSequence(Exception):
+    """The guard held: somebody else appended to this subject first. Reload and decide again."""
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """An event on its way to the log. Its id is made once, so that the log recognises a second try."""
+
+    event: Event
+    id: str
+    cause: Cause
+
+    @classmethod
+    def of(cls, event: Event, cause: Cause | None = None) -> Self:
+        """`event` with a new id, caused by `cause` or by what this task is doing."""
+        return cls(event, str(new_id()), cause or current_cause())
+
+    def headers(self, source: str) -> dict[str, str]:
+        """The envelope: CloudEvents attributes (with its `sequence` extension), ids of cause and conversation."""
+        headers = {
+            "Nats-Msg-Id": self.id,
+            "ce-specversion": "1.0",
+            "ce-id": self.id,
+            "ce-type": type_of(type(self.event)),
+            "ce-source": source,
+            "ce-time": now().isoformat(),
+            "ce-sequence": str(self.event.version),
+            "correlation-id": self.cause.correlation_id,
+            "causation-id": self.cause.causation_id,
+        }
+        if self.cause.traceparent:
+            headers["traceparent"] = self.cause.traceparent
+        return headers
+
+
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """An event in the log, with its envelope. `sequence` is its place in the stream."""
+
+    subject: str
+    sequence: int
+    event: Event
+    headers: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        return self.headers["ce-id"]
+
+    @property
+    def cause(self) -> Cause:
+        """What led to this event."""
+        return Cause(self.headers["correlation-id"], self.headers["causation-id"], self.headers.get("traceparent"))
+
+    @property
+    def time(self) -> datetime:
+        """When it was appended, by the clock of who appended it."""
+        return datetime.fromisoformat(self.headers["ce-time"])
+
+
+Batches = AsyncGenerator[list[Recorded], None]
+
+
+class StreamEnd(msgspec.Struct, frozen=True):
+    """Which stream this is (a new one has a new `created`) and how far it goes."""
+
+    created: datetime
+    sequence: int
+
+
+class EventLog(Protocol):
+    """What services know of the log. Two make it: `JetStreamLog` and, for unit tests, `MemoryLog`."""
+
+    async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
+        """Append all of `drafts` (1 to 1,000) or none, if `expected` is the last sequence on `subject` (0: none yet).
+
+        Returns the stream sequence of the last one. The same drafts twice are stored once and answer the same.
+        Raises WrongSequence, or Unavailable when the outcome could not be learned in time.
+        """
+
+    async def read(self, subject: str, after: int = 0) -> list[Recorded]:
+        """The events on one literal subject whose stream sequence is greater than `after`."""
+
+    def follow(self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT) -> Batches:
+        """All events of a stream past sequence `after`, in order and for ever, in lists of 1 to `limit`.
+
+        Close it with `contextlib.aclosing`. Raises UndecodableEvent: nothing is skipped.
+        """
+
+    async def end(self, stream: str) -> StreamEnd:
+        """Where the stream ends now."""
+
+    async def event_id(self, stream: str, sequence: int) -> str | None:
+        """The id of the event at `sequence`, or None where there is none."""
+
+
+class _ApiError(msgspec.Struct):
+    err_code: int = 0
+    description: str = ""
+
+
+class _StreamState(msgspec.Struct, frozen=True):
+    last_seq: int = 0
+
+
+class _StreamInfo(msgspec.Struct):
+    created: datetime = datetime.fromtimestamp(0, UTC)
+    state: _StreamState = _StreamState()
+    error: _ApiError | None = None
+
+
+class _PubAck(msgspec.Struct):
+    seq: int = 0
+    error: _ApiError | None = None
+
+
+_decode_ack: Callable[[bytes], _PubAck] = msgspec.json.Decoder(_PubAck).decode
+
+
+def stream_of(subject: str) -> str:
+    """The stream that a subject belongs to: its first token, in capitals."""
+    return subject.partition(".")[0].upper()
+
+
+def delivery(reply: str) -> tuple[int, int, int]:
+    """Which delivery a message's reply subject says it is, and its stream and consumer sequence (ADR-15)."""
+    tokens = reply.split(".")
+    at = 4 if len(tokens) == 9 else 6  # 11 tokens and more name the domain and the account as well
+    return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 2])
+
+
+class JetStreamLog:
+    """The event log on NATS JetStream. Streams must exist (`boxoffice migrate`)."""
+
+    def __init__(self, client: Client, *, timeout: float = 5.0) -> None:
+        """`timeout`: seconds in which an append or a read finds its outcome, or raises Unavailable."""
+        self._client = client
+        self._js: JetStreamContext = client.jetstream(timeout=timeout)
+        self._timeout = timeout
+
+    async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
+        if not 1 <= len(drafts) <= BATCH_LIMIT:
+            raise Invalid(f"One decision may make 1 to {BATCH_LIMIT} events, this one made {len(drafts)}.")
+        stream = stream_of(subject)
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        in_doubt = False  # may an earlier try of ours have been stored?
+        while True:
+            try:
+                ack = await self._publish(subject, drafts, expected)
+            except (nats.errors.TimeoutError, nats.errors.ConnectionReconnectingError):
+                in_doubt = True
+                IN_DOUBT.labels(stream).inc()
+                ack = None
+            except (nats.errors.NoRespondersError, nats.errors.OutboundBufferLimitError):
+                ack = None  # nobody heard us
+            except nats.errors.MaxPayloadError as error:
+                raise Invalid(f"An event of {subject} is larger than the log takes.") from error
+            except (nats.errors.Error, OSError) as error:
+                raise Unavailable("The connection to the event log is closed.") from error
+            if ack is not None:
+                code = ack.error.err_code if ack.error else 0
+                if code == 0:
+                    APPENDED.labels(stream).inc(len(drafts))
+                    return ack.seq
+                if code == WRONG_LAST_SEQUENCE and not in_doubt:
+                    raise WrongSequence(subject)
+                if code in (WRONG_LAST_SEQUENCE, DUPLICATE_IN_BATCH):
+                    if (stored := await self._stored(subject, drafts, expected, deadline)) is not None:
+                        return stored
+                elif code not in PASSING:
+                    assert ack.error
+                    raise Unavailable(f"The event log refused: {ack.error.description} ({code}).")
+            if asyncio.get_running_loop().time() > deadline:
+                raise Unavailable(
+                    f"The event log did not take the event in {self._timeout:.0f} s."
+                    + (" It may still have been stored: ask again with the same Idempotency-Key." if in_doubt else "")
+                )
+            await asyncio.sleep(random.uniform(0.002, 0.02) if ack else 0.1)  # noqa: S311 (jitter)
+
+    async def _publish(self, subject: str, drafts: Sequence[Draft], expected: int) -> _PubAck:
+        """One try. Raises what nats-py raises."""
+        if not self._client.is_connected:
+            raise nats.errors.OutboundBufferLimitError
+        guard = {"Nats-Expected-Last-Subject-Sequence": str(expected)}
+        source = "/" + subject
+        if len(drafts) == 1:
+            reply = await self._client.request(
+                subject, encode(drafts[0].event), timeout=2, headers=drafts[0].headers(source) | guard
+            )
+            return _decode_ack(reply.data)
+        batch = {"Nats-Batch-Id": str(new_id())}
+        for place, draft in enumerate(drafts, start=1):
+            headers = draft.headers(source) | batch | {"Nats-Batch-Sequence": str(place)}
+            if place == 1:
+                headers |= guard
+            if place < len(drafts):
+                await self._client.publish(subject, encode(draft.event), headers=headers)
+        headers["Nats-Batch-Commit"] = "1"
+        reply = await self._client.request(subject, encode(drafts[-1].event), timeout=2, headers=headers)
+        return _decode_ack(reply.data)
+
+    async def _stored(self, subject: str, drafts: Sequence[Draft], expected: int, deadline: float) -> int | None:
+        """The last sequence of `drafts` if an earlier try stored them; None if that cannot be seen yet.
+
+        Something was stored after `expected`, so a replica that shows nothing there is behind and is asked again.
+        Raises WrongSequence if it was somebody else's.
+        """
+        while asyncio.get_running_loop().time() < deadline:
+            if later := await self.read(subject, expected):
+                if later[0].id == drafts[0].id:
+                    return later[len(drafts) - 1].sequence
+                raise WrongSequence(subject)
+            await asyncio.sleep(0.02)
+        return None
+
+    async def read(self, subject: str, after: int = 0) -> list[Recorded]:
+        events: list[Recorded] = []
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        while True:
+            page, more = await self._read_page(subject, after, deadline)
+            events += page
+            if not more:
+                return events
+            after = events[-1].sequence if page else after
+
+    async def _read_page(self, subject: str, after: int, deadline: float) -> tuple[list[Recorded], bool]:
+        """Up to 1,000 events by one batched direct get (ADR-31), and whether there are more."""
+        request = msgspec.json.encode({"seq": after + 1, "next_by_subj": subject, "batch": BATCH_LIMIT})
+        while True:
+            page = _Page()
+            try:
+                inbox = self._client.new_inbox()
+                subscription = await self._client.subscribe(inbox, cb=page.receive)
+                try:
+                    await self._client.publish(f"$JS.API.DIRECT.GET.{stream_of(subject)}", request, reply=inbox)
+                    more = await asyncio.wait_for(page.more, 2)
+                finally:
+                    if not self._client.is_closed:
+                        await subscription.unsubscribe()
+            except (TimeoutError, nats.errors.Error, OSError) as error:
+                if asyncio.get_running_loop().time() > deadline or self._client.is_closed:
+                    raise Unavailable(f"The event log does not answer a read of {subject}.") from error
+                await asyncio.sleep(0.1)
+            else:
+                return page.events, more
+
+    async def follow(self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT) -> Batches:
+        position = after
+        while True:
+            consumer = _OrderedConsumer(self._client, self._js, stream, position)
+            try:
+                await consumer.start()
+                while (messages := await consumer.next(limit)) is not None:
+                    batch = [_record(sequence, message) for sequence, message in messages]
+                    position = batch[-1].sequence
+                    yield batch
+            except (nats.errors.Error, OSError):
+                if self._client.is_closed:
+                    raise Unavailable("The connection to the event log is closed.") from None
+                await asyncio.sleep(0.2)
+            finally:
+                await consumer.stop()
+
+    async def end(self, stream: str) -> StreamEnd:
+        try:
+            reply = await self._client.request(f"$JS.API.STREAM.INFO.{stream}", timeout=self._timeout)
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"The event log does not answer a question about stream {stream}.") from error
+        info = msgspec.json.decode(reply.data, type=_StreamInfo)
+        if info.error:
+            raise Unavailable(f"Stream {stream}: {info.error.description}. Has `boxoffice migrate` run?")
+        return StreamEnd(info.created, info.state.last_seq)
+
+    async def event_id(self, stream: str, sequence: int) -> str | None:
+        try:
+            message = await self._js.get_msg(stream, seq=sequence)
+        except nats.js.errors.NotFoundError:
+            return None
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"The event log does not answer a read of stream {stream}.") from error
+        return (message.headers or {}).get("ce-id")
+
+
+def _record(sequence: int, message: Msg) -> Recorded:
+    headers = message.headers
+    if not headers or "ce-type" not in headers:
+        raise UndecodableEvent(f"the message at sequence {sequence} on {message.subject} has no ce-type header")
+    subject = headers.get("Nats-Subject", message.subject)  # an answer to a direct get comes on an inbox
+    return Recorded(subject, sequence, decode(headers["ce-type"], message.data), headers)
+
+
+class _Page:
+    """Collects the answers to one batched direct get. `more` resolves when the last one is in."""
+
+    def __init__(self) -> None:
+        self.events: list[Recorded] = []
+        self.more: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def receive(self, message: Msg) -> None:
+        headers = message.headers or {}
+        status = headers.get("Status")
+        if self.more.done():
+            return
+        if status is None:
+            try:
+                self.events.append(_record(int(headers["Nats-Sequence"]), message))
+            except UndecodableEvent as error:
+                self.more.set_exception(error)
+        elif status == "503":
+            self.more.set_exception(nats.errors.NoRespondersError())
+        else:  # 204 is the end of the batch, 404 says there is nothing
+            self.more.set_result(status == "204" and headers.get("Nats-Num-Pending", "0") != "0")
+
+
+class _OrderedConsumer:
+    """One ephemeral push consumer: messages in order, with flow control, until a gap or a silence.
+
+    nats-py has one too, but it drops messages of a slow reader after it has counted them (2.16), and never slows the
+    server down. This one answers flow control when the reader has taken what came.
+    """
+
+    HEARTBEAT = 2.0
+
+    def __init__(self, client: Client, js: JetStreamContext, stream: str, after: int) -> None:
+        self._client = client
+        self._js = js
+        self._stream = stream
+        self._after = after
+        self._received = 0
+        self._consumed = 0
+        self._gap = False
+        self._buffer: deque[Msg] = deque()
+        self._wake = asyncio.Event()
+        self._flow_reply: str | None = None
+        self._connection = client.stats["reconnects"]
+        self._name: str | None = None
+        self._subscription: Subscription | None = None
+        self._heard = 0.0
+
+    async def start(self) -> None:
+        """Create the consumer on the server. Raises what nats-py raises."""
+        inbox = self._client.new_inbox()
+        self._subscription = await self._client.subscribe(
+            inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        info = await self._js.add_consumer(
+            self._stream,
+            ConsumerConfig(
+                deliver_subject=inbox,
+                deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+                opt_start_seq=self._after + 1,
+                ack_policy=AckPolicy.NONE,
+                max_deliver=1,
+                flow_control=True,
+                idle_heartbeat=self.HEARTBEAT,
+                inactive_threshold=30,
+                mem_storage=True,
+                num_replicas=1,
+            ),
+        )
+        self._name = info.name
+        self._heard = asyncio.get_running_loop().time()
+
+    async def _receive(self, message: Msg) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        if message.headers and "Status" in message.headers:
+            if int(message.headers.get("Nats-Last-Consumer", self._received)) != self._received:
+                self._gap = True
+            # Flow control asks on the reply subject, a heartbeat of a stalled consumer in a header.
+            if reply := message.reply or message.headers.get("Nats-Consumer-Stalled"):
+                self._flow_reply = reply
+                self._wake.set()
+            return
+        self._received += 1
+        self._buffer.append(message)
+        self._wake.set()
+
+    async def next(self, limit: int) -> list[tuple[int, Msg]] | None:
+        """1 to `limit` messages with their stream sequences, as soon as there are any; None: it has to be renewed."""
+        while not self._buffer:
+            self._wake.clear()
+            if self._flow_reply:
+                await self._client.publish(self._flow_reply)
+                self._flow_reply = None
+            try:
+                async with asyncio.timeout(1):
+                    await self._wake.wait()
+            except TimeoutError:
+                silent = asyncio.get_running_loop().time() - self._heard > 2.5 * self.HEARTBEAT
+                renewed = self._client.stats["reconnects"] != self._connection
+                if silent or renewed or self._gap or self._client.is_closed:
+                    return None
+        taken: list[tuple[int, Msg]] = []
+        while self._buffer and len(taken) < limit:
+            message = self._buffer.popleft()
+            _, sequence, consumed = delivery(message.reply)
+            if consumed != self._consumed + 1:
+                self._buffer.clear()
+                self._gap = True
+                break
+            self._consumed = consumed
+            taken.append((sequence, message))
+        return taken or None
+
+    async def stop(self) -> None:
+        """Take the consumer away, as far as the connection allows."""
+        if self._client.is_closed:
+            return
+        with suppress(nats.errors.Error, OSError):
+            if self._subscription:
+                await self._subscription.unsubscribe()
+            if self._name and self._client.is_connected:
+                await self._js.delete_consumer(self._stream, self._name)

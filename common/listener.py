@@ -1,0 +1,259 @@
+"""Decode, call on(), then ack, nak with a delay, or dead letter. The only place that acks."""
+
+import asyncio
+import random
+from abc import ABC, abstractmethod
+from collections import deque
+from contextlib import suppress
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from common.errors import Retry, Unavailable
+from common.event_log import delivery
+from common.events import OWNERS, Event, UndecodableEvent, decode, type_of
+from common.telemetry import DEAD_LETTERS, HANDLED, Cause, cause
+from common.topology import CONSUMER
+
+E_contra = TypeVar("E_contra", bound=Event, contravariant=True)
+
+log = structlog.get_logger()
+
+
+class Listener(ABC, Generic[E_contra]):
+    """Hears the events it names as its type argument, and does one deed for each.
+
+    `on` returns: the event is done. It raises `Retry(after)`: the event comes again after that many seconds. It raises
+    Unavailable: it comes again, as often as it takes. It raises anything else: it comes again with growing gaps, and
+    after `attempts` deliveries goes to the stream DEAD, with an alarm. Events of one aggregate run one after the other,
+    others side by side, up to `concurrency` at a time. A redelivery or a second replica may break that order, so what
+    follows a foreign aggregate looks at `event.version`.
+
+    `patience`: seconds that a running `on` is given to finish when the service stops; then it is cancelled, and the
+    event put back.
+    """
+
+    durable: ClassVar[str]
+    attempts: ClassVar[int] = 10
+    concurrency: ClassVar[int] = 256
+    patience: ClassVar[float] = 5
+    hears: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        """Check the declaration: the events are of the stream that the durable consumer is on. Raises TypeError."""
+        super().__init_subclass__()
+        for base in getattr(cls, "__orig_bases__", ()):
+            if get_origin(base) is Listener and not isinstance(base.__args__[0], TypeVar):
+                events = get_args(base.__args__[0]) or base.__args__
+                stream = CONSUMER[cls.durable].stream
+                owned = OWNERS[stream.lower()]
+                if foreign := set(events) - set(get_args(owned) or (owned,)):
+                    raise TypeError(f"{cls.__name__}: {foreign} is not on stream {stream} of consumer {cls.durable}")
+                cls.hears = frozenset(type_of(event) for event in events)
+
+    def key(self, event: E_contra) -> object:  # noqa: ARG002 (subclasses look at it)
+        """Events with the same key run one after the other; None stands for their aggregate."""
+        return None
+
+    @abstractmethod
+    async def on(self, event: E_contra) -> None:
+        """Do the deed. It may be called again for the same event, and must then change nothing."""
+
+
+class Subscription:
+    """Runs one listener on its durable consumer, which must exist (`boxoffice migrate`)."""
+
+    EXPIRES = 2.0  # seconds that one pull request waits on the server; a lost one is noticed a second later
+
+    def __init__(self, listener: Listener[Any], client: Client) -> None:
+        self.name = listener.durable
+        self.problem: str | None = None
+        self._listener = listener
+        self._client = client
+        self._consumer = CONSUMER[listener.durable]
+        self._asked = 0  # messages asked for that have not come yet
+        self._in_flight: dict[str, Msg] = {}  # by reply subject
+        self._chains: dict[object, deque[tuple[Msg, Event]]] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._progress = asyncio.Event()
+        self._log = log.bind(listener=listener.durable)
+        self._outcomes = {
+            outcome: HANDLED.labels(listener.durable, outcome) for outcome in ("done", "retry", "error", "dead")
+        }
+
+    async def run(self) -> None:
+        """Listen until cancelled; then let what runs finish, and put the rest back for others."""
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(
+            inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        keeper = asyncio.create_task(self._keep_alive())
+        try:
+            await self._pull(inbox)
+        finally:
+            with suppress(nats.errors.Error, OSError):
+                await subscription.unsubscribe()
+            await self._drain()
+            keeper.cancel()
+
+    async def settled(self) -> int:
+        """The stream sequence up to which every event is done with, on all replicas. Raises Unavailable."""
+        try:
+            info = await self._client.jetstream(timeout=2).consumer_info(self._consumer.stream, self.name)
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"consumer {self.name} does not answer: {error!r}") from error
+        return info.ack_floor.stream_seq if info.ack_floor else 0
+
+    async def _pull(self, inbox: str) -> None:
+        """Keep asking for as many messages as there is room for: whenever half of it is free, or nothing is coming."""
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._consumer.stream}.{self.name}"
+        limit = self._listener.concurrency
+        while True:
+            room = limit - len(self._in_flight) - self._asked
+            if room > limit // 2 or (room > 0 and self._asked == 0):
+                request = {"batch": room, "expires": int(self.EXPIRES * 1e9)}
+                self._asked += room
+                with suppress(nats.errors.Error, OSError):  # not heard: asked again below
+                    await self._client.publish(subject, msgspec.json.encode(request), reply=inbox)
+            self._progress.clear()
+            try:
+                async with asyncio.timeout(self.EXPIRES + 1):
+                    await self._progress.wait()
+            except TimeoutError:
+                self._asked = 0  # the server would have said by now that the request ran out
+            if self.problem:
+                await asyncio.sleep(1)
+
+    async def _receive(self, message: Msg) -> None:
+        headers = message.headers or {}
+        if status := headers.get("Status"):
+            self._asked = max(0, self._asked - int(headers.get("Nats-Pending-Messages", self._asked)))
+            problem = None
+            if status not in ("404", "408"):  # nothing there, ran out
+                problem = f"consumer {self.name} on stream {self._consumer.stream} does not answer ({status})"
+                if problem != self.problem:
+                    self._log.error("consumer_missing", problem=problem, mend="run `boxoffice migrate`")
+            self.problem = problem
+            self._progress.set()
+            return
+        self._asked -= 1
+        self.problem = None
+        tag = headers.get("ce-type", "")
+        if tag not in self._listener.hears:
+            await self._settle(message, b"+ACK")
+            self._progress.set()
+            return
+        self._in_flight[message.reply] = message
+        try:
+            event = decode(tag, message.data)
+        except UndecodableEvent as error:
+            self._start(self._fail(message, error))
+            return
+        key = self._listener.key(event) or message.subject
+        if (chain := self._chains.get(key)) is not None:
+            chain.append((message, event))
+        else:
+            self._chains[key] = deque([(message, event)])
+            self._start(self._run_chain(key))
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _run_chain(self, key: object) -> None:
+        chain = self._chains[key]
+        while chain:
+            await self._handle(*chain.popleft())
+        del self._chains[key]
+
+    async def _handle(self, message: Msg, event: Event) -> None:
+        """One event, from on() to its settlement."""
+        headers = message.headers or {}
+        event_id = headers.get("ce-id", "")
+        cause.set(Cause(headers.get("correlation-id", event_id), event_id, headers.get("traceparent")))
+        try:
+            await self._listener.on(event)
+        except asyncio.CancelledError:
+            await self._settle(message, b"-NAK")
+            raise
+        except Retry as retry:
+            await self._settle(message, _later(retry.after))
+            self._outcomes["retry"].inc()
+        except Exception as error:
+            await self._fail(message, error)
+        else:
+            await self._settle(message, b"+ACK")
+            self._outcomes["done"].inc()
+
+    async def _fail(self, message: Msg, error: Exception) -> None:
+        """Back off, or give up after the last attempt. An unavailable server is no reason to give up on an event."""
+        attempt, sequence, _ = delivery(message.reply)
+        told = self._log.bind(subject=message.subject, sequence=sequence, attempt=attempt, error=repr(error))
+        last = attempt >= self._listener.attempts or isinstance(error, UndecodableEvent)
+        if isinstance(error, Unavailable) or not last:
+            delay = random.uniform(0.5, 1) * min(60, 2 ** min(attempt, 10))  # noqa: S311 (jitter)
+            told.warning("listener_failed", again_in=round(delay, 1))
+            await self._settle(message, _later(delay))
+            self._outcomes["error"].inc()
+            return
+        try:
+            await self._bury(message, attempt, sequence, error)
+        except (nats.errors.Error, OSError, Unavailable):
+            await self._settle(message, _later(5))  # the next delivery tries again to bury it
+            return
+        told.error("dead_letter")
+        DEAD_LETTERS.labels(self.name).inc()
+        self._outcomes["dead"].inc()
+        await self._settle(message, b"+TERM")
+
+    async def _bury(self, message: Msg, attempts: int, sequence: int, error: Exception) -> None:
+        """Put the event on DEAD as it is, with its own headers and what went wrong. Once, however often it is tried."""
+        headers = {key: value for key, value in (message.headers or {}).items() if not key.startswith("Nats-")}
+        headers |= {
+            "Nats-Msg-Id": f"{self.name}.{sequence}",
+            "dead-listener": self.name,
+            "dead-subject": message.subject,
+            "dead-stream": self._consumer.stream,
+            "dead-sequence": str(sequence),
+            "dead-attempts": str(attempts),
+            "dead-error": f"{type(error).__name__}: {error}"[:2000],
+        }
+        reply = await self._client.request(f"dead.{self.name}", message.data, timeout=5, headers=headers)
+        if b'"error"' in reply.data:
+            raise Unavailable(f"stream DEAD refused a dead letter: {reply.data.decode()}")
+
+    async def _settle(self, message: Msg, verdict: bytes) -> None:
+        """Tell the server. If it does not hear it, it delivers again after ack_wait."""
+        self._in_flight.pop(message.reply, None)
+        self._progress.set()
+        with suppress(nats.errors.Error, OSError):
+            await self._client.publish(message.reply, verdict)
+
+    async def _keep_alive(self) -> None:
+        """Tell the server, well within ack_wait, that what came is still being worked on."""
+        while True:
+            await asyncio.sleep(self._consumer.ack_wait / 3)
+            with suppress(nats.errors.Error, OSError):
+                for reply in list(self._in_flight):
+                    await self._client.publish(reply, b"+WPI")
+
+    async def _drain(self) -> None:
+        for chain in self._chains.values():
+            while chain:
+                message, _ = chain.pop()
+                await self._settle(message, b"-NAK")
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=self._listener.patience)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=1)
+
+
+def _later(seconds: float) -> bytes:
+    return b'-NAK {"delay": %d}' % max(1, int(seconds * 1e9))

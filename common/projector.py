@@ -1,0 +1,343 @@
+"""log -> read model: batches in one transaction with their checkpoint; rebuild beside and swap; read your writes."""
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from hashlib import sha256
+from typing import Generic, TypeVar
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
+
+from common.aggregate import Aggregate, Handled
+from common.errors import Unavailable
+from common.event_log import EventLog, Recorded
+from common.events import Event, UndecodableEvent
+from common.telemetry import PROJECTED
+
+C = TypeVar("C")
+S = TypeVar("S")
+E = TypeVar("E", bound=Event)
+
+log = structlog.get_logger()
+
+Project = Callable[[asyncpg.Connection, Sequence[Recorded]], Awaitable[None]]
+"""Writes a batch of one stream's events, in order, by set-based statements; tables are named without a schema."""
+
+CHANNEL = "projected"
+REBUILD_BATCH = 5_000
+
+CREATE_CHECKPOINT = """
+create table checkpoint (
+    stream text primary key,
+    stream_created timestamptz not null,
+    sequence bigint not null,
+    event_id text not null
+)
+"""
+START_CHECKPOINT = "insert into checkpoint (stream, stream_created, sequence, event_id) values ($1, $2, 0, '')"
+READ_CHECKPOINT = "select stream_created, sequence, event_id from checkpoint where stream = $1"
+MOVE_CHECKPOINT = """
+update checkpoint set sequence = $3, event_id = $4 where stream = $1 and sequence = $2 returning true
+"""
+# The one active projector of a stream; and, for the length of a transaction, who may write a read model.
+BE_ACTIVE = "select pg_advisory_lock(hashtextextended('boxoffice.projector.' || $1, 0))"
+MAY_WRITE = "select pg_advisory_xact_lock(hashtextextended('boxoffice.write.' || $1, 0))"
+MAY_REBUILD = "select pg_try_advisory_lock(hashtextextended('boxoffice.rebuild.' || $1, 0))"
+
+
+class ReadModel(msgspec.Struct, frozen=True):
+    """A Postgres schema that is made from streams: its tables, and for each stream how its events are written."""
+
+    name: str
+    tables: str
+    sources: Mapping[str, Project]
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the tables change; `boxoffice migrate` then rebuilds."""
+        return sha256(self.tables.encode()).hexdigest()[:16]
+
+
+class CheckpointMismatch(Exception):
+    """The read model has seen events that the log does not have: the log was restored or replaced. Rebuild it."""
+
+
+class CheckpointMoved(Exception):
+    """Somebody else moved the checkpoint (a rebuild was swapped in): read it again and go on from there."""
+
+
+async def connect(database_url: str, schema: str) -> asyncpg.Connection:
+    """A connection of its own on which tables are found in `schema`. Commits do not wait for the disk.
+
+    A read model can lose its last transactions in a crash of Postgres: the checkpoint goes with them, and the log has
+    them all.
+    """
+    return await asyncpg.connect(
+        database_url,
+        timeout=5,
+        server_settings={
+            "search_path": schema,
+            "synchronous_commit": "off",
+            "application_name": f"boxoffice projector {schema}",
+            "tcp_keepalives_idle": "5",
+        },
+    )
+
+
+class Projector:
+    """Keeps one read model up to date with one stream. Of all replicas one is active; the others wait to take over."""
+
+    def __init__(self, read_model: ReadModel, stream: str, event_log: EventLog, database_url: str) -> None:
+        self.name = f"{read_model.name}.{stream}"
+        self.problem: str | None = None
+        self._model = read_model
+        self._stream = stream
+        self._project = read_model.sources[stream]
+        self._event_log = event_log
+        self._database_url = database_url
+        self._log = log.bind(projection=read_model.name, stream=stream)
+
+    async def run(self) -> None:
+        """Project until cancelled. What cannot go on by itself is told in `problem` and tried again every second."""
+        while True:
+            try:
+                await self._run_once()
+            except CheckpointMoved:
+                self._log.info("checkpoint_moved")
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Unavailable) as error:
+                self._complain(f"{type(error).__name__}: {error}", "it goes on by itself once the server answers")
+                await asyncio.sleep(1)
+            except CheckpointMismatch as error:
+                self._complain(str(error), f"run `boxoffice projections rebuild {self._model.name}`")
+                await asyncio.sleep(1)
+            except UndecodableEvent as error:
+                self._complain(str(error), "deploy the code that knows this event")
+                await asyncio.sleep(5)
+
+    def _complain(self, problem: str, mend: str) -> None:
+        if problem != self.problem:
+            self._log.error("projector_stopped", problem=problem, mend=mend)
+        self.problem = problem
+
+    async def _run_once(self) -> None:
+        connection = await connect(self._database_url, self._model.name)
+        try:
+            await connection.execute(BE_ACTIVE, self.name)
+            sequence = await verify_checkpoint(connection, self._stream, self._event_log)
+            self.problem = None
+            self._log.info("projecting", after=sequence)
+            async with aclosing(self._event_log.follow(self._stream, sequence)) as batches:
+                async for batch in batches:
+                    async with connection.transaction():
+                        await connection.execute(MAY_WRITE, self._model.name)
+                        await write_batch(connection, self._stream, self._project, sequence, batch)
+                        await connection.execute(
+                            "select pg_notify($1, $2)", CHANNEL, f"{self.name}:{batch[-1].sequence}"
+                        )
+                    sequence = batch[-1].sequence
+                    self.problem = None
+                    PROJECTED.labels(self._model.name, self._stream).inc(len(batch))
+        finally:
+            connection.terminate()
+
+
+async def verify_checkpoint(connection: asyncpg.Connection, stream: str, event_log: EventLog) -> int:
+    """The sequence up to which the read model has come. Raises CheckpointMismatch, Unavailable, PostgresError.
+
+    Sequence numbers are used again after a restore, so the checkpoint also says which stream and which event it means.
+    """
+    row = await connection.fetchrow(READ_CHECKPOINT, stream)
+    if row is None:
+        raise CheckpointMismatch(f"the read model has no checkpoint for stream {stream}")
+    end = await event_log.end(stream)
+    sequence: int = row["sequence"]
+    if abs((row["stream_created"] - end.created).total_seconds()) > 0.001:
+        raise CheckpointMismatch(f"stream {stream} was created anew on {end.created:%Y-%m-%d %H:%M:%S}Z")
+    if sequence > end.sequence:
+        raise CheckpointMismatch(f"the read model is at {sequence}, stream {stream} ends at {end.sequence}")
+    if sequence and await event_log.event_id(stream, sequence) != row["event_id"]:
+        raise CheckpointMismatch(f"event {sequence} of stream {stream} is not the one that the read model has seen")
+    return sequence
+
+
+async def write_batch(
+    connection: asyncpg.Connection, stream: str, project: Project, after: int, batch: Sequence[Recorded]
+) -> None:
+    """Within the caller's transaction: move the checkpoint past `batch`, and write what it says.
+
+    Raises CheckpointMoved if the read model is not at `after`.
+    """
+    if not await connection.fetchval(MOVE_CHECKPOINT, stream, after, batch[-1].sequence, batch[-1].id):
+        raise CheckpointMoved(stream)
+    await project(connection, batch)
+
+
+async def create(
+    model: ReadModel, event_log: EventLog, database_url: str, report: Callable[[str], None] = lambda _: None
+) -> None:
+    """Make the read model's schema if it is missing, and rebuild it if its tables have changed; safe to repeat."""
+    connection = await connect(database_url, model.name)
+    try:
+        there = await connection.fetchval("select obj_description(to_regnamespace($1), 'pg_namespace')", model.name)
+        if there == model.fingerprint:
+            return
+        if there is None:
+            async with connection.transaction():
+                await connection.execute(MAY_WRITE, model.name)
+                await _create_schema(connection, model, model.name, event_log)
+            report(f"created read model {model.name}")
+            return
+    finally:
+        await connection.close()
+    await rebuild(model, event_log, database_url)
+    report(f"rebuilt read model {model.name}: its tables changed")
+
+
+async def _create_schema(connection: asyncpg.Connection, model: ReadModel, schema: str, event_log: EventLog) -> None:
+    """Raises asyncpg.DuplicateSchemaError when somebody else was first."""
+    await connection.execute(f'create schema "{schema}"')
+    await connection.execute(f"comment on schema \"{schema}\" is '{model.fingerprint}'")
+    await connection.execute(CREATE_CHECKPOINT + ";" + model.tables)
+    for stream in model.sources:
+        await connection.execute(START_CHECKPOINT, stream, (await event_log.end(stream)).created)
+
+
+async def rebuild(
+    model: ReadModel,
+    event_log: EventLog,
+    database_url: str,
+    progress: Callable[[str, int, int], None] = lambda _stream, _done, _total: None,
+) -> int:
+    """Write the read model anew beside the live one and swap them; how many events it was made from.
+
+    Readers see the old one until the swap and the new one after it. `progress` is told a stream, the sequence reached
+    and the one to reach. Raises Unavailable, UndecodableEvent, PostgresError; the live read model is then as it was.
+    """
+    beside, old = f"{model.name}_rebuild", f"{model.name}_old"
+    connection = await connect(database_url, beside)
+    try:
+        if not await connection.fetchval(MAY_REBUILD, model.name):
+            raise Unavailable(f"Read model {model.name} is being rebuilt by somebody else.")
+        for leftover in (beside, old):
+            await connection.execute(f'drop schema if exists "{leftover}" cascade')
+        await _create_schema(connection, model, beside, event_log)
+        reached = dict.fromkeys(model.sources, 0)
+        for stream in model.sources:
+            await _catch_up(connection, model, stream, reached, event_log, progress)
+        async with connection.transaction():
+            await connection.execute(MAY_WRITE, model.name)  # the live projector waits from here
+            for stream in model.sources:
+                await _catch_up(connection, model, stream, reached, event_log, progress)
+            if await connection.fetchval("select to_regnamespace($1) is not null", model.name):
+                await connection.execute(f'alter schema "{model.name}" rename to "{old}"')
+            await connection.execute(f'alter schema "{beside}" rename to "{model.name}"')
+        await connection.execute(f'drop schema if exists "{old}" cascade')
+        return sum(reached.values())
+    finally:
+        await connection.close()
+
+
+async def _catch_up(
+    connection: asyncpg.Connection,
+    model: ReadModel,
+    stream: str,
+    reached: dict[str, int],
+    event_log: EventLog,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    """Write what `stream` has now and the read model beside has not."""
+    end = (await event_log.end(stream)).sequence
+    if reached[stream] >= end:
+        return
+    async with aclosing(event_log.follow(stream, reached[stream], limit=REBUILD_BATCH)) as batches:
+        async for batch in batches:
+            async with connection.transaction():
+                await write_batch(connection, stream, model.sources[stream], reached[stream], batch)
+            reached[stream] = batch[-1].sequence
+            progress(stream, reached[stream], end)
+            if reached[stream] >= end:
+                return
+
+
+class Projected:
+    """Tells when a read model has passed a sequence of a stream, whichever replica projects it."""
+
+    def __init__(self, model: ReadModel, stream: str, database_url: str) -> None:
+        self.name = f"{model.name}.{stream} (listen)"
+        self.problem: str | None = None
+        self._prefix = f"{model.name}.{stream}:"
+        self._model = model
+        self._stream = stream
+        self._database_url = database_url
+        self._passed = 0
+        self._order = itertools.count()
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+
+    async def wait(self, sequence: int, *, at_most: float = 2.0) -> bool:
+        """Wait until `sequence` can be read, `at_most` seconds; whether it can."""
+        if sequence <= self._passed:
+            return True
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (sequence, next(self._order), waiter))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(waiter, at_most)
+            return True
+        return False
+
+    async def run(self) -> None:
+        """Hear of progress until cancelled."""
+        while True:
+            try:
+                await self._listen()
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                self.problem = f"{type(error).__name__}: {error}"
+                await asyncio.sleep(0.5)
+
+    async def _listen(self) -> None:
+        connection = await connect(self._database_url, self._model.name)
+        lost = asyncio.Event()
+        try:
+            connection.add_termination_listener(lambda _: lost.set())
+            await connection.add_listener(CHANNEL, self._hear)
+            row = await connection.fetchrow(READ_CHECKPOINT, self._stream)
+            self._passed = 0
+            self._pass(row["sequence"] if row else 0)
+            self.problem = None
+            while not lost.is_set():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(lost.wait(), 10)
+                if not lost.is_set():
+                    await connection.execute("select 1", timeout=5)  # a dead link is noticed here
+        finally:
+            connection.terminate()
+
+    def _hear(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        text = str(payload)
+        if text.startswith(self._prefix):
+            self._pass(int(text[len(self._prefix) :]))
+
+    def _pass(self, sequence: int) -> None:
+        self._passed = max(self._passed, sequence)
+        while self._waiting and self._waiting[0][0] <= self._passed:
+            waiter = heapq.heappop(self._waiting)[2]
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class ReadYourWrites(Generic[C, S, E]):
+    """An aggregate for doors: it answers when what it wrote can be read, from any replica."""
+
+    def __init__(self, aggregate: Aggregate[C, S, E], projected: Projected) -> None:
+        self._aggregate = aggregate
+        self._projected = projected
+
+    async def handle(self, aggregate_id: UUID, command: C) -> Handled[S, E]:
+        """As `Aggregate.handle`. Slow projectors do not fail it: after 2 s it answers all the same."""
+        handled = await self._aggregate.handle(aggregate_id, command)
+        await self._projected.wait(handled.sequence)
+        return handled

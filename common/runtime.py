@@ -1,0 +1,139 @@
+"""Connect, run and drain: what a service process does from its start to SIGTERM."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Protocol
+
+import asyncpg
+import msgspec
+import nats
+import nats.errors
+import stamina
+import structlog
+from litestar.types import ControllerRouterHandler
+from nats.aio.client import Client
+
+from common.errors import Unavailable
+from common.event_log import JetStreamLog
+from common.settings import Settings
+
+log = structlog.get_logger()
+
+STOP_SECONDS = 10.0
+"""Seconds in which workers stop; what still runs then is left to die with the process. The log forgets nothing."""
+
+
+class Worker(Protocol):
+    """Something that runs as long as its service: a subscription, a projector. Told to stop by cancellation."""
+
+    name: str
+    problem: str | None
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+
+
+class Service(msgspec.Struct, frozen=True):
+    """What a service brings into a process: its HTTP doors and its workers."""
+
+    name: str
+    routes: Sequence[ControllerRouterHandler] = ()
+    workers: Sequence[Worker] = ()
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """What a service process stands on."""
+
+    client: Client
+    event_log: JetStreamLog
+    settings: Settings
+
+    @asynccontextmanager
+    async def pool(self, schema: str) -> AsyncIterator[asyncpg.Pool]:
+        """Connections for a service's queries; tables are found in its own schema."""
+        pool = await asyncpg.create_pool(
+            self.settings.database_url,
+            min_size=0,  # connects when it is needed, so that a service starts whatever Postgres does
+            max_size=10,
+            timeout=5,
+            command_timeout=10,
+            server_settings={"search_path": schema, "application_name": f"boxoffice {schema}"},
+        )
+        try:
+            yield pool
+        finally:
+            pool.terminate()
+
+
+@asynccontextmanager
+async def connect(settings: Settings, name: str) -> AsyncIterator[Platform]:
+    """What the services of a process share. Waits up to 30 s for NATS, then raises Unavailable."""
+    client = Client()
+    closing = False
+
+    async def disconnected() -> None:
+        if not closing:
+            log.warning("nats_disconnected", client=name)
+
+    async def reconnected() -> None:
+        log.warning("nats_reconnected", client=name)
+
+    async def failed(error: Exception) -> None:
+        if not isinstance(error, (ConnectionError, nats.errors.UnexpectedEOF, TimeoutError)):
+            log.warning("nats_error", client=name, error=repr(error))
+
+    try:
+        async for attempt in stamina.retry_context(
+            on=(OSError, nats.errors.Error), attempts=None, timeout=30, wait_max=1
+        ):
+            with attempt:
+                await client.connect(
+                    settings.nats_url,
+                    name=f"boxoffice {name}",
+                    pending_size=0,  # nothing is published behind the caller's back
+                    connect_timeout=2,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=1,
+                    ping_interval=5,
+                    max_outstanding_pings=2,
+                    allow_reconnect=True,
+                    disconnected_cb=disconnected,
+                    reconnected_cb=reconnected,
+                    error_cb=failed,
+                )
+    except (OSError, nats.errors.Error) as error:
+        raise Unavailable(f"NATS does not answer at {settings.nats_url}: {error!r}") from error
+    try:
+        yield Platform(client, JetStreamLog(client), settings)
+    finally:
+        closing = True
+        with suppress(Exception):
+            await asyncio.wait_for(client.close(), 2)  # drain() of nats-py may take 30 s; workers have drained already
+
+
+@asynccontextmanager
+async def running(workers: Sequence[Worker]) -> AsyncIterator[None]:
+    """Run workers in the background; one that fails is told and started again. On leaving, all of them stop."""
+    tasks = [asyncio.create_task(_keep_running(worker), name=worker.name) for worker in workers]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=STOP_SECONDS)
+            for task in late:
+                log.error("worker_does_not_stop", worker=task.get_name())
+
+
+async def _keep_running(worker: Worker) -> None:
+    pause = 0.5
+    while True:
+        try:
+            await worker.run()
+        except Exception as error:
+            worker.problem = f"{type(error).__name__}: {error}"
+            log.exception("worker_failed", worker=worker.name, again_in=pause)
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 15)

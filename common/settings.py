@@ -1,0 +1,41 @@
+"""Settings from the environment: `BOXOFFICE_<NAME>`, checked and typed."""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+PREFIX = "BOXOFFICE_"
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every service needs to know. A service adds its own in a subclass."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    database_url: str = "postgresql://postgres@127.0.0.1:5432/postgres"
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    auth: Literal["dev", "off"] = "off"
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class BadSetting(Exception):
+    """An environment variable that cannot be used; says which, what it holds and what is allowed."""
+
+
+T = TypeVar("T", bound=Settings)
+
+
+def load(settings: type[T], environment: Mapping[str, str] = os.environ) -> T:
+    """The settings that the environment names, defaults for the rest. Raises BadSetting."""
+    names = [field.name for field in msgspec.structs.fields(settings)]
+    values = {name: environment[PREFIX + name.upper()] for name in names if PREFIX + name.upper() in environment}
+    try:
+        return msgspec.convert(values, settings, strict=False)
+    except msgspec.ValidationError as error:
+        name = str(error).rpartition("`$.")[2].rstrip("`")
+        raise BadSetting(f"{PREFIX}{name.upper()}={values.get(name)!r}: {error}") from error

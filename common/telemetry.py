@@ -1,0 +1,80 @@
+"""What is told about the running system: causes, logs, metrics."""
+
+import logging
+import sys
+from contextvars import ContextVar
+from typing import Self
+
+import msgspec
+import structlog
+from prometheus_client import Counter, Histogram
+from structlog.typing import EventDict, WrappedLogger
+
+from common.clock import new_id
+
+
+class Cause(msgspec.Struct, frozen=True):
+    """Why something happens: the conversation it belongs to, and the event or request that led to it.
+
+    `traceparent` is the W3C trace context of that request, passed on as it came.
+    """
+
+    correlation_id: str
+    causation_id: str
+    traceparent: str | None = None
+
+    @classmethod
+    def new(cls) -> Self:
+        """A cause for what nobody asked for: it starts a conversation of its own."""
+        origin = str(new_id())
+        return cls(origin, origin)
+
+
+cause: ContextVar[Cause | None] = ContextVar("cause", default=None)
+"""The cause of what this task does. The HTTP door and the listener set it, `Draft` reads it."""
+
+
+def current_cause() -> Cause:
+    """The cause of what this task does, or a new one."""
+    return cause.get() or Cause.new()
+
+
+REQUESTS = Histogram("boxoffice_http_request_seconds", "HTTP requests", ["method", "route", "status"])
+APPENDED = Counter("boxoffice_events_appended_total", "Events appended to the log", ["stream"])
+CONFLICTS = Counter("boxoffice_append_conflicts_total", "Appends that lost the race for a sequence", ["aggregate"])
+IN_DOUBT = Counter("boxoffice_appends_in_doubt_total", "Appends whose outcome had to be looked up", ["stream"])
+HANDLED = Counter("boxoffice_listener_events_total", "Events by what a listener did with them", ["listener", "outcome"])
+DEAD_LETTERS = Counter("boxoffice_dead_letters_total", "Events given up on", ["listener"])
+PROJECTED = Counter("boxoffice_projected_events_total", "Events written to a read model", ["projection", "stream"])
+LATENESS = Histogram(
+    "boxoffice_expiry_lateness_seconds",
+    "How long after its deadline an expiration was published",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+)
+
+
+def _add_cause(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    if current := cause.get():
+        entry.setdefault("correlation_id", current.correlation_id)
+        entry.setdefault("causation_id", current.causation_id)
+    return entry
+
+
+def configure_logging(level: str = "info", *, human: bool | None = None) -> None:
+    """Log to stderr: as lines for people on a terminal (or when `human`), as JSON elsewhere."""
+    if human is None:
+        human = sys.stderr.isatty()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            _add_cause,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if human else [structlog.processors.dict_tracebacks]),
+            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")

@@ -1,0 +1,230 @@
+"""`boxoffice up`: real servers and every service in one place, started, watched and stopped in order."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from time import perf_counter
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from common.settings import PREFIX, Settings, load
+from services.cli.servers import NatsServer, PostgresServer, Server, ServerFailed
+from services.cli.system import SERVICES, app_of, listen, migrate, server_of
+
+DATA = Path(".boxoffice")
+RUNNING = "running.json"
+"""In the data folder while the system runs: how other commands find it."""
+MARK = "boxoffice-data"
+"""In every data folder: what `--fresh` may delete."""
+
+
+class CannotStart(Exception):
+    """Why the system does not start, and what to do."""
+
+
+class Running(msgspec.Struct, frozen=True):
+    """Where a running embedded system is reached."""
+
+    pid: int
+    url: str
+    nats_url: str
+    database_url: str
+
+
+def find_running(data: Path = DATA) -> Running | None:
+    """The embedded system that runs on a data folder, if one does."""
+    try:
+        running = msgspec.json.decode((data / RUNNING).read_bytes(), type=Running)
+        os.kill(running.pid, 0)
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return running
+
+
+def environment_here(environment: Mapping[str, str] = os.environ, data: Path = DATA) -> dict[str, str]:
+    """The environment; where it names no servers, with those of the embedded system that runs here."""
+    found = dict(environment)
+    if running := find_running(data):
+        found.setdefault(PREFIX + "NATS_URL", running.nats_url)
+        found.setdefault(PREFIX + "DATABASE_URL", running.database_url)
+    return found
+
+
+def prepare(data: Path, *, fresh: bool) -> None:
+    """Make the data folder, empty if `fresh`. Raises CannotStart rather than delete what is not ours."""
+    if running := find_running(data):
+        raise CannotStart(f"It already runs, as process {running.pid}, at {running.url}.")
+    if fresh and data.exists():
+        if any(data.iterdir()) and not (data / MARK).exists():
+            raise CannotStart(f"{data} is not a data folder of Boxoffice; --fresh does not delete it.")
+        shutil.rmtree(data)
+    data.mkdir(parents=True, exist_ok=True)
+    if any(data.iterdir()) and not (data / MARK).exists():
+        raise CannotStart(f"{data} holds something else; choose an empty folder with --data.")
+    (data / MARK).touch()
+
+
+@asynccontextmanager
+async def servers(data: Path, environment: dict[str, str], console: Console) -> AsyncIterator[Sequence[Server]]:
+    """NATS and Postgres as children, but for those that the environment names; their addresses go into it.
+
+    Raises ServerFailed.
+    """
+    own: list[tuple[str, Server]] = []
+    if PREFIX + "NATS_URL" not in environment:
+        own.append(("NATS_URL", NatsServer(data / "nats")))
+    if PREFIX + "DATABASE_URL" not in environment:
+        own.append(("DATABASE_URL", PostgresServer(data / "postgres")))
+    started: list[Server] = []
+    try:
+        for variable, server in own:
+            began = perf_counter()
+            await server.start()
+            started.append(server)
+            environment[PREFIX + variable] = server.url
+            console.print(f"  [green]✓[/] {server.name} [dim]{perf_counter() - began:.1f} s[/]")
+        yield started
+    finally:
+        for server in reversed(started):
+            await server.stop()
+            console.print(f"  [green]✓[/] {server.name} stopped")
+
+
+async def watch(server: Server, console: Console) -> None:
+    """Start a child again whenever it ends by itself."""
+    while True:
+        code = await server.wait()
+        console.print(f"  [red]✗[/] {server.name} ended with {code}; starting it again")
+        pause = 0.5
+        while not server.running:
+            try:
+                await server.start()
+            except ServerFailed as error:
+                console.print(f"  [red]✗[/] {error}")
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 10)
+        console.print(f"  [green]✓[/] {server.name} is back")
+
+
+async def up(port: int, data: Path, *, fresh: bool, console: Console) -> None:
+    """Run the whole system until Ctrl-C. Raises CannotStart, ServerFailed, BadSetting, Unavailable."""
+    began = perf_counter()
+    prepare(data, fresh=fresh)
+    environment = {PREFIX + "AUTH": "dev", **os.environ}
+    settings = load(Settings, environment)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with servers(data, environment, console) as children:
+        try:
+            asked = asyncio.create_task(stop.wait())
+            work = asyncio.create_task(run(port, data, settings.host, environment, children, console, stop, began))
+            await asyncio.wait([asked, work], return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                console.print("stopping; Ctrl-C again to force it")
+                if find_running(data) is None:  # still starting
+                    work.cancel()
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    asyncio.get_running_loop().add_signal_handler(number, force, children)
+            with suppress(asyncio.CancelledError):
+                await work
+        finally:
+            asked.cancel()
+            (data / RUNNING).unlink(missing_ok=True)
+
+
+def force(children: Sequence[Server]) -> None:
+    """End everything at once; the log is on disk."""
+    for child in children:
+        child.kill()
+    os._exit(130)
+
+
+async def run(
+    port: int,
+    data: Path,
+    host: str,
+    environment: dict[str, str],
+    children: Sequence[Server],
+    console: Console,
+    stop: asyncio.Event,
+    began: float,
+) -> None:
+    """Migrate, then serve every service until `stop`, with the children watched."""
+    await migrate(load(Settings, environment), lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
+    watchers = [asyncio.create_task(watch(child, console)) for child in children]
+    door = first_free(host, port, console)
+    try:
+        async with app_of(list(SERVICES), environment) as app:
+            server = server_of(app)
+            serving = asyncio.create_task(server.serve(sockets=[door]))
+            while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn has a flag, no event)
+                await asyncio.sleep(0.02)
+            if server.started:
+                running = Running(
+                    os.getpid(),
+                    "http://{}:{}".format(*door.getsockname()[:2]),
+                    environment[PREFIX + "NATS_URL"],
+                    environment[PREFIX + "DATABASE_URL"],
+                )
+                (data / RUNNING).write_bytes(msgspec.json.encode(running))
+                greet(running, data, console, perf_counter() - began)
+                await stop.wait()
+            server.should_exit = True
+            for watcher in watchers:
+                watcher.cancel()
+            await serving
+            console.print("  [green]✓[/] services stopped")
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await watcher
+        door.close()
+
+
+def first_free(host: str, port: int, console: Console) -> socket.socket:
+    """A socket on `port` or the next free one."""
+    for candidate in range(port, min(port + 100, 65536)):
+        try:
+            door = listen(host, candidate)
+        except OSError:
+            continue
+        if candidate != port:
+            console.print(f"  [yellow]![/] port {port} is taken, so it is {candidate}")
+        return door
+    raise CannotStart(f"No port from {port} to {port + 99} is free; choose another with --port.")
+
+
+def greet(running: Running, data: Path, console: Console, seconds: float) -> None:
+    """What a person needs to know first."""
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    table.add_row("API", f"{running.url}/api/tickets")
+    table.add_row("Documentation", f"{running.url}/api/docs")
+    table.add_row("Health", f"{running.url}/health/ready")
+    table.add_row("Metrics", f"{running.url}/metrics")
+    table.add_row("NATS", running.nats_url)
+    table.add_row("Postgres", running.database_url)
+    table.add_row("Data", str(data))
+    console.print(f"\n[bold]Boxoffice is open[/] [dim]after {seconds:.1f} s[/]\n")
+    console.print(table)
+    console.print("\nTry it (or `make demo` in another terminal):\n")
+    console.print(
+        f"""curl -s {running.url}/api/tickets -H 'Authorization: Bearer dev:sam' -H 'Content-Type: application/json' \\
+  -d '{{"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 100}}'
+curl -s {running.url}/api/tickets
+curl -s {running.url}/api/orders -H 'Authorization: Bearer dev:ada' -H 'Content-Type: application/json' \\
+  -d '{{"ticket_id": "<id>", "quantity": 2}}'
+""",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print("Ctrl-C stops it.")

@@ -1,0 +1,124 @@
+"""Every service, and what is done with all of them: serve, migrate, rebuild. The only place that knows them all."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg
+import uvicorn
+from litestar import Litestar
+
+import services.expiration.app
+import services.orders.app
+import services.tickets.app
+from common import projector, topology
+from common.errors import Unavailable
+from common.http import create_app
+from common.projector import ReadModel
+from common.runtime import Platform, Service, connect
+from common.settings import Settings, load
+from services.orders import payments
+from services.orders.read_model import READ_MODEL as ORDERS
+from services.orders.settings import OrdersSettings
+from services.tickets.read_model import READ_MODEL as TICKETS
+
+SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManager[Service]], type[Settings]]] = {
+    "tickets": (services.tickets.app.create_service, Settings),
+    "orders": (services.orders.app.create_service, OrdersSettings),
+    "expiration": (services.expiration.app.create_service, Settings),
+}
+"""Each service by name: how it is made, and from which settings."""
+
+READ_MODELS: Mapping[str, ReadModel] = {"tickets": TICKETS, "orders": ORDERS}
+
+
+@asynccontextmanager
+async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[Litestar]:
+    """One app with the doors and workers of these services, connected. Raises BadSetting, Unavailable."""
+    settings = load(Settings, environment)
+    async with AsyncExitStack() as stack:
+        platform = await stack.enter_async_context(connect(settings, "+".join(names)))
+        made = [
+            await stack.enter_async_context(create(platform, load(settings_type, environment)))
+            for create, settings_type in (SERVICES[name] for name in names)
+        ]
+        yield create_app(made, settings, connected=lambda: platform.client.is_connected)
+
+
+class Server(uvicorn.Server):
+    """A web server that leaves the signals to whoever runs it: set `should_exit` to stop it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server_of(app: Litestar) -> Server:
+    """The web server for an app; `serve(sockets=[...])` runs it."""
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5, lifespan="on"
+    )
+    return Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A bound socket. Raises OSError when the port is taken."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+async def serve(names: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Run services until SIGTERM or SIGINT; then drain. Raises BadSetting, Unavailable, OSError (the port is taken)."""
+    settings = load(Settings, environment)
+    with contextlib.closing(listen(settings.host, settings.port)) as door:
+        async with app_of(names, environment) as app:
+            server = server_of(app)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, setattr, server, "should_exit", True)
+            await server.serve(sockets=[door])
+
+
+async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
+    """Create or change streams, durable consumers and read models as the code has them; safe to repeat.
+
+    `report` is told each change. Returns how many there were. Raises Unavailable.
+    """
+    changes = 0
+
+    def count(change: str) -> None:
+        nonlocal changes
+        changes += 1
+        report(change)
+
+    async with connect(settings, "migrate") as platform:
+        await topology.migrate(platform.client, replicas=settings.replicas, report=count)
+        try:
+            connection = await asyncpg.connect(settings.database_url, timeout=10)
+            try:
+                await connection.execute(payments.CREATE)
+            finally:
+                await connection.close()
+            for model in READ_MODELS.values():
+                await projector.create(model, platform.event_log, settings.database_url, count)
+        except (OSError, asyncpg.PostgresError) as error:
+            raise Unavailable(f"Postgres does not answer: {error}") from error
+    return changes
+
+
+async def rebuild(name: str, settings: Settings, progress: Callable[[str, int, int], None]) -> int:
+    """Rebuild a read model beside the live one and swap; how many events it was made from. Raises Unavailable."""
+    async with connect(settings, "rebuild") as platform:
+        try:
+            return await projector.rebuild(READ_MODELS[name], platform.event_log, settings.database_url, progress)
+        except (OSError, asyncpg.PostgresError) as error:
+            raise Unavailable(f"Postgres does not answer: {error}") from error

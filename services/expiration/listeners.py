@@ -1,0 +1,120 @@
+"""JetStream as the clock: an event with a deadline is put back until shortly before it, then held to the moment."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from uuid import UUID
+
+from common.clock import now
+from common.errors import Retry, Unavailable
+from common.event_log import EventLog
+from common.events import ExpirationCompleted, OrderCancelled, OrderCompleted, OrderCreated
+from common.listener import Listener
+from common.publisher import Publisher
+from common.telemetry import LATENESS
+
+LEAD = 4.0
+"""Seconds before its deadline at which an event is held in process. Redelivery may be late by so much and harm nothing;
+shorter than the consumer's ack_wait, so that a hold is normally one delivery."""
+
+REMEMBERED = 1_000_000
+"""Ended orders that are remembered at most. A forgotten one costs an ExpirationCompleted that nobody needs."""
+
+
+class HoldOrder(Listener[OrderCreated]):
+    """Tells when the time of an order is over, unless the order ended before.
+
+    It keeps nothing that a restart would lose: what is left to wait is computed from the event at every delivery.
+    """
+
+    durable = "expiration-hold-orders"
+    concurrency = 50_000  # they only wait
+    patience = 0  # and may be waited for elsewhere
+
+    def __init__(self, publisher: Publisher[ExpirationCompleted]) -> None:
+        self.publisher = publisher
+        self.holds: dict[UUID, asyncio.Future[None]] = {}
+        self.ended: dict[UUID, None] = {}
+        self.informed = asyncio.Event()
+
+    def key(self, event: OrderCreated) -> object:
+        """Orders wait side by side, also those for one ticket."""
+        return event.order_id
+
+    async def on(self, event: OrderCreated) -> None:
+        if (left := seconds_to(event)) > LEAD:
+            raise Retry(left - LEAD)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.informed.wait(), 5)
+        if event.order_id in self.ended:
+            del self.ended[event.order_id]
+            return
+        self.holds[event.order_id] = withdrawn = asyncio.get_running_loop().create_future()
+        try:
+            while not withdrawn.done() and (left := seconds_to(event)) > 0:  # again, should the clock be set back
+                await asyncio.wait([withdrawn], timeout=left)
+        finally:
+            del self.holds[event.order_id]
+        if not withdrawn.done():
+            await self.tell(event)
+
+    async def tell(self, event: OrderCreated) -> None:
+        """Publish that the time is over."""
+        at = now()
+        told = ExpirationCompleted(event.order_id, event.ticket_id, event.expires_at, at)
+        if await self.publisher.publish(event.order_id, told):
+            LATENESS.observe((at - event.expires_at).total_seconds())
+
+    def withdraw(self, order_id: UUID) -> None:
+        """Let go of an order that ended."""
+        if (hold := self.holds.get(order_id)) is not None:
+            if not hold.done():
+                hold.set_result(None)
+            return
+        self.ended[order_id] = None
+        if len(self.ended) > REMEMBERED:
+            del self.ended[next(iter(self.ended))]
+
+
+class Withdrawals:
+    """Follows the orders that end, on every replica, and withdraws their holds.
+
+    What ended before this process started is read again from where the oldest hold is.
+    """
+
+    name = "expiration.withdrawals"
+
+    def __init__(self, holder: HoldOrder, event_log: EventLog, oldest_hold: Callable[[], Awaitable[int]]) -> None:
+        """`oldest_hold` tells the sequence before which no order is held any more."""
+        self.problem: str | None = None
+        self._holder = holder
+        self._log = event_log
+        self._oldest_hold = oldest_hold
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        while True:
+            try:
+                await self._follow()
+            except Unavailable as error:
+                self.problem = error.detail
+                await asyncio.sleep(1)
+
+    async def _follow(self) -> None:
+        start = await self._oldest_hold()
+        end = (await self._log.end("ORDERS")).sequence
+        if start >= end:
+            self._holder.informed.set()
+        async with aclosing(self._log.follow("ORDERS", start)) as batches:
+            async for batch in batches:
+                for recorded in batch:
+                    if isinstance(recorded.event, OrderCompleted | OrderCancelled):
+                        self._holder.withdraw(recorded.event.order_id)
+                self.problem = None
+                if batch[-1].sequence >= end:
+                    self._holder.informed.set()
+
+
+def seconds_to(event: OrderCreated) -> float:
+    """Seconds that are left until the deadline of an order; negative when it is past."""
+    return (event.expires_at - now()).total_seconds()

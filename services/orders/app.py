@@ -1,0 +1,56 @@
+"""Wiring: the only file that imports all the others."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Router
+
+from common.aggregate import Aggregate
+from common.http import given
+from common.listener import Listener, Subscription
+from common.projector import Projected, Projector, ReadYourWrites
+from common.runtime import Platform, Service
+from services.orders.api import OrderController
+from services.orders.domain import ORDERS
+from services.orders.listeners import CancelExpiredOrder, CapturePayment, KeepOrderBook, VoidPayments
+from services.orders.payments import FakeGateway
+from services.orders.read_model import READ_MODEL
+from services.orders.settings import OrdersSettings
+
+
+@asynccontextmanager
+async def create_service(platform: Platform, settings: OrdersSettings) -> AsyncIterator[Service]:
+    """The orders service: its doors, its listeners, and the projector of what buyers see."""
+    log, database = platform.event_log, settings.database_url
+    aggregate = Aggregate(ORDERS, log)
+    projected = Projected(READ_MODEL, "ORDERS", database)
+    async with platform.pool("orders") as pool:
+        gateway = FakeGateway(pool)
+        books = KeepOrderBook(aggregate, log)
+        listeners: list[Listener[Any]] = [
+            books,
+            CancelExpiredOrder(aggregate),
+            CapturePayment(gateway),
+            VoidPayments(gateway),
+        ]
+        router = Router(
+            "/",
+            route_handlers=[OrderController],
+            dependencies=given(
+                orders=ReadYourWrites(aggregate, projected),
+                orders_pool=pool,
+                orders_settings=settings,
+                books=books,
+                gateway=gateway,
+            ),
+        )
+        yield Service(
+            "orders",
+            [router],
+            [
+                *(Subscription(listener, platform.client) for listener in listeners),
+                Projector(READ_MODEL, "ORDERS", log, database),
+                projected,
+            ],
+        )

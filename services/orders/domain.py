@@ -1,0 +1,258 @@
+"""What an order may do and become.
+
+All orders for one ticket are one aggregate, its order book: a reservation has to see every other one.
+"""
+
+from datetime import datetime
+from typing import Literal, assert_never
+from uuid import UUID
+
+import msgspec
+from rpds import HashTrieMap
+
+from common.aggregate import Aggregate, Decider
+from common.errors import Conflict, Invalid, NotFound
+from common.events import (
+    BookListing,
+    BookOpened,
+    BookRevised,
+    OrderCancelled,
+    OrderCompleted,
+    OrderCreated,
+    OrderEvent,
+    PaymentRefused,
+    PaymentStarted,
+)
+
+Status = Literal["created", "awaiting_payment", "complete", "cancelled"]
+Reason = Literal["expired", "buyer", "seller"]
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One order in a book. `price` is of one; `payments` were started, and not refused.
+
+    It is `awaiting_payment` from the first payment started until it is over.
+    """
+
+    id: UUID
+    ticket_id: UUID
+    buyer_id: str
+    title: str
+    quantity: int
+    price: int
+    currency: str
+    expires_at: datetime
+    created_at: datetime
+    status: Status = "created"
+    version: int = 0
+    closed_at: datetime | None = None
+    reason: Reason | None = None
+    payment_id: UUID | None = None
+    payments: tuple[UUID, ...] = ()
+
+    @property
+    def is_over(self) -> bool:
+        return self.closed_at is not None
+
+    @property
+    def total(self) -> int:
+        return self.price * self.quantity
+
+
+class Book(msgspec.Struct, frozen=True):
+    """All orders for one ticket. `taken` counts the seats reserved or sold."""
+
+    ticket_id: UUID | None = None
+    listing: BookListing | None = None
+    taken: int = 0
+    orders: "HashTrieMap[UUID, Order]" = HashTrieMap()  # persistent: a state that was left behind is still whole
+
+    @property
+    def available(self) -> int:
+        """Seats that can be reserved now; none when capacity was lowered below what is taken."""
+        return max(0, self.listing.capacity - self.taken) if self.listing and self.listing.on_sale else 0
+
+    def order(self, order_id: UUID) -> Order:
+        """Raises NotFound."""
+        if (order := self.orders.get(order_id)) is None:
+            raise NotFound(f"There is no order {order_id}.")
+        return order
+
+
+class KeepBook(msgspec.Struct, frozen=True):
+    """Decide by this listing from now on, unless a newer one is known."""
+
+    ticket_id: UUID
+    listing: BookListing
+    at: datetime
+
+
+class StopSelling(msgspec.Struct, frozen=True):
+    """The listing was withdrawn, by its event `listing_version`."""
+
+    listing_version: int
+    at: datetime
+
+
+class PlaceOrder(msgspec.Struct, frozen=True):
+    """Reserve seats until `expires_at`. The same `order_id` again is the same order."""
+
+    order_id: UUID
+    buyer_id: str
+    quantity: int
+    expires_at: datetime
+    at: datetime
+    request_id: UUID | None = None
+
+
+class StartPayment(msgspec.Struct, frozen=True):
+    """The gateway is about to be asked to authorise `payment_id`."""
+
+    order_id: UUID
+    payment_id: UUID
+    at: datetime
+
+
+class RefusePayment(msgspec.Struct, frozen=True):
+    """The gateway said no."""
+
+    order_id: UUID
+    payment_id: UUID
+    at: datetime
+
+
+class CompleteOrder(msgspec.Struct, frozen=True):
+    """The gateway authorised `payment_id`: the seats are sold, if the order still holds them."""
+
+    order_id: UUID
+    payment_id: UUID
+    at: datetime
+
+
+class CancelOrder(msgspec.Struct, frozen=True):
+    """Give the seats back, because time is up or somebody wants it."""
+
+    order_id: UUID
+    reason: Reason
+    at: datetime
+
+
+OrderCommand = KeepBook | StopSelling | PlaceOrder | StartPayment | RefusePayment | CompleteOrder | CancelOrder
+
+
+def decide(command: OrderCommand, book: Book) -> list[OrderEvent]:
+    match command:
+        case KeepBook(ticket_id, listing, at):
+            if book.listing is None:
+                return [BookOpened(ticket_id, listing, at)]
+            return [BookRevised(ticket_id, listing, at)] if listing.version > book.listing.version else []
+        case StopSelling(version, at):
+            if book.ticket_id is None or book.listing is None or version <= book.listing.version:
+                return []
+            withdrawn = msgspec.structs.replace(book.listing, on_sale=False, version=version)
+            return [BookRevised(book.ticket_id, withdrawn, at)]
+        case PlaceOrder(order_id, buyer_id, quantity, expires_at, at, request_id):
+            if (known := book.orders.get(order_id)) is not None:
+                if (known.buyer_id, known.quantity) != (buyer_id, quantity):
+                    raise Invalid("This Idempotency-Key was used for another order; take a new one.")
+                return []
+            ticket_id, listing = may_reserve(book, quantity)
+            price = (listing.price, listing.currency)
+            return [
+                OrderCreated(order_id, ticket_id, buyer_id, listing.title, quantity, *price, expires_at, at, request_id)
+            ]
+        case StartPayment(order_id, payment_id, at):
+            order = book.order(order_id)
+            if (payment_id in order.payments and not order.is_over) or payment_id == order.payment_id:
+                return []
+            refuse_if_over(order)
+            if at >= order.expires_at:
+                raise Conflict("The time to pay this order is over.", expires_at=order.expires_at)
+            return [PaymentStarted(order_id, order.ticket_id, payment_id, at)]
+        case RefusePayment(order_id, payment_id, at):
+            order = book.order(order_id)
+            if order.is_over or payment_id not in order.payments:
+                return []
+            return [PaymentRefused(order_id, order.ticket_id, payment_id, at)]
+        case CompleteOrder(order_id, payment_id, at):
+            order = book.order(order_id)
+            if payment_id == order.payment_id:
+                return []
+            refuse_if_over(order)
+            unused = tuple(payment for payment in order.payments if payment != payment_id)
+            sold = (order_id, order.ticket_id, order.buyer_id, order.quantity)
+            return [OrderCompleted(*sold, payment_id, order.total, order.currency, at, unused)]
+        case CancelOrder(order_id, reason, at):
+            order = book.order(order_id)
+            if order.status == "complete" and reason == "buyer":
+                raise Conflict("The order is complete; what is sold cannot be cancelled.", status=order.status)
+            if order.is_over:
+                return []  # a redelivered cancel changes nothing
+            if reason == "expired" and at < order.expires_at:
+                raise Conflict(f"Order {order_id} may be held until {order.expires_at}.")
+            freed = (order_id, order.ticket_id, order.buyer_id, order.quantity)
+            return [OrderCancelled(*freed, reason, at, order.payments)]
+        case _:
+            assert_never(command)
+
+
+def may_reserve(book: Book, quantity: int) -> tuple[UUID, BookListing]:
+    """The ticket and its listing, if `quantity` of it may be reserved. Raises NotFound, Conflict."""
+    if book.ticket_id is None or book.listing is None:
+        raise NotFound("There is no such ticket.")
+    listing = book.listing
+    if not listing.on_sale:
+        raise Conflict(f"{listing.title}: withdrawn from sale.", available=0)
+    if quantity > listing.max_per_order:
+        raise Conflict(
+            f"quantity: at most {listing.max_per_order} in one order, got {quantity}.",
+            max_per_order=listing.max_per_order,
+            available=book.available,
+        )
+    if quantity > book.available:
+        left = f"only {book.available} left" if book.available else "sold out"
+        raise Conflict(f"{listing.title}: {left}.", available=book.available)
+    return book.ticket_id, listing
+
+
+def refuse_if_over(order: Order) -> None:
+    """Raises Conflict when nothing can happen to the order any more."""
+    if order.is_over:
+        ended = "complete" if order.status == "complete" else f"cancelled ({order.reason})"
+        raise Conflict(f"The order is {ended}.", status=order.status)
+
+
+def evolve(book: Book, event: OrderEvent) -> Book:
+    match event:
+        case BookOpened() | BookRevised():
+            return Book(event.ticket_id, event.listing, book.taken, book.orders)
+        case OrderCreated(order_id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, at):
+            order = Order(order_id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, at)
+            return after(book, order, event, taken=quantity)
+        case PaymentStarted():
+            order = book.orders[event.order_id]
+            payments = (*order.payments, event.payment_id)
+            return after(book, order, event, status="awaiting_payment", payments=payments)
+        case PaymentRefused():
+            order = book.orders[event.order_id]
+            payments = tuple(payment for payment in order.payments if payment != event.payment_id)
+            return after(book, order, event, payments=payments)
+        case OrderCompleted():
+            order = book.orders[event.order_id]
+            return after(book, order, event, status="complete", closed_at=event.at, payment_id=event.payment_id)
+        case OrderCancelled():
+            order = book.orders[event.order_id]
+            seats = -order.quantity
+            return after(book, order, event, taken=seats, status="cancelled", closed_at=event.at, reason=event.reason)
+        case _:
+            assert_never(event)
+
+
+def after(book: Book, order: Order, event: OrderEvent, taken: int = 0, **changes: object) -> Book:
+    """The book after an event of one of its orders, which changed `changes` of it and took `taken` more seats."""
+    order = msgspec.structs.replace(order, version=event.version, **changes)
+    return Book(book.ticket_id, book.listing, book.taken + taken, book.orders.insert(order.id, order))
+
+
+ORDERS = Decider("orders", OrderEvent, decide, evolve, initial=Book())
+Orders = Aggregate[OrderCommand, Book, OrderEvent]

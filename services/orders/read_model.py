@@ -1,0 +1,179 @@
+"""What buyers see of their orders. Schema, projection and every query, together."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Self
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from common.errors import NotFound
+from common.event_log import Recorded
+from common.events import OrderCancelled, OrderCompleted, OrderCreated, PaymentRefused, PaymentStarted
+from common.paging import cursor_of, position_of
+from common.projector import ReadModel
+from services.orders.domain import Order, Reason, Status
+
+TABLES = """
+create table orders (
+    id uuid primary key,
+    ticket_id uuid not null,
+    buyer_id text not null,
+    title text not null,
+    quantity bigint not null,
+    price bigint not null,
+    currency text not null,
+    expires_at timestamptz not null,
+    created_at timestamptz not null,
+    request_id uuid,
+    status text not null,
+    version bigint not null,
+    closed_at timestamptz,
+    reason text
+);
+create index on orders (buyer_id, created_at desc, id desc);
+create index on orders (request_id) where request_id is not null;
+"""
+
+
+class OrderView(msgspec.Struct, frozen=True):
+    """An order, as its buyer sees it. Money is in minor units; `reason` is there when it is cancelled."""
+
+    id: UUID
+    ticket_id: UUID
+    title: str
+    quantity: int
+    price: int
+    total: int
+    currency: str
+    status: Status
+    expires_at: datetime
+    closed_at: datetime | None
+    version: int
+    created_at: datetime
+    reason: Reason | UnsetType = UNSET
+
+    @classmethod
+    def of(cls, order: Order) -> Self:
+        """The view of an order that was just decided on."""
+        return cls(
+            order.id,
+            order.ticket_id,
+            order.title,
+            order.quantity,
+            order.price,
+            order.total,
+            order.currency,
+            order.status,
+            order.expires_at,
+            order.closed_at,
+            order.version,
+            order.created_at,
+            order.reason or UNSET,
+        )
+
+    @classmethod
+    def of_row(cls, row: asyncpg.Record) -> Self:
+        """The view of a row of SELECT_ORDER."""
+        columns = dict(row)
+        return cls(**columns, reason=columns.pop("reason") or UNSET)
+
+
+INSERT_ORDERS = """
+insert into orders (id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at, request_id,
+                    status, version, closed_at, reason)
+select id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at, request_id, status, version,
+       closed_at, reason
+from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::timestamptz[],
+            $9::timestamptz[], $10::uuid[], $11::text[], $12::bigint[], $13::timestamptz[], $14::text[])
+    as new (id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at, request_id, status,
+            version, closed_at, reason)
+"""
+
+CHANGE_ORDERS = """
+update orders set status = new.status, version = new.version, closed_at = new.closed_at, reason = new.reason
+from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[])
+    as new (id, status, version, closed_at, reason)
+where orders.id = new.id
+"""
+
+Change = tuple[Status, int, datetime | None, Reason | None]
+
+
+async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
+    """Write new orders as the batch leaves them, and how it leaves older ones."""
+    created: dict[UUID, tuple[object, ...]] = {}
+    changes: dict[UUID, Change] = {}
+    for recorded in events:
+        match recorded.event:
+            case OrderCreated(order_id, ticket_id, buyer_id, title, quantity, price, currency) as e:
+                held = (order_id, ticket_id, buyer_id, title, quantity, price, currency)
+                created[order_id] = (*held, e.expires_at, e.at, e.request_id)
+                changes[order_id] = ("created", e.version, None, None)
+            case PaymentStarted() | PaymentRefused() as e:
+                changes[e.order_id] = ("awaiting_payment", e.version, None, None)
+            case OrderCompleted() as e:
+                changes[e.order_id] = ("complete", e.version, e.at, None)
+            case OrderCancelled() as e:
+                changes[e.order_id] = ("cancelled", e.version, e.at, e.reason)
+    if created:
+        rows = [(*row, *changes.pop(order_id)) for order_id, row in created.items()]
+        await connection.execute(INSERT_ORDERS, *zip(*rows, strict=True))
+    if changes:
+        await connection.execute(CHANGE_ORDERS, list(changes), *zip(*changes.values(), strict=True))
+
+
+READ_MODEL = ReadModel("orders", TABLES, {"ORDERS": project})
+
+SELECT_ORDER = """
+select id, ticket_id, title, quantity, price, price * quantity as total, currency, status, expires_at, closed_at,
+       version, created_at, reason
+from orders
+"""
+
+ORDER_OF_BUYER = SELECT_ORDER + "where id = $1 and buyer_id = $2"
+
+ORDER_OF_REQUEST = SELECT_ORDER + "where request_id = $1"
+
+ORDERS_OF_BUYER = (
+    SELECT_ORDER
+    + """
+where buyer_id = $1
+  and ($2::text is null or status = $2)
+  and ($3::timestamptz is null or (created_at, id) < ($3, $4::uuid))
+order by created_at desc, id desc
+limit $5
+"""
+)
+
+
+class OrderPage(msgspec.Struct, frozen=True):
+    """Some orders of a buyer, newest first. `next_cursor` is null on the last page."""
+
+    items: list[OrderView]
+    next_cursor: str | None
+
+
+async def order(pool: asyncpg.Pool, order_id: UUID, buyer_id: str) -> OrderView:
+    """Raises NotFound, also for somebody else's."""
+    row = await pool.fetchrow(ORDER_OF_BUYER, order_id, buyer_id)
+    if row is None:
+        raise NotFound(f"You have no order {order_id}.")
+    return OrderView.of_row(row)
+
+
+async def order_of_request(pool: asyncpg.Pool, request_id: UUID) -> OrderView | None:
+    """The order that was placed with an Idempotency-Key, if there is one."""
+    row = await pool.fetchrow(ORDER_OF_REQUEST, request_id)
+    return OrderView.of_row(row) if row else None
+
+
+async def orders(
+    pool: asyncpg.Pool, buyer_id: str, *, status: Status | None, limit: int, cursor: str | None
+) -> OrderPage:
+    """A buyer's orders. Raises Invalid for a cursor that is none."""
+    rows = await pool.fetch(ORDERS_OF_BUYER, buyer_id, status, *position_of(cursor), limit + 1)
+    items = [OrderView.of_row(row) for row in rows[:limit]]
+    return OrderPage(items, cursor_of(items[-1].created_at, items[-1].id) if len(rows) > limit else None)

@@ -1,0 +1,27 @@
+"""Wiring: the only file that imports all the others."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Router
+
+from common.aggregate import Aggregate
+from common.http import given
+from common.projector import Projected, Projector, ReadYourWrites
+from common.runtime import Platform, Service
+from common.settings import Settings
+from services.tickets.api import TicketController
+from services.tickets.domain import TICKETS
+from services.tickets.read_model import READ_MODEL
+
+
+@asynccontextmanager
+async def create_service(platform: Platform, settings: Settings) -> AsyncIterator[Service]:
+    """The tickets service: its doors, and the projectors of what buyers look at."""
+    log, database = platform.event_log, settings.database_url
+    projected = Projected(READ_MODEL, "TICKETS", database)
+    tickets = ReadYourWrites(Aggregate(TICKETS, log), projected)
+    async with platform.pool("tickets") as pool:
+        router = Router("/", route_handlers=[TicketController], dependencies=given(tickets=tickets, tickets_pool=pool))
+        projectors = [Projector(READ_MODEL, stream, log, database) for stream in READ_MODEL.sources]
+        yield Service("tickets", [router], [*projectors, projected])

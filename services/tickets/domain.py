@@ -1,0 +1,93 @@
+"""What a listing may do and become."""
+
+from datetime import datetime
+from typing import assert_never
+from uuid import UUID
+
+import msgspec
+
+from common.aggregate import Aggregate, Decider
+from common.errors import Conflict, NotFound, Stale
+from common.events import TicketCreated, TicketDetails, TicketEvent, TicketUpdated, TicketWithdrawn
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """A listing as its events leave it; without details before the first one."""
+
+    ticket_id: UUID | None = None
+    seller_id: str = ""
+    details: TicketDetails | None = None
+    on_sale: bool = False
+    version: int = 0
+
+    def owned_by(self, seller_id: str) -> TicketDetails:
+        """The details, if it is this seller's. Raises NotFound: what is not yours looks as if it were not there."""
+        if self.details is None or self.seller_id != seller_id:
+            raise NotFound("You have no such ticket.")
+        return self.details
+
+
+class CreateTicket(msgspec.Struct, frozen=True):
+    ticket_id: UUID
+    seller_id: str
+    details: TicketDetails
+    at: datetime
+
+
+class UpdateTicket(msgspec.Struct, frozen=True):
+    """Change what `changes` names of TicketDetails, if the listing is still at version `seen` (None: at any)."""
+
+    ticket_id: UUID
+    seller_id: str
+    changes: dict[str, object]
+    seen: int | None
+    at: datetime
+
+
+class WithdrawTicket(msgspec.Struct, frozen=True):
+    ticket_id: UUID
+    seller_id: str
+    at: datetime
+
+
+TicketCommand = CreateTicket | UpdateTicket | WithdrawTicket
+
+
+def decide(command: TicketCommand, listing: Listing) -> list[TicketEvent]:
+    match command:
+        case CreateTicket(ticket_id, seller_id, details, at):
+            if listing.details is not None:
+                return []  # the same id again
+            return [TicketCreated(ticket_id, seller_id, details, at)]
+        case UpdateTicket(ticket_id, seller_id, changes, seen, at):
+            details = listing.owned_by(seller_id)
+            if seen is not None and seen != listing.version:
+                raise Stale(
+                    f"The ticket has changed since you looked: it is at version {listing.version}, you saw {seen}.",
+                    version=listing.version,
+                )
+            if not listing.on_sale:
+                raise Conflict("The ticket is withdrawn and does not change any more.")
+            changed = msgspec.structs.replace(details, **changes)
+            if changed == details:
+                return []
+            return [TicketUpdated(ticket_id, seller_id, changed, at)]
+        case WithdrawTicket(ticket_id, seller_id, at):
+            listing.owned_by(seller_id)
+            return [TicketWithdrawn(ticket_id, seller_id, at)] if listing.on_sale else []
+        case _:
+            assert_never(command)
+
+
+def evolve(listing: Listing, event: TicketEvent) -> Listing:
+    match event:
+        case TicketCreated() | TicketUpdated():
+            return Listing(event.ticket_id, event.seller_id, event.details, on_sale=True, version=event.version)
+        case TicketWithdrawn():
+            return msgspec.structs.replace(listing, on_sale=False, version=event.version)
+        case _:
+            assert_never(event)
+
+
+TICKETS = Decider("tickets", TicketEvent, decide, evolve, initial=Listing())
+Tickets = Aggregate[TicketCommand, Listing, TicketEvent]
