@@ -78,6 +78,7 @@ PASSING = (
 DATABASE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_.-]{8,64}")
+NAMED_FIELD = re.compile(r"(?:unknown|required) field `([^`]*)`")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -130,17 +131,18 @@ def tell_domain_error(_: Request[Any, Any, Any], error: DomainError) -> Response
 
 def tell_bad_request(request: Request[Any, Any, Any], error: ValidationException) -> Response[Any]:
     """What was wrong with a request, field by field, with what it got."""
-    found = [item for item in error.extra if isinstance(item, dict)] if isinstance(error.extra, list) else []
-    errors = [
-        FieldProblem(
-            field=str(item.get("key", "body")),
-            message=str(item.get("message", error.detail)),
-            got=_what_came(request, str(item.get("key", "")), str(item.get("source", "body"))),
-        )
-        for item in found
-    ]
+    found = error.extra if isinstance(error.extra, list) else []
+    errors = [_field_problem(request, item) for item in found]
     detail = "; ".join(f"{e.field}: {e.message}" + (f", got {e.got}" if e.got else "") for e in errors)
-    return problem(400, detail or error.detail, errors=errors)
+    return problem(400, detail or f"body: {error.detail}", errors=errors)
+
+
+def _field_problem(request: Request[Any, Any, Any], item: dict[str, Any]) -> FieldProblem:
+    """One of Litestar's findings, with the field's own name and what it held."""
+    message, key, source = item["message"], item.get("key", "body"), item.get("source", "body")
+    if named := NAMED_FIELD.search(message):  # msgspec names it in the message only
+        key = named[1] if key == "data" else f"{key}.{named[1]}"
+    return FieldProblem("body" if key == "data" else key, message, _what_came(request, key, source))
 
 
 def _what_came(request: Request[Any, Any, Any], field: str, source: str) -> str | None:
@@ -157,7 +159,7 @@ def _what_came(request: Request[Any, Any, Any], field: str, source: str) -> str 
             value = msgspec.json.decode(b"".join(request.scope["state"]["body"]))
         except msgspec.MsgspecError:
             return None
-        for part in filter(None, field.split(".")):
+        for part in field.split(".") if field not in ("data", "body") else ():
             if not isinstance(value, dict) or part not in value:
                 return None
             value = value[part]
@@ -165,11 +167,17 @@ def _what_came(request: Request[Any, Any, Any], field: str, source: str) -> str 
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def tell_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+def tell_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """What Litestar refuses by itself: unknown paths, wrong methods, bodies that are no JSON or too large."""
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        log.error("request_failed", exc_info=error)
-    return problem(error.status_code, error.detail, error.headers)
+        return tell_bug(request, error)
+    path = request.url.path
+    details = {
+        404: f"There is nothing at {path}.",
+        405: f"{request.method} is not possible at {path}.",
+        413: f"The body is larger than {BODY_LIMIT:,} bytes.",
+    }
+    return problem(error.status_code, details.get(error.status_code, f"body: {error.detail}"), error.headers)
 
 
 def tell_database_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

@@ -7,7 +7,8 @@ from typing import Self
 
 import msgspec
 import structlog
-from prometheus_client import Counter, Histogram
+import structlog.tracebacks
+from prometheus_client import Counter, Histogram, disable_created_metrics
 from structlog.typing import EventDict, WrappedLogger
 
 from common.clock import new_id
@@ -53,6 +54,12 @@ LATENESS = Histogram(
 )
 
 
+# Never the local variables: they hold what people sent us.
+BRIEF_TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client types most of itself
+
+
 def _add_cause(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
     if current := cause.get():
         entry.setdefault("correlation_id", current.correlation_id)
@@ -64,14 +71,15 @@ def configure_logging(level: str = "info", *, human: bool | None = None) -> None
     """Log to stderr: as lines for people on a terminal (or when `human`), as JSON elsewhere."""
     if human is None:
         human = sys.stderr.isatty()
+    brief = structlog.processors.ExceptionRenderer(BRIEF_TRACEBACKS)
+    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             _add_cause,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if human else [structlog.processors.dict_tracebacks]),
-            structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer(),
+            *([console] if human else [brief, structlog.processors.JSONRenderer()]),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -206,6 +206,8 @@ def first_free(host: str, port: int, console: Console) -> socket.socket:
 def greet(running: Running, data: Path, console: Console, seconds: float) -> None:
     """What a person needs to know first."""
     table = Table(box=None, show_header=False, padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
     table.add_row("API", f"{running.url}/api/tickets")
     table.add_row("Documentation", f"{running.url}/api/docs")
     table.add_row("Health", f"{running.url}/health/ready")

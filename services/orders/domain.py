@@ -185,7 +185,7 @@ def decide(command: OrderCommand, book: Book) -> list[OrderEvent]:
         case CancelOrder(order_id, reason, at):
             order = book.order(order_id)
             if order.status == "complete" and reason == "buyer":
-                raise Conflict("The order is complete; what is sold cannot be cancelled.", status=order.status)
+                raise Conflict("The order is complete; what is sold cannot be cancelled.", order_status=order.status)
             if order.is_over:
                 return []  # a redelivered cancel changes nothing
             if reason == "expired" and at < order.expires_at:
@@ -219,7 +219,7 @@ def refuse_if_over(order: Order) -> None:
     """Raises Conflict when nothing can happen to the order any more."""
     if order.is_over:
         ended = "complete" if order.status == "complete" else f"cancelled ({order.reason})"
-        raise Conflict(f"The order is {ended}.", status=order.status)
+        raise Conflict(f"The order is {ended}.", order_status=order.status)
 
 
 def evolve(book: Book, event: OrderEvent) -> Book:

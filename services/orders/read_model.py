@@ -78,7 +78,8 @@ class OrderView(msgspec.Struct, frozen=True):
     def of_row(cls, row: asyncpg.Record) -> Self:
         """The view of a row of SELECT_ORDER."""
         columns = dict(row)
-        return cls(**columns, reason=columns.pop("reason") or UNSET)
+        reason = columns.pop("reason") or UNSET
+        return cls(**columns, reason=reason)
 
 
 INSERT_ORDERS = """

@@ -1,0 +1,92 @@
+"""Services as processes of their own, which is how the cluster runs them and how faults are tried on them."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Self, TypeVar
+
+import httpx
+
+from common.settings import Settings
+from services.cli.servers import free_port
+
+READY_SECONDS = 30.0
+
+T = TypeVar("T")
+
+
+async def eventually(look: Callable[[], Awaitable[T]], wanted: T, within: float = 20.0) -> None:
+    """Look until what is seen is `wanted`, for `within` seconds at most; raises AssertionError with what was seen."""
+    deadline = asyncio.get_running_loop().time() + within
+    while (seen := await look()) != wanted:
+        assert asyncio.get_running_loop().time() < deadline, f"wanted {wanted!r}, still {seen!r} after {within:.0f} s"
+        await asyncio.sleep(0.02)
+
+
+class ServiceProcess:
+    """`boxoffice serve <names>` as a child. It can be killed and started again on the same port."""
+
+    def __init__(self, names: str, settings: Settings, home: Path, **variables: str) -> None:
+        self.names = names
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = home / f"{names.replace(' ', '+')}.log"
+        self._process: asyncio.subprocess.Process | None = None
+        self._environment = {
+            **os.environ,
+            "BOXOFFICE_NATS_URL": settings.nats_url,
+            "BOXOFFICE_DATABASE_URL": settings.database_url,
+            "BOXOFFICE_AUTH": settings.auth,
+            "BOXOFFICE_PORT": str(self.port),
+            **variables,
+        }
+
+    async def start(self) -> None:
+        """Return when it answers that it is ready; raises AssertionError with the end of its log."""
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "services.cli.main", "serve", *self.names.split()),
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        deadline = asyncio.get_running_loop().time() + READY_SECONDS
+        async with httpx.AsyncClient() as client:
+            while asyncio.get_running_loop().time() < deadline and self._process.returncode is None:
+                try:
+                    if (await client.get(f"{self.url}/health/ready")).status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                await asyncio.sleep(0.05)
+        raise AssertionError(f"{self.names} is not ready:\n{self.tail()}")
+
+    def tail(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-4000:]
+
+    async def kill(self) -> None:
+        """SIGKILL, and gone."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def _end(self, by: signal.Signals) -> int:
+        if self._process is None:
+            return 0
+        if self._process.returncode is None:
+            self._process.send_signal(by)
+        return await asyncio.wait_for(self._process.wait(), 30)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
