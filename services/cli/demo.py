@@ -37,8 +37,9 @@ class Shop:
         took = (time.perf_counter() - began) * 1000
         colour = "green" if answer.status_code < 400 else "yellow"
         said = " ".join(f"{key}={value}" for key, value in body.items() if key != "ticket_id")
+        short = LONG_ID.sub(r"…\1", path)
         self._console.print(
-            f"  [bold]{who:<5}[/] {method:<5} {LONG_ID.sub(r'…\1', path)} [dim]{said}[/]"
+            f"  [bold]{who:<5}[/] {method:<5} {short} [dim]{said}[/]"
             f" → [{colour}]{answer.status_code}[/] [dim]{took:.0f} ms[/]"
         )
         told: dict[str, Any] = answer.json()
