@@ -116,7 +116,8 @@ class EventLog(Protocol):
     def follow(self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT) -> Batches:
         """All events of a stream past sequence `after`, in order and for ever, in lists of 1 to `limit`.
 
-        Close it with `contextlib.aclosing`. Raises UndecodableEvent: nothing is skipped.
+        Close it with `contextlib.aclosing`. Raises UndecodableEvent, after what comes before it: nothing is skipped.
+        Raises Unavailable when the connection is closed, or when the stream is no longer the one that was read.
         """
 
     async def end(self, stream: str) -> StreamEnd:
@@ -194,11 +195,12 @@ class JetStreamLog:
                 if code == 0:
                     APPENDED.labels(stream).inc(len(drafts))
                     return ack.seq
-                if code == WRONG_LAST_SEQUENCE and not in_doubt:
-                    raise WrongSequence(subject)
                 if code in (WRONG_LAST_SEQUENCE, DUPLICATE_IN_BATCH):
+                    in_doubt = in_doubt or code == DUPLICATE_IN_BATCH
                     if (stored := await self._stored(subject, drafts, expected, deadline)) is not None:
                         return stored
+                    if not in_doubt:
+                        raise WrongSequence(subject)
                 elif code not in PASSING:
                     assert ack.error
                     raise Unavailable(f"The event log refused: {ack.error.description} ({code}).")
@@ -232,18 +234,14 @@ class JetStreamLog:
         return _decode_ack(reply.data)
 
     async def _stored(self, subject: str, drafts: Sequence[Draft], expected: int, deadline: float) -> int | None:
-        """The last sequence of `drafts` if an earlier try stored them; None if that cannot be seen yet.
+        """The last sequence of `drafts` if an earlier try stored them; None if not all of them can be seen (yet).
 
-        Something was stored after `expected`, so a replica that shows nothing there is behind and is asked again.
-        Raises WrongSequence if it was somebody else's.
+        A replica that is behind shows less than there is. Raises WrongSequence if it was somebody else's.
         """
-        while asyncio.get_running_loop().time() < deadline:
-            if later := await self.read(subject, expected):
-                if later[0].id == drafts[0].id:
-                    return later[len(drafts) - 1].sequence
-                raise WrongSequence(subject)
-            await asyncio.sleep(0.02)
-        return None
+        later, _ = await self._read_page(subject, expected, deadline, len(drafts))
+        if later and later[0].id != drafts[0].id:
+            raise WrongSequence(subject)
+        return later[-1].sequence if len(later) == len(drafts) else None
 
     async def read(self, subject: str, after: int = 0) -> list[Recorded]:
         events: list[Recorded] = []
@@ -255,9 +253,11 @@ class JetStreamLog:
                 return events
             after = events[-1].sequence if page else after
 
-    async def _read_page(self, subject: str, after: int, deadline: float) -> tuple[list[Recorded], bool]:
-        """Up to 1,000 events by one batched direct get (ADR-31), and whether there are more."""
-        request = msgspec.json.encode({"seq": after + 1, "next_by_subj": subject, "batch": BATCH_LIMIT})
+    async def _read_page(
+        self, subject: str, after: int, deadline: float, limit: int = BATCH_LIMIT
+    ) -> tuple[list[Recorded], bool]:
+        """Up to `limit` events by one batched direct get (ADR-31), and whether there are more."""
+        request = msgspec.json.encode({"seq": after + 1, "next_by_subj": subject, "batch": limit})
         while True:
             page = _Page()
             try:
@@ -277,21 +277,30 @@ class JetStreamLog:
                 return page.events, more
 
     async def follow(self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT) -> Batches:
-        position = after
+        position, known = after, None
         while True:
             consumer = _OrderedConsumer(self._client, self._js, stream, position)
             try:
+                if position:  # sequence numbers are used again after a restore: is it still the log that was read?
+                    there = await self.event_id(stream, position)
+                    if known not in (None, there):
+                        break
+                    known = there
                 await consumer.start()
                 while (messages := await consumer.next(limit)) is not None:
-                    batch = [_record(sequence, message) for sequence, message in messages]
-                    position = batch[-1].sequence
-                    yield batch
-            except (nats.errors.Error, OSError):
+                    batch, unknown = _records(messages)
+                    if batch:
+                        position, known = batch[-1].sequence, batch[-1].id
+                        yield batch
+                    if unknown:
+                        raise unknown
+            except (nats.errors.Error, OSError, Unavailable):
                 if self._client.is_closed:
                     raise Unavailable("The connection to the event log is closed.") from None
                 await asyncio.sleep(0.2)
             finally:
                 await consumer.stop()
+        raise Unavailable(f"Stream {stream} was replaced: event {position} is not the one that was read.")
 
     async def end(self, stream: str) -> StreamEnd:
         try:
@@ -321,6 +330,16 @@ def _record(sequence: int, message: Msg) -> Recorded:
     return Recorded(subject, sequence, decode(headers["ce-type"], message.data), headers)
 
 
+def _records(messages: Sequence[tuple[int, Msg]]) -> tuple[list[Recorded], UndecodableEvent | None]:
+    """The events up to the first that this code does not understand, and why it does not."""
+    events: list[Recorded] = []
+    try:
+        events.extend(_record(sequence, message) for sequence, message in messages)  # keeps what came before an error
+    except UndecodableEvent as error:
+        return events, error
+    return events, None
+
+
 class _Page:
     """Collects the answers to one batched direct get. `more` resolves when the last one is in."""
 
@@ -333,15 +352,19 @@ class _Page:
         status = headers.get("Status")
         if self.more.done():
             return
-        if status is None:
+        if status == "404":
+            self.more.set_result(False)
+        elif status not in (None, "204"):
+            self.more.set_exception(nats.errors.Error(f"a read was answered with status {status}"))
+        elif int(headers.get("Nats-Last-Sequence", 0)) != (self.events[-1].sequence if self.events else 0):
+            self.more.set_exception(nats.errors.Error("a part of the answer was lost on the way"))
+        elif status == "204":
+            self.more.set_result(headers.get("Nats-Num-Pending", "0") != "0")
+        else:
             try:
                 self.events.append(_record(int(headers["Nats-Sequence"]), message))
             except UndecodableEvent as error:
                 self.more.set_exception(error)
-        elif status == "503":
-            self.more.set_exception(nats.errors.NoRespondersError())
-        else:  # 204 is the end of the batch, 404 says there is nothing
-            self.more.set_result(status == "204" and headers.get("Nats-Num-Pending", "0") != "0")
 
 
 class _OrderedConsumer:

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID
 
 from common.errors import Invalid
@@ -22,6 +22,6 @@ def position_of(cursor: str | None) -> tuple[datetime | None, UUID | None]:
         position = datetime.fromisoformat(created_at)
         if position.tzinfo is None:
             raise ValueError(created_at)
-        return position, UUID(item_id)
-    except (ValueError, binascii.Error):
+        return position.astimezone(UTC), UUID(item_id)
+    except (ValueError, OverflowError, binascii.Error):
         raise Invalid("cursor: this is none of ours; leave it out to begin at the start.", field="cursor") from None

@@ -1,10 +1,12 @@
 """The streams and durable consumers that exist, with their settings; created by `boxoffice migrate` and nobody else."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
+from nats.js import JetStreamContext
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -18,12 +20,17 @@ from nats.js.errors import NotFoundError
 
 from common.errors import Unavailable
 
+MISSING = "missing"
+
 
 class Stream(msgspec.Struct, frozen=True):
     """A service's log. History is never dropped: no age or size limit, no delete, no purge."""
 
     name: str
     subjects: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"stream {self.name}"
 
     def config(self, replicas: int) -> StreamConfig:
         """The settings on the server."""
@@ -41,6 +48,16 @@ class Stream(msgspec.Struct, frozen=True):
             duplicate_window=120,
         )
 
+    async def trouble(self, js: JetStreamContext, replicas: int) -> str:
+        """In what it differs on the server from what it should be; empty if in nothing that matters."""
+        there = (await js.stream_info(self.name)).config
+        names = ("subjects", "num_replicas", "allow_atomic", "allow_direct", "deny_delete", "deny_purge")
+        return _differences(there, self.config(replicas), names)
+
+    async def apply(self, js: JetStreamContext, replicas: int, *, new: bool) -> None:
+        """Create or change it."""
+        await (js.add_stream if new else js.update_stream)(self.config(replicas))
+
 
 class Consumer(msgspec.Struct, frozen=True):
     """A durable consumer: the place in a stream up to which one Listener of one service has heard.
@@ -55,6 +72,9 @@ class Consumer(msgspec.Struct, frozen=True):
     ack_wait: float = 30
     max_ack_pending: int = 1000
 
+    def __str__(self) -> str:
+        return f"consumer {self.durable} on {self.stream}"
+
     def config(self) -> ConsumerConfig:
         """The settings on the server."""
         return ConsumerConfig(
@@ -66,6 +86,15 @@ class Consumer(msgspec.Struct, frozen=True):
             max_deliver=-1,
             max_ack_pending=self.max_ack_pending,
         )
+
+    async def trouble(self, js: JetStreamContext, _replicas: int) -> str:
+        """In what it differs on the server from what it should be; empty if in nothing that matters."""
+        there = (await js.consumer_info(self.stream, self.durable)).config
+        return _differences(there, self.config(), ("ack_wait", "max_ack_pending", "max_deliver"))
+
+    async def apply(self, js: JetStreamContext, _replicas: int, *, new: bool) -> None:  # noqa: ARG002 (one call does both)
+        """Create or change it."""
+        await js.add_consumer(self.stream, self.config())
 
 
 STREAMS = (
@@ -87,43 +116,16 @@ CONSUMERS = (
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}
 
 
-def trouble_with_stream(there: StreamConfig, wanted: StreamConfig) -> str:
-    """In what a stream differs from what it should be; empty if in nothing that matters."""
-    names = ("subjects", "num_replicas", "allow_atomic", "allow_direct", "deny_delete", "deny_purge")
-    return _differences(there, wanted, names)
-
-
-def trouble_with_consumer(there: ConsumerConfig, wanted: ConsumerConfig) -> str:
-    """The same of a consumer."""
-    return _differences(there, wanted, ("ack_wait", "max_ack_pending", "max_deliver"))
-
-
-def _differences(there: object, wanted: object, names: Sequence[str]) -> str:
-    pairs = [(name, getattr(there, name), getattr(wanted, name)) for name in names]
-    return ", ".join(f"{name} is {is_now}, not {should}" for name, is_now, should in pairs if is_now != should)
-
-
-async def inspect(client: Client, *, replicas: int = 1) -> dict[str, str]:
-    """Every stream and consumer by name, with what is wrong with it (empty: nothing). Raises Unavailable."""
-    js = client.jetstream(timeout=5)
-    found = {}
-    try:
-        for stream in STREAMS:
+async def inspect(client: Client, *, replicas: int = 1) -> AsyncIterator[tuple[Stream | Consumer, str]]:
+    """Every stream and consumer with what is wrong with it (empty: nothing). Raises Unavailable."""
+    js = client.jetstream(timeout=10)
+    async with _told_as_unavailable():
+        for thing in (*STREAMS, *CONSUMERS):
             try:
-                there = (await js.stream_info(stream.name)).config
-                found[f"stream {stream.name}"] = trouble_with_stream(there, stream.config(replicas))
+                trouble = await thing.trouble(js, replicas)
             except NotFoundError:
-                found[f"stream {stream.name}"] = "missing"
-        for consumer in CONSUMERS:
-            name = f"consumer {consumer.durable}"
-            try:
-                settings = (await js.consumer_info(consumer.stream, consumer.durable)).config
-                found[name] = trouble_with_consumer(settings, consumer.config())
-            except NotFoundError:
-                found[name] = "missing"
-    except (nats.errors.Error, OSError) as error:
-        raise Unavailable(f"JetStream does not answer: {error!r}") from error
-    return found
+                trouble = MISSING
+            yield thing, trouble
 
 
 async def migrate(client: Client, *, replicas: int = 1, report: Callable[[str], None] = lambda _: None) -> None:
@@ -132,27 +134,21 @@ async def migrate(client: Client, *, replicas: int = 1, report: Callable[[str], 
     `report` is told each thing created or changed.
     """
     js = client.jetstream(timeout=10)
+    async for thing, trouble in inspect(client, replicas=replicas):
+        if trouble:
+            async with _told_as_unavailable():
+                await thing.apply(js, replicas, new=trouble == MISSING)
+            report(f"created {thing}" if trouble == MISSING else f"changed {thing}: {trouble}")
+
+
+@asynccontextmanager
+async def _told_as_unavailable() -> AsyncIterator[None]:
     try:
-        for stream in STREAMS:
-            wanted = stream.config(replicas)
-            try:
-                there = (await js.stream_info(stream.name)).config
-            except NotFoundError:
-                await js.add_stream(wanted)
-                report(f"created stream {stream.name}")
-            else:
-                if trouble_with_stream(there, wanted):
-                    await js.update_stream(wanted)
-                    report(f"updated stream {stream.name}")
-        for consumer in CONSUMERS:
-            try:
-                settings = (await js.consumer_info(consumer.stream, consumer.durable)).config
-            except NotFoundError:
-                await js.add_consumer(consumer.stream, consumer.config())
-                report(f"created consumer {consumer.durable} on {consumer.stream}")
-            else:
-                if trouble_with_consumer(settings, consumer.config()):
-                    await js.add_consumer(consumer.stream, consumer.config())
-                    report(f"updated consumer {consumer.durable} on {consumer.stream}")
+        yield
     except (nats.errors.Error, OSError) as error:
-        raise Unavailable(f"JetStream does not take the topology: {error}") from error
+        raise Unavailable(f"JetStream does not answer as it should: {error}") from error
+
+
+def _differences(there: object, wanted: object, names: Sequence[str]) -> str:
+    pairs = [(name, getattr(there, name), getattr(wanted, name)) for name in names]
+    return ", ".join(f"{name} is {is_now}, not {should}" for name, is_now, should in pairs if is_now != should)

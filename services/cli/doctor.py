@@ -98,11 +98,11 @@ def folder() -> list[Finding]:
 
 async def log(platform: Platform) -> AsyncIterator[Finding]:
     """Streams and durable consumers, as the topology wants them."""
-    for name, trouble in (await topology.inspect(platform.client)).items():
+    async for thing, trouble in topology.inspect(platform.client, replicas=platform.settings.replicas):
         if trouble:
-            yield Finding(f"{name}: {trouble}", "wrong", "run `boxoffice migrate`")
+            yield Finding(f"{thing}: {trouble}", "wrong", "run `boxoffice migrate`")
         else:
-            yield Finding(name, "well")
+            yield Finding(str(thing), "well")
 
 
 async def read_models(platform: Platform, database_url: str) -> AsyncIterator[Finding]:
