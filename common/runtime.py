@@ -7,9 +7,7 @@ from typing import Protocol
 
 import asyncpg
 import msgspec
-import nats
 import nats.errors
-import stamina
 import structlog
 from litestar.types import ControllerRouterHandler
 from nats.aio.client import Client
@@ -84,26 +82,23 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
             log.warning("nats_error", client=name, error=repr(error))
 
     try:
-        async for attempt in stamina.retry_context(
-            on=(OSError, nats.errors.Error), attempts=None, timeout=patience, wait_max=1
-        ):
-            with attempt:
-                await client.connect(
-                    settings.nats_url,
-                    name=f"boxoffice {name}",
-                    pending_size=0,  # nothing is published behind the caller's back
-                    connect_timeout=2,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=1,
-                    ping_interval=5,
-                    max_outstanding_pings=2,
-                    allow_reconnect=True,
-                    disconnected_cb=disconnected,
-                    reconnected_cb=reconnected,
-                    error_cb=failed,
-                )
-    except (OSError, nats.errors.Error) as error:
-        raise Unavailable(f"NATS does not answer at {settings.nats_url}: {error!r}") from error
+        async with asyncio.timeout(patience):  # nats-py itself tries for ever
+            await client.connect(
+                settings.nats_url,
+                name=f"boxoffice {name}",
+                pending_size=0,  # nothing is published behind the caller's back
+                connect_timeout=2,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=1,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                disconnected_cb=disconnected,
+                reconnected_cb=reconnected,
+                error_cb=failed,
+            )
+    except (OSError, nats.errors.Error) as error:  # a TimeoutError is an OSError
+        reason = client.last_error or error
+        raise Unavailable(f"NATS does not answer at {settings.nats_url}: {reason!r}") from error
     try:
         yield Platform(client, JetStreamLog(client), settings)
     finally:

@@ -1,0 +1,74 @@
+"""`boxoffice demo` and `boxoffice doctor`, against a system that runs."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from common.errors import Unavailable
+from common.runtime import Platform
+from common.settings import Settings
+from services.cli import system
+from services.cli.demo import demo
+from services.cli.doctor import Finding, examine
+from services.cli.servers import free_port
+from tests.harness import ServiceProcess
+
+
+def environment(settings: Settings, **others: str) -> dict[str, str]:
+    return {"BOXOFFICE_NATS_URL": settings.nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url, **others}
+
+
+async def findings(variables: dict[str, str]) -> list[Finding]:
+    return [finding async for finding in examine(variables)]
+
+
+def wrong(found: list[Finding]) -> list[Finding]:
+    return [finding for finding in found if finding.state == "wrong"]
+
+
+async def test_the_demo_plays_a_sale_to_its_end(platform: Platform, home: Path) -> None:
+    told = io.StringIO()
+    async with ServiceProcess("tickets orders expiration", platform.settings, home) as shop:
+        await demo(shop.url, Console(file=told, width=120))
+    assert "That was a sale." in told.getvalue()
+    assert "cancelled (expired)" in told.getvalue()
+
+
+async def test_the_demo_says_what_to_do_when_nothing_runs() -> None:
+    with pytest.raises(Unavailable, match="make up"):
+        await demo(f"http://127.0.0.1:{free_port()}", Console(file=io.StringIO()))
+
+
+async def test_the_doctor_finds_a_healthy_system_well(platform: Platform) -> None:
+    found = await findings(environment(platform.settings))
+    assert not wrong(found)
+    assert any(finding.what == "read model orders is 0 events behind ORDERS" for finding in found)
+
+
+async def test_the_doctor_finds_what_migrate_has_not_made(settings: Settings) -> None:
+    found = wrong(await findings(environment(settings)))
+    assert "stream ORDERS: missing" in [finding.what for finding in found]
+    assert {finding.mend for finding in found} == {"run `boxoffice migrate`"}
+    await system.migrate(settings, lambda _: None)
+    assert not wrong(await findings(environment(settings)))
+
+
+async def test_the_doctor_finds_a_consumer_that_was_deleted(platform: Platform) -> None:
+    await platform.client.jetstream().delete_consumer("ORDERS", "expiration-hold-orders")
+    (finding,) = wrong(await findings(environment(platform.settings)))
+    assert finding.what == "consumer expiration-hold-orders on ORDERS: missing"
+
+
+async def test_the_doctor_finds_a_server_that_is_away(settings: Settings) -> None:
+    (finding,) = wrong(await findings(environment(settings, BOXOFFICE_NATS_URL=f"nats://127.0.0.1:{free_port()}")))
+    assert "NATS does not answer" in finding.what
+    assert "make up" in finding.mend
+
+
+async def test_the_doctor_finds_a_bad_setting_and_a_misspelt_one(settings: Settings) -> None:
+    variables = environment(settings, BOXOFFICE_HOLD_SECONDS="soon", BOXOFFICE_HOLD_SECOND="9")
+    found = await findings(variables)
+    assert any("BOXOFFICE_HOLD_SECONDS='soon'" in finding.what for finding in wrong(found))
+    assert any("BOXOFFICE_HOLD_SECOND is set" in finding.what for finding in found)
