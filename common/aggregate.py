@@ -88,7 +88,7 @@ class Aggregate(Generic[C, S, E]):
 
         Raises what `decide` raises (a DomainError), or Unavailable when the log does not take it in time.
         """
-        waiting = _Waiting[C, S, E](command, current_cause(), asyncio.get_running_loop().create_future())
+        waiting: _Waiting[C, S, E] = _Waiting(command, current_cause(), asyncio.get_running_loop().create_future())
         if (queue := self._queues.get(aggregate_id)) is not None:
             queue.append(waiting)
         else:

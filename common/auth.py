@@ -1,21 +1,27 @@
 """Who is asking. Until the identity service exists, `Authorization: Bearer dev:<name>` where `BOXOFFICE_AUTH=dev`."""
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from litestar import Request
 from litestar.connection import ASGIConnection
+from litestar.datastructures import State
 from litestar.handlers.base import BaseRouteHandler
 
 from common.errors import Unauthenticated
 
-DEV_TOKEN = re.compile(r"[Bb]earer dev:([A-Za-z0-9_.@-]{1,64})")
+DEV_TOKEN = re.compile(r"(?i:bearer) +dev:([A-Za-z0-9_.@-]{1,64})")
 
 
 class User(msgspec.Struct, frozen=True):
     """A person or program that is let in."""
 
     id: str
+
+
+UserRequest = Request[User, Any, State]
+"""A request that passed the guard: `request.user` is who asks."""
 
 
 class Authenticator:
@@ -37,7 +43,7 @@ class Authenticator:
         return User(token[1])
 
 
-def requires_user(connection: ASGIConnection, _: BaseRouteHandler) -> None:  # type: ignore[type-arg]  # Litestar's own
-    """A guard: before anything else is looked at, whoever asks has to be known."""
+async def requires_user(connection: ASGIConnection, _: BaseRouteHandler) -> None:  # type: ignore[type-arg]  # Litestar's own
+    """A guard: before anything else is looked at, whoever asks has to be known. Async, so that no thread is needed."""
     authenticator: Authenticator = connection.app.state.authenticator
     connection.scope["user"] = authenticator.user(connection.headers.get("authorization"))

@@ -29,8 +29,10 @@ WRONG_LAST_SEQUENCE = 10071
 WRITE_IN_FLIGHT = 10164
 DUPLICATE_IN_BATCH = 10201
 BATCH_INCOMPLETE = 10176
-# Retried as they are: the batch was cut short by a reconnect, or another guarded write has not settled yet.
-PASSING = {WRITE_IN_FLIGHT, BATCH_INCOMPLETE}
+DUPLICATE_IN_PROCESS = 10158
+# Retried as they are: another guarded write has not settled yet, the batch was cut short by a reconnect, or our own
+# first try waits for a quorum.
+PASSING = {WRITE_IN_FLIGHT, BATCH_INCOMPLETE, DUPLICATE_IN_PROCESS}
 
 
 class WrongSequence(Exception):
@@ -213,7 +215,7 @@ class JetStreamLog:
 
     async def _publish(self, subject: str, drafts: Sequence[Draft], expected: int) -> _PubAck:
         """One try. Raises what nats-py raises."""
-        if not self._client.is_connected:
+        if not (self._client.is_connected or self._client.is_closed):
             raise nats.errors.OutboundBufferLimitError
         guard = {"Nats-Expected-Last-Subject-Sequence": str(expected)}
         source = "/" + subject
@@ -278,8 +280,9 @@ class JetStreamLog:
 
     async def follow(self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT) -> Batches:
         position, known = after, None
+        js = self._client.jetstream(timeout=2)  # a cluster may put the consumer on a node that is gone: ask again soon
         while True:
-            consumer = _OrderedConsumer(self._client, self._js, stream, position)
+            consumer = _OrderedConsumer(self._client, js, stream, position)
             try:
                 if position:  # sequence numbers are used again after a restore: is it still the log that was read?
                     there = await self.event_id(stream, position)
@@ -323,10 +326,10 @@ class JetStreamLog:
 
 
 def _record(sequence: int, message: Msg) -> Recorded:
-    headers = message.headers
-    if not headers or "ce-type" not in headers:
-        raise UndecodableEvent(f"the message at sequence {sequence} on {message.subject} has no ce-type header")
+    headers = message.headers or {}
     subject = headers.get("Nats-Subject", message.subject)  # an answer to a direct get comes on an inbox
+    if "ce-type" not in headers:
+        raise UndecodableEvent(f"the message at sequence {sequence} on {subject} has no ce-type header")
     return Recorded(subject, sequence, decode(headers["ce-type"], message.data), headers)
 
 

@@ -243,9 +243,9 @@ class Subscription:
                     await self._client.publish(reply, b"+WPI")
 
     async def _drain(self) -> None:
-        for chain in self._chains.values():
+        for chain in list(self._chains.values()):
             while chain:
-                message, _ = chain.pop()
+                message, _ = chain.popleft()
                 await self._settle(message, b"-NAK")
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=self._listener.patience)

@@ -1,7 +1,6 @@
 """Cursors of lists that are read newest first: a place in the order, not a number of rows to skip."""
 
 import base64
-import binascii
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -23,5 +22,9 @@ def position_of(cursor: str | None) -> tuple[datetime | None, UUID | None]:
         if position.tzinfo is None:
             raise ValueError(created_at)
         return position.astimezone(UTC), UUID(item_id)
-    except (ValueError, OverflowError, binascii.Error):
-        raise Invalid("cursor: this is none of ours; leave it out to begin at the start.", field="cursor") from None
+    except (ValueError, OverflowError):  # of which binascii.Error and UnicodeDecodeError are kinds
+        raise Invalid(
+            "cursor: Expected a `next_cursor` that a list gave; leave it out to begin at the start.",
+            field="cursor",
+            got=cursor,
+        ) from None

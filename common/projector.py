@@ -47,7 +47,12 @@ update checkpoint set sequence = $3, event_id = $4 where stream = $1 and sequenc
 # The one active projector of a stream; and, for the length of a transaction, who may write a read model.
 BE_ACTIVE = "select pg_advisory_lock(hashtextextended('boxoffice.projector.' || $1, 0))"
 MAY_WRITE = "select pg_advisory_xact_lock(hashtextextended('boxoffice.write.' || $1, 0))"
+DURABLY = "set local synchronous_commit = on"  # and with it all that was committed before
 MAY_REBUILD = "select pg_try_advisory_lock(hashtextextended('boxoffice.rebuild.' || $1, 0))"
+
+
+CONNECTION_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
+"""What asyncpg raises when Postgres goes away, depending on what it was doing (InternalClientError: as it goes)."""
 
 
 class ReadModel(msgspec.Struct, frozen=True):
@@ -109,7 +114,7 @@ class Projector:
                 await self._run_once()
             except CheckpointMoved:
                 self._log.info("checkpoint_moved")
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Unavailable) as error:
+            except (*CONNECTION_LOST, Unavailable) as error:
                 self._complain(f"{type(error).__name__}: {error}", "it goes on by itself once the server answers")
                 await asyncio.sleep(1)
             except CheckpointMismatch as error:
@@ -183,19 +188,19 @@ async def create(
     """Make the read model's schema if it is missing, and rebuild it if its tables have changed; safe to repeat."""
     connection = await connect(database_url, model.name)
     try:
-        there = await fingerprint_of(connection, model.name)
-        if there == model.fingerprint:
-            return
-        if there is None:
-            async with connection.transaction():
-                await connection.execute(MAY_WRITE, model.name)
+        async with connection.transaction():
+            await connection.execute(DURABLY)
+            await connection.execute(MAY_WRITE, model.name)
+            there = await fingerprint_of(connection, model.name)
+            if there is None:
                 await _create_schema(connection, model, model.name, event_log)
-            report(f"created read model {model.name}")
-            return
     finally:
         await connection.close()
-    await rebuild(model, event_log, database_url)
-    report(f"rebuilt read model {model.name}: its tables changed")
+    if there is None:
+        report(f"created read model {model.name}")
+    elif there != model.fingerprint:
+        await rebuild(model, event_log, database_url)
+        report(f"rebuilt read model {model.name}: its tables changed")
 
 
 async def fingerprint_of(connection: asyncpg.Connection, schema: str) -> str | None:
@@ -205,7 +210,6 @@ async def fingerprint_of(connection: asyncpg.Connection, schema: str) -> str | N
 
 
 async def _create_schema(connection: asyncpg.Connection, model: ReadModel, schema: str, event_log: EventLog) -> None:
-    """Raises asyncpg.DuplicateSchemaError when somebody else was first."""
     await connection.execute(f'create schema "{schema}"')
     await connection.execute(f"comment on schema \"{schema}\" is '{model.fingerprint}'")
     await connection.execute(CREATE_CHECKPOINT + ";" + model.tables)
@@ -236,6 +240,7 @@ async def rebuild(
         for stream in model.sources:
             await _catch_up(connection, model, stream, reached, event_log, progress)
         async with connection.transaction():
+            await connection.execute(DURABLY)
             await connection.execute(MAY_WRITE, model.name)  # the live projector waits from here
             for stream in model.sources:
                 await _catch_up(connection, model, stream, reached, event_log, progress)
@@ -300,7 +305,7 @@ class Projected:
         while True:
             try:
                 await self._listen()
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except CONNECTION_LOST as error:
                 self.problem = f"{type(error).__name__}: {error}"
                 await asyncio.sleep(0.5)
 

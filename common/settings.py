@@ -6,6 +6,8 @@ from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from common.explain import explain
+
 PREFIX = "BOXOFFICE_"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -37,5 +39,5 @@ def load(settings: type[T], environment: Mapping[str, str] = os.environ) -> T:
     try:
         return msgspec.convert(values, settings, strict=False)
     except msgspec.ValidationError as error:
-        name = str(error).rpartition("`$.")[2].rstrip("`")
-        raise BadSetting(f"{PREFIX}{name.upper()}={values.get(name)!r}: {error}") from error
+        (name, *_), message = explain(str(error), settings)
+        raise BadSetting(f"{PREFIX}{name.upper()}={values.get(name)!r}: {message}") from error

@@ -107,8 +107,7 @@ STREAMS = (
 CONSUMERS = (
     Consumer("orders-keep-book", "TICKETS", "orders"),
     Consumer("orders-cancel-expired", "EXPIRATION", "orders"),
-    Consumer("orders-capture-payment", "ORDERS", "orders"),
-    Consumer("orders-void-payments", "ORDERS", "orders"),
+    Consumer("orders-settle-payments", "ORDERS", "orders"),
     # A delayed message stays pending, and a crash of the server falls back to ack_wait: no limit, and soon.
     Consumer("expiration-hold-orders", "ORDERS", "expiration", ack_wait=10, max_ack_pending=-1),
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 import msgspec
+import psutil  # type: ignore[import-untyped]  # psutil ships no types
 from rich.console import Console
 from rich.table import Table
 
@@ -30,9 +31,10 @@ class CannotStart(Exception):
 
 
 class Running(msgspec.Struct, frozen=True):
-    """Where a running embedded system is reached."""
+    """Where a running embedded system is reached. `since` tells its process from a later one of the same number."""
 
     pid: int
+    since: float
     url: str
     nats_url: str
     database_url: str
@@ -42,10 +44,10 @@ def find_running(data: Path = DATA) -> Running | None:
     """The embedded system that runs on a data folder, if one does."""
     try:
         running = msgspec.json.decode((data / RUNNING).read_bytes(), type=Running)
-        os.kill(running.pid, 0)
-    except (OSError, msgspec.MsgspecError):
+        since = psutil.Process(running.pid).create_time()
+        return running if abs(since - running.since) < 2 else None  # the clock may have been corrected meanwhile
+    except (OSError, msgspec.MsgspecError, psutil.Error):
         return None
-    return running
 
 
 def environment_here(environment: Mapping[str, str] = os.environ, data: Path = DATA) -> dict[str, str]:
@@ -119,6 +121,8 @@ async def up(port: int, data: Path, *, fresh: bool, console: Console) -> None:
     prepare(data, fresh=fresh)
     environment = {PREFIX + "AUTH": "dev", **os.environ}
     settings = load(Settings, environment)
+    for _, service_settings in SERVICES.values():
+        load(service_settings, environment)  # what is wrong is told before anything is started
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -170,6 +174,7 @@ async def run(
             if server.started:
                 running = Running(
                     os.getpid(),
+                    psutil.Process().create_time(),
                     "http://{}:{}".format(*door.getsockname()[:2]),
                     environment[PREFIX + "NATS_URL"],
                     environment[PREFIX + "DATABASE_URL"],

@@ -66,14 +66,14 @@ def server_of(app: Litestar) -> Server:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises OSError when the port is taken."""
+    """A bound socket. Raises OSError when the port is taken, and says which."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
-    except OSError:
+    except OSError as error:
         bound.close()
-        raise
+        raise OSError(error.errno, f"{error.strerror}: {host}:{port}") from error
     return bound
 
 

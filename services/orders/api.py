@@ -11,10 +11,11 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from msgspec import Meta
 
-from common.auth import User, requires_user
+from common.auth import UserRequest, requires_user
 from common.clock import new_id, now
 from common.errors import Invalid
-from common.http import BEARER, LOCATION_HEADER, problems
+from common.http import BEARER, LOCATION_HEADER
+from common.problems import problems
 from services.orders import read_model
 from services.orders.domain import CancelOrder, PlaceOrder, Status
 from services.orders.listeners import KeepOrderBook
@@ -32,7 +33,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=128,
         pattern=r"^[!-~]+(?!\n)$",
-        description="The same key and body again change nothing and answer the same.",
+        description="1 to 128 visible ASCII characters. The same key and body again change nothing and answer the same",
     ),
 ]
 
@@ -40,15 +41,37 @@ IdempotencyKey = Annotated[
 class NewOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What to reserve. `hold_seconds` may ask for less time to pay than the shop gives, never for more."""
 
-    ticket_id: UUID
-    quantity: Annotated[int, Meta(ge=1, le=1_000)]
-    hold_seconds: Annotated[int, Meta(ge=1, le=86_400)] | None = None
+    ticket_id: Annotated[UUID, Meta(examples=["01920c3c-7a3e-7cc4-8a3e-3d1f0c5b9a10"])]
+    quantity: Annotated[int, Meta(ge=1, le=1_000, examples=[2])]
+    hold_seconds: Annotated[int, Meta(ge=1, le=86_400, examples=[60])] | None = None
+
+
+Token = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[!-~]+(?!\n)$",
+        description="Visible ASCII characters",
+        examples=["tok_ok"],
+    ),
+]
 
 
 class Payment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to pay: a token that the payment gateway gave."""
 
-    token: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[!-~]+(?!\n)$")]
+    token: Token
+
+
+class OrderDesk(msgspec.Struct, frozen=True):
+    """What these doors need."""
+
+    orders: VisibleOrders
+    books: KeepOrderBook
+    gateway: Gateway
+    pool: asyncpg.Pool
+    settings: OrdersSettings
 
 
 class OrderController(Controller):
@@ -59,76 +82,71 @@ class OrderController(Controller):
     guards = (requires_user,)
     security = BEARER
 
-    @post("/", responses=problems(400, 401, 404, 409, 413, 422, 503), response_headers=[LOCATION_HEADER])
+    @post("/", responses=problems(400, 401, 404, 409, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
     async def place(
         self,
         data: JSONBody[NewOrder],
-        user: NamedDependency[User],
-        orders: NamedDependency[VisibleOrders],
-        orders_pool: NamedDependency[asyncpg.Pool],
-        books: NamedDependency[KeepOrderBook],
-        orders_settings: NamedDependency[OrdersSettings],
+        request: UserRequest,
+        desk: NamedDependency[OrderDesk],
         idempotency_key: IdempotencyKey = None,
     ) -> Response[OrderView]:
         """Reserve seats for a while."""
         order_id, request_id = new_id(), None
         if idempotency_key is not None:
-            request_id = uuid5(REQUESTS, f"{user.id} {idempotency_key}")
+            request_id = uuid5(REQUESTS, f"{request.user.id} {idempotency_key}")
             order_id = uuid5(request_id, str(data.ticket_id))
-            known = await read_model.order_of_request(orders_pool, request_id)
+            known = await read_model.order_of_request(desk.pool, request_id)
             if known is not None and known.ticket_id != data.ticket_id:
                 raise Invalid("This Idempotency-Key was used for another ticket; take a new one.")
-        await books.catch_up(data.ticket_id)
+        await desk.books.catch_up(data.ticket_id)
         at = now()
-        hold = min(data.hold_seconds or orders_settings.hold_seconds, orders_settings.hold_seconds)
-        command = PlaceOrder(order_id, user.id, data.quantity, at + timedelta(seconds=hold), at, request_id)
-        placed = (await orders.handle(data.ticket_id, command)).state.order(order_id)
-        return Response(OrderView.of(placed), status_code=201, headers={"Location": f"/api/orders/{order_id}"})
+        longest = desk.settings.hold_seconds
+        expires_at = at + timedelta(seconds=min(data.hold_seconds or longest, longest))
+        command = PlaceOrder(order_id, request.user.id, data.quantity, expires_at, at, request_id)
+        placed = await desk.orders.handle(data.ticket_id, command)
+        order = OrderView.of(placed.state.order(order_id))
+        return Response(order, status_code=201, headers={"Location": f"/api/orders/{order_id}"})
 
     @get("/", responses=problems(400, 401, 422, 503))
     async def list(
         self,
-        user: NamedDependency[User],
-        orders_pool: NamedDependency[asyncpg.Pool],
+        request: UserRequest,
+        desk: NamedDependency[OrderDesk],
         status: Annotated[Status | None, QueryParameter()] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
         cursor: Annotated[str | None, QueryParameter(max_length=200)] = None,
     ) -> OrderPage:
         """Your orders, newest first."""
-        return await read_model.orders(orders_pool, user.id, status=status, limit=limit, cursor=cursor)
+        return await read_model.orders(desk.pool, request.user.id, status=status, limit=limit, cursor=cursor)
 
-    @get("/{order_id:uuid}", responses=problems(401, 404, 503))
-    async def read(
-        self, order_id: FromPath[UUID], user: NamedDependency[User], orders_pool: NamedDependency[asyncpg.Pool]
-    ) -> OrderView:
+    @get("/{order_id:str}", responses=problems(400, 401, 404, 503))
+    async def read(self, order_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[OrderDesk]) -> OrderView:
         """One of your orders."""
-        return await read_model.order(orders_pool, order_id, user.id)
+        return await read_model.order(desk.pool, order_id, request.user.id)
 
-    @delete("/{order_id:uuid}", status_code=200, responses=problems(401, 404, 409, 503))
+    @delete("/{order_id:str}", status_code=200, responses=problems(400, 401, 404, 409, 503))
     async def cancel(
         self,
         order_id: FromPath[UUID],
-        user: NamedDependency[User],
-        orders: NamedDependency[VisibleOrders],
-        orders_pool: NamedDependency[asyncpg.Pool],
+        request: UserRequest,
+        desk: NamedDependency[OrderDesk],
     ) -> OrderView:
         """Give the seats back. Once paid, an order stays."""
-        order = await read_model.order(orders_pool, order_id, user.id)
-        cancelled = await orders.handle(order.ticket_id, CancelOrder(order_id, "buyer", now()))
+        order = await read_model.order(desk.pool, order_id, request.user.id)
+        cancelled = await desk.orders.handle(order.ticket_id, CancelOrder(order_id, "buyer", now()))
         return OrderView.of(cancelled.state.order(order_id))
 
-    @post("/{order_id:uuid}/payment", status_code=200, responses=problems(400, 401, 402, 404, 409, 413, 422, 503))
+    @post("/{order_id:str}/payment", status_code=200, responses=problems(400, 401, 402, 404, 409, 413, 415, 422, 503))
     async def pay(
         self,
         order_id: FromPath[UUID],
         data: JSONBody[Payment],
-        user: NamedDependency[User],
-        orders: NamedDependency[VisibleOrders],
-        orders_pool: NamedDependency[asyncpg.Pool],
-        gateway: NamedDependency[Gateway],
+        request: UserRequest,
+        desk: NamedDependency[OrderDesk],
         idempotency_key: IdempotencyKey = None,
     ) -> OrderView:
         """Pay, while the order holds the seats."""
-        order = await read_model.order(orders_pool, order_id, user.id)
-        payment_id = uuid5(order_id, idempotency_key) if idempotency_key else new_id()
-        return OrderView.of(await pay(orders, gateway, order.ticket_id, order_id, payment_id, data.token))
+        order = await read_model.order(desk.pool, order_id, request.user.id)
+        # With the token: what the gateway says of one token must not be taken for what it says of another.
+        payment_id = uuid5(order_id, f"{idempotency_key} {data.token}") if idempotency_key else new_id()
+        return OrderView.of(await pay(desk.orders, desk.gateway, order.ticket_id, order_id, payment_id, data.token))

@@ -1,6 +1,6 @@
 """Wiring: the only file that imports all the others."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,9 +11,9 @@ from common.http import given
 from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadYourWrites
 from common.runtime import Platform, Service
-from services.orders.api import OrderController
+from services.orders.api import OrderController, OrderDesk
 from services.orders.domain import ORDERS
-from services.orders.listeners import CancelExpiredOrder, CapturePayment, KeepOrderBook, VoidPayments
+from services.orders.listeners import CancelExpiredOrder, KeepOrderBook, SettlePayments
 from services.orders.payments import FakeGateway
 from services.orders.read_model import READ_MODEL
 from services.orders.settings import OrdersSettings
@@ -28,23 +28,9 @@ async def create_service(platform: Platform, settings: OrdersSettings) -> AsyncI
     async with platform.pool("orders") as pool:
         gateway = FakeGateway(pool)
         books = KeepOrderBook(aggregate, log)
-        listeners: list[Listener[Any]] = [
-            books,
-            CancelExpiredOrder(aggregate),
-            CapturePayment(gateway),
-            VoidPayments(gateway),
-        ]
-        router = Router(
-            "/",
-            route_handlers=[OrderController],
-            dependencies=given(
-                orders=ReadYourWrites(aggregate, projected),
-                orders_pool=pool,
-                orders_settings=settings,
-                books=books,
-                gateway=gateway,
-            ),
-        )
+        listeners: Sequence[Listener[Any]] = (books, CancelExpiredOrder(aggregate), SettlePayments(gateway))
+        desk = OrderDesk(ReadYourWrites(aggregate, projected), books, gateway, pool, settings)
+        router = Router("/", route_handlers=[OrderController], dependencies=given(desk=desk))
         yield Service(
             "orders",
             [router],

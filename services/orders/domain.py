@@ -153,7 +153,8 @@ def decide(command: OrderCommand, book: Book) -> list[OrderEvent]:
             return [BookRevised(book.ticket_id, withdrawn, at)]
         case PlaceOrder(order_id, buyer_id, quantity, expires_at, at, request_id):
             if (known := book.orders.get(order_id)) is not None:
-                if (known.buyer_id, known.quantity) != (buyer_id, quantity):
+                asked = (known.buyer_id, known.quantity, known.expires_at - known.created_at)
+                if asked != (buyer_id, quantity, expires_at - at):
                     raise Invalid("This Idempotency-Key was used for another order; take a new one.")
                 return []
             ticket_id, listing = may_reserve(book, quantity)

@@ -33,6 +33,7 @@ class KeepOrderBook(Listener[TicketCreated | TicketUpdated | TicketWithdrawn]):
                 listing = BookListing(d.title, d.price, d.currency, d.quantity, d.max_per_order, True, event.version)
                 await self.orders.handle(ticket_id, KeepBook(ticket_id, listing, at))
             case TicketWithdrawn(ticket_id, _, at):
+                await self.catch_up(ticket_id)  # another replica may still be opening the book
                 await self.orders.handle(ticket_id, StopSelling(event.version, at))
 
     async def catch_up(self, ticket_id: UUID) -> None:
@@ -54,22 +55,10 @@ class CancelExpiredOrder(Listener[ExpirationCompleted]):
         await self.orders.handle(event.ticket_id, CancelOrder(event.order_id, "expired", event.at))
 
 
-class CapturePayment(Listener[OrderCompleted]):
-    """Takes the money for what is sold."""
+class SettlePayments(Listener[OrderCompleted | OrderCancelled]):
+    """Settles the payments of an order that ended: takes the money for what was sold, lets go of all others."""
 
-    durable = "orders-capture-payment"
-
-    def __init__(self, gateway: Gateway) -> None:
-        self.gateway = gateway
-
-    async def on(self, event: OrderCompleted) -> None:
-        await self.gateway.capture(event.payment_id)
-
-
-class VoidPayments(Listener[OrderCompleted | OrderCancelled]):
-    """Lets go of the payments that were started for an order and did not buy it."""
-
-    durable = "orders-void-payments"
+    durable = "orders-settle-payments"
 
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
@@ -77,3 +66,5 @@ class VoidPayments(Listener[OrderCompleted | OrderCancelled]):
     async def on(self, event: OrderCompleted | OrderCancelled) -> None:
         for payment_id in event.unused_payments:
             await self.gateway.void(payment_id)
+        if isinstance(event, OrderCompleted):
+            await self.gateway.capture(event.payment_id)

@@ -14,7 +14,7 @@ from common.clock import now
 from common.errors import Conflict, Invalid, PaymentDeclined
 from common.events import OrderEvent
 from common.projector import ReadYourWrites
-from services.orders.domain import Book, CompleteOrder, Order, OrderCommand, RefusePayment, StartPayment
+from services.orders.domain import Book, CompleteOrder, Order, OrderCommand, RefusePayment, StartPayment, refuse_if_over
 
 VisibleOrders = ReadYourWrites[OrderCommand, Book, OrderEvent]
 
@@ -48,7 +48,8 @@ async def pay(
     try:
         await gateway.authorise(payment_id, token, order.total, order.currency)
     except (PaymentDeclined, Invalid):
-        await orders.handle(ticket_id, RefusePayment(order_id, payment_id, now()))
+        order = (await orders.handle(ticket_id, RefusePayment(order_id, payment_id, now()))).state.order(order_id)
+        refuse_if_over(order)  # it was declined because it had been voided, because the order ended
         raise
     sold = await orders.handle(ticket_id, CompleteOrder(order_id, payment_id, now()))
     return sold.state.order(order_id)

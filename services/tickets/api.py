@@ -1,7 +1,7 @@
 """HTTP -> command -> response."""
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -13,11 +13,12 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
 
-from common.auth import User, requires_user
+from common.auth import UserRequest, requires_user
 from common.clock import new_id, now
 from common.errors import Invalid, PreconditionRequired
 from common.events import TicketDetails, TicketEvent
-from common.http import BEARER, LOCATION_HEADER, TEXT, problems
+from common.http import BEARER, LINE, LOCATION_HEADER, TEXT
+from common.problems import problems
 from common.projector import ReadYourWrites
 from services.tickets import read_model
 from services.tickets.domain import (
@@ -29,7 +30,7 @@ from services.tickets.domain import (
 )
 from services.tickets.read_model import TicketPage, TicketView
 
-Currency = Literal[
+Code = Literal[
     "AED", "AFN", "ALL", "AMD", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BGN", "BHD", "BIF", "BMD",
     "BND", "BOB", "BRL", "BSD", "BTN", "BWP", "BYN", "BZD", "CAD", "CDF", "CHF", "CLP", "CNY", "COP", "CRC", "CUP",
     "CVE", "CZK", "DJF", "DKK", "DOP", "DZD", "EGP", "ERN", "ETB", "EUR", "FJD", "FKP", "GBP", "GEL", "GHS", "GIP",
@@ -43,12 +44,13 @@ Currency = Literal[
 ]  # fmt: skip
 """Active codes of ISO 4217 that people pay with."""
 
-Title = Annotated[str, Meta(min_length=1, max_length=200, pattern=TEXT)]
-Venue = Annotated[str, Meta(min_length=1, max_length=200, pattern=TEXT)]
-Price = Annotated[int, Meta(ge=1, le=100_000_000)]
-Quantity = Annotated[int, Meta(ge=1, le=1_000_000)]
+Currency = Annotated[Code, Meta(description="A code of ISO 4217 that people pay with, such as EUR", examples=["EUR"])]
+Title = Annotated[str, LINE, Meta(examples=["Opening night"])]
+Venue = Annotated[str, LINE, Meta(examples=["Town hall"])]
+Price = Annotated[int, Meta(ge=1, le=100_000_000, examples=[2500])]
+Quantity = Annotated[int, Meta(ge=1, le=1_000_000, examples=[100])]
 PerOrder = Annotated[int, Meta(ge=1, le=1_000)]
-StartsAt = Annotated[datetime, Meta(tz=True)]
+StartsAt = Annotated[datetime, Meta(tz=True, examples=["2030-12-31T20:00:00Z"])]
 
 
 class NewTicket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,6 +64,11 @@ class NewTicket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     venue: Venue | None = None
     starts_at: StartsAt | None = None
 
+    def details(self) -> TicketDetails:
+        """Raises Invalid."""
+        details = msgspec.convert(self, TicketDetails, from_attributes=True)
+        return msgspec.structs.replace(details, starts_at=in_utc(self.starts_at))
+
 
 class TicketChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is to change; what is left out stays."""
@@ -73,21 +80,52 @@ class TicketChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     venue: Venue | UnsetType | None = UNSET
     starts_at: StartsAt | UnsetType | None = UNSET
 
+    def changes(self) -> dict[str, object]:
+        """Raises Invalid."""
+        changes = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not UNSET}
+        if self.starts_at is not UNSET:
+            changes["starts_at"] = in_utc(self.starts_at)
+        return changes
+
+
+def in_utc(starts_at: datetime | None) -> datetime | None:
+    """Raises Invalid for a time that its offset takes out of the calendar: no read model could keep it."""
+    try:
+        return starts_at and starts_at.astimezone(UTC)
+    except OverflowError:
+        detail = f"starts_at: Expected a time in the years 1 to 9999 in UTC, got {starts_at}"
+        raise Invalid(detail, field="starts_at") from None
+
 
 VisibleTickets = ReadYourWrites[TicketCommand, Listing, TicketEvent]
-ETAG = re.compile(r'(?:W/)?"(\d{1,18})"')
 ETAG_HEADER = ResponseHeader(name="ETag", description="The version of the listing", documentation_only=True)
+ETAG = re.compile(r'(?:W/)?"([0-9]{1,18})"')
+IfMatch = Annotated[
+    str | None,
+    HeaderParameter(
+        name="If-Match",
+        max_length=100,
+        description='The ETag that GET gave you, such as "3", or * for any; a change without it is refused',
+    ),
+]
 
 
 def version_in(if_match: str | None) -> int | None:
     """The version that an If-Match header asks for; None for any. Raises PreconditionRequired, Invalid."""
     if if_match is None:
-        raise PreconditionRequired("Say in If-Match which version you have seen: the ETag of your GET.")
-    if if_match.strip() == "*":
+        raise PreconditionRequired("If-Match: Required; say which version you have seen, by the ETag of your GET.")
+    if if_match == "*":
         return None
-    if not (etag := ETAG.fullmatch(if_match.strip())):
-        raise Invalid('If-Match has to be an ETag that GET gave you, such as "3".', field="If-Match")
+    if not (etag := ETAG.fullmatch(if_match)):
+        raise Invalid(f'If-Match: Expected an ETag that GET gave you, such as "3", got {if_match}', field="If-Match")
     return int(etag[1])
+
+
+class TicketDesk(msgspec.Struct, frozen=True):
+    """What these doors need."""
+
+    tickets: VisibleTickets
+    pool: asyncpg.Pool
 
 
 class TicketController(Controller):
@@ -99,78 +137,81 @@ class TicketController(Controller):
     @get("/", responses=problems(400, 422, 503))
     async def list(
         self,
-        tickets_pool: NamedDependency[asyncpg.Pool],
+        desk: NamedDependency[TicketDesk],
         limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
         cursor: Annotated[str | None, QueryParameter(max_length=200)] = None,
-        q: Annotated[str | None, QueryParameter(min_length=1, max_length=200, pattern=TEXT)] = None,
+        q: Annotated[
+            str | None, QueryParameter(min_length=1, max_length=200, pattern=TEXT, description=LINE.description)
+        ] = None,
     ) -> TicketPage:
         """What is on sale, newest first; with `q`, what has it in its title."""
-        return await read_model.tickets(tickets_pool, limit=limit, cursor=cursor, q=q)
+        return await read_model.tickets(desk.pool, limit=limit, cursor=cursor, q=q)
 
-    @get("/{ticket_id:uuid}", responses=problems(404, 503), response_headers=[ETAG_HEADER])
-    async def read(
-        self, tickets_pool: NamedDependency[asyncpg.Pool], ticket_id: FromPath[UUID]
-    ) -> Response[TicketView]:
+    @get("/{ticket_id:str}", responses=problems(400, 404, 503), response_headers=[ETAG_HEADER])
+    async def read(self, desk: NamedDependency[TicketDesk], ticket_id: FromPath[UUID]) -> Response[TicketView]:
         """One ticket, also when it is withdrawn."""
-        return shown(await read_model.ticket(tickets_pool, ticket_id))
+        return shown(await read_model.ticket(desk.pool, ticket_id))
 
     @post(
         "/",
         guards=[requires_user],
         security=BEARER,
-        responses=problems(400, 401, 413, 503),
+        responses=problems(400, 401, 413, 415, 422, 503),
         response_headers=[ETAG_HEADER, LOCATION_HEADER],
     )
     async def create(
         self,
         data: JSONBody[NewTicket],
-        user: NamedDependency[User],
-        tickets: NamedDependency[VisibleTickets],
-        tickets_pool: NamedDependency[asyncpg.Pool],
+        request: UserRequest,
+        desk: NamedDependency[TicketDesk],
     ) -> Response[TicketView]:
         """Put tickets on sale."""
         ticket_id = new_id()
-        details = msgspec.convert(data, TicketDetails, from_attributes=True)
-        await tickets.handle(ticket_id, CreateTicket(ticket_id, user.id, details, now()))
-        created = shown(await read_model.ticket(tickets_pool, ticket_id), status=201)
+        handled = await desk.tickets.handle(ticket_id, CreateTicket(ticket_id, request.user.id, data.details(), now()))
+        created = shown(TicketView.of(handled.state), status=201)
         created.headers["Location"] = f"/api/tickets/{ticket_id}"
         return created
 
     @patch(
-        "/{ticket_id:uuid}",
+        "/{ticket_id:str}",
         guards=[requires_user],
         security=BEARER,
-        responses=problems(400, 401, 404, 409, 412, 413, 422, 428, 503),
+        responses=problems(400, 401, 404, 409, 412, 413, 415, 422, 428, 503),
         response_headers=[ETAG_HEADER],
     )
     async def update(
         self,
         data: JSONBody[TicketChanges],
         ticket_id: FromPath[UUID],
-        user: NamedDependency[User],
-        tickets: NamedDependency[VisibleTickets],
-        tickets_pool: NamedDependency[asyncpg.Pool],
-        if_match: Annotated[str | None, HeaderParameter(name="If-Match", max_length=100)] = None,
+        request: UserRequest,
+        desk: NamedDependency[TicketDesk],
+        if_match: IfMatch = None,
     ) -> Response[TicketView]:
         """Change your listing, if nobody else did since you looked. Sold and reserved seats stay sold and reserved."""
         seen = version_in(if_match)
-        changes = {name: value for name, value in msgspec.structs.asdict(data).items() if value is not UNSET}
-        await tickets.handle(ticket_id, UpdateTicket(ticket_id, user.id, changes, seen, now()))
-        return shown(await read_model.ticket(tickets_pool, ticket_id))
+        taken = await read_model.taken(desk.pool, ticket_id)
+        handled = await desk.tickets.handle(
+            ticket_id, UpdateTicket(ticket_id, request.user.id, data.changes(), seen, now())
+        )
+        return shown(TicketView.of(handled.state, taken))
 
     @delete(
-        "/{ticket_id:uuid}", guards=[requires_user], security=BEARER, status_code=200, responses=problems(401, 404, 503)
+        "/{ticket_id:str}",
+        guards=[requires_user],
+        security=BEARER,
+        status_code=200,
+        responses=problems(400, 401, 404, 503),
     )
     async def withdraw(
         self,
         ticket_id: FromPath[UUID],
-        user: NamedDependency[User],
-        tickets: NamedDependency[VisibleTickets],
-        tickets_pool: NamedDependency[asyncpg.Pool],
+        request: UserRequest,
+        desk: NamedDependency[TicketDesk],
     ) -> Response[TicketView]:
         """Sell no more of it. Open reservations may still be paid."""
-        await tickets.handle(ticket_id, WithdrawTicket(ticket_id, user.id, now()))
-        return shown(await read_model.ticket(tickets_pool, ticket_id))
+        taken = await read_model.taken(desk.pool, ticket_id)
+        handled = await desk.tickets.handle(ticket_id, WithdrawTicket(ticket_id, request.user.id, now()))
+        return shown(TicketView.of(handled.state, taken))
 
 
 def shown(ticket: TicketView, status: int = 200) -> Response[TicketView]:

@@ -10,7 +10,7 @@ from common.http import given
 from common.projector import Projected, Projector, ReadYourWrites
 from common.runtime import Platform, Service
 from common.settings import Settings
-from services.tickets.api import TicketController
+from services.tickets.api import TicketController, TicketDesk
 from services.tickets.domain import TICKETS
 from services.tickets.read_model import READ_MODEL
 
@@ -22,6 +22,6 @@ async def create_service(platform: Platform, settings: Settings) -> AsyncIterato
     projected = Projected(READ_MODEL, "TICKETS", database)
     tickets = ReadYourWrites(Aggregate(TICKETS, log), projected)
     async with platform.pool("tickets") as pool:
-        router = Router("/", route_handlers=[TicketController], dependencies=given(tickets=tickets, tickets_pool=pool))
+        router = Router("/", route_handlers=[TicketController], dependencies=given(desk=TicketDesk(tickets, pool)))
         projectors = [Projector(READ_MODEL, stream, log, database) for stream in READ_MODEL.sources]
         yield Service("tickets", [router], [*projectors, projected])

@@ -19,6 +19,7 @@ class Listing(msgspec.Struct, frozen=True):
     details: TicketDetails | None = None
     on_sale: bool = False
     version: int = 0
+    created_at: datetime | None = None
 
     def owned_by(self, seller_id: str) -> TicketDetails:
         """The details, if it is this seller's. Raises NotFound: what is not yours looks as if it were not there."""
@@ -82,7 +83,8 @@ def decide(command: TicketCommand, listing: Listing) -> list[TicketEvent]:
 def evolve(listing: Listing, event: TicketEvent) -> Listing:
     match event:
         case TicketCreated() | TicketUpdated():
-            return Listing(event.ticket_id, event.seller_id, event.details, on_sale=True, version=event.version)
+            created_at = listing.created_at or event.at
+            return Listing(event.ticket_id, event.seller_id, event.details, True, event.version, created_at)
         case TicketWithdrawn():
             return msgspec.structs.replace(listing, on_sale=False, version=event.version)
         case _:

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 from uuid import UUID
 
 import asyncpg
@@ -15,6 +15,7 @@ from common.event_log import Recorded
 from common.events import OrderCancelled, OrderCreated, TicketCreated, TicketUpdated, TicketWithdrawn
 from common.paging import cursor_of, position_of
 from common.projector import ReadModel
+from services.tickets.domain import Listing
 
 TABLES = """
 create table tickets (
@@ -57,6 +58,29 @@ class TicketView(msgspec.Struct, frozen=True):
     status: Literal["on_sale", "withdrawn"]
     version: int
     created_at: datetime
+
+    @classmethod
+    def of(cls, listing: Listing, taken: int = 0) -> Self:
+        """The view of a listing that was just decided on, of which `taken` are reserved or sold."""
+        assert listing.ticket_id is not None
+        assert listing.details is not None
+        assert listing.created_at is not None
+        d = listing.details
+        return cls(
+            listing.ticket_id,
+            listing.seller_id,
+            d.title,
+            d.price,
+            d.currency,
+            d.quantity,
+            max(0, d.quantity - taken),
+            d.max_per_order,
+            d.venue,
+            d.starts_at,
+            "on_sale" if listing.on_sale else "withdrawn",
+            listing.version,
+            listing.created_at,
+        )
 
 
 INSERT_TICKETS = """
@@ -138,6 +162,8 @@ from tickets left join taken on taken.ticket_id = tickets.id
 
 TICKET_BY_ID = SELECT_TICKET + "where id = $1"
 
+TAKEN = "select quantity from taken where ticket_id = $1"
+
 TICKETS_ON_SALE = (
     SELECT_TICKET
     + """
@@ -163,6 +189,11 @@ async def ticket(pool: asyncpg.Pool, ticket_id: UUID) -> TicketView:
     if row is None:
         raise NotFound(f"There is no ticket {ticket_id}.")
     return TicketView(**row)
+
+
+async def taken(pool: asyncpg.Pool, ticket_id: UUID) -> int:
+    """How many of a ticket are reserved or sold."""
+    return await pool.fetchval(TAKEN, ticket_id) or 0
 
 
 async def tickets(pool: asyncpg.Pool, *, limit: int, cursor: str | None, q: str | None) -> TicketPage:

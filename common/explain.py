@@ -1,0 +1,51 @@
+"""What msgspec refused, in words: where it was, and what is allowed there."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import inspect
+
+STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+NAMED = re.compile(r"(unknown|required) field `(.*)`")
+GOT = re.compile(r", got `\w+`$")
+
+
+def explain(message: str, kind: Any) -> tuple[list[str], str]:
+    """The path to what was refused and what is allowed there, of a ValidationError's message and the type asked for."""
+    asked = inspect.type_info(kind)
+    place = ""
+    if " - at `$" in message:
+        message, _, place = message.rpartition(" - at `$")
+    path = [name or number for name, number in STEP.findall(place.rstrip("`"))]
+    if named := NAMED.search(message):
+        there = described(asked, path)
+        return [*path, named[2]], f"Unknown; {there}" if named[1] == "unknown" else "Required"
+    return path, in_words(message, asked, path)
+
+
+def in_words(message: str, kind: inspect.Type, path: Sequence[str] = ()) -> str:
+    """The message with what is allowed in place of an expression or nothing, and without what came."""
+    if "regex" in message or "enum" in message:
+        allowed = described(kind, path) or "something else"
+        return f"Expected {allowed[0].lower()}{allowed[1:]}"
+    return GOT.sub("", message)
+
+
+def described(kind: inspect.Type, path: Sequence[str] = ()) -> str | None:
+    """What a type takes at `path`: its description, or the values or fields that there are."""
+    match kind:
+        case inspect.Metadata(type=inner, extra_json_schema=schema):
+            return (not path and schema and schema.get("description")) or described(inner, path)
+        case inspect.UnionType(types=kinds):
+            return next(filter(None, (described(each, path) for each in kinds)), None)
+        case inspect.ListType(item_type=item) if path:
+            return described(item, path[1:])
+        case inspect.StructType(fields=fields) if path:
+            return next((described(field.type, path[1:]) for field in fields if field.encode_name == path[0]), None)
+        case inspect.StructType(fields=fields):
+            return "there are " + ", ".join(field.encode_name for field in fields)
+        case inspect.LiteralType(values=values):
+            return "one of " + ", ".join(map(str, values))
+        case _:
+            return None

@@ -1,0 +1,253 @@
+"""What is wrong, as HTTP tells it: problem details (RFC 9457) that name the field, what it held and what is allowed."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import asyncpg
+import msgspec
+import structlog
+from litestar import Request, Response
+from litestar.enums import ParamType
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi import ResponseSpec
+from litestar.params import ParameterKwarg
+from msgspec import inspect
+
+from common.errors import (
+    Conflict,
+    DomainError,
+    Forbidden,
+    Invalid,
+    NotFound,
+    PaymentDeclined,
+    PreconditionRequired,
+    Stale,
+    Unauthenticated,
+    Unavailable,
+)
+from common.explain import explain, in_words
+
+log = structlog.get_logger()
+
+PROBLEM = "application/problem+json"
+BODY_LIMIT = 1_000_000
+"""Bytes of a request body at most."""
+
+STATUS: Mapping[type[DomainError], int] = {
+    Invalid: 422,
+    Unauthenticated: 401,
+    PaymentDeclined: 402,
+    Forbidden: 403,
+    NotFound: 404,
+    Conflict: 409,
+    Stale: 412,
+    PreconditionRequired: 428,
+    Unavailable: 503,
+}
+"""What each kind of error is in HTTP; the only place that says so."""
+
+# What Postgres says while it is down, starting, stopping, full or not migrated.
+PASSING = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.exceptions.OperatorInterventionError,
+    asyncpg.exceptions.InsufficientResourcesError,
+    asyncpg.UndefinedTableError,
+)
+DATABASE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+SHOWN = 80
+"""Characters at most of what somebody sent us that we show them again."""
+
+
+class FieldProblem(msgspec.Struct, omit_defaults=True):
+    """One thing that is wrong with a request: where, what is allowed there, and what was found (as JSON, shortened)."""
+
+    field: str
+    message: str
+    got: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" + (f", got {self.got}" if self.got is not None else "")
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """An error, as RFC 9457 has it. There may be further members that belong to the kind of error."""
+
+    status: int
+    title: str
+    detail: str
+    errors: list[FieldProblem] = []
+
+
+class BadRequest(Exception):
+    """Something in a request is not what the handler takes."""
+
+    def __init__(self, problem: FieldProblem) -> None:
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def problems(*statuses: int) -> dict[int, ResponseSpec]:
+    """The errors that a handler documents."""
+    return {
+        status: ResponseSpec(
+            data_container=Problem,
+            media_type=PROBLEM,
+            description=HTTPStatus(status).phrase,
+            generate_examples=False,
+        )
+        for status in statuses
+    }
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **members: object) -> Response[Any]:
+    """The response that tells a problem."""
+    body = {"status": status, "title": HTTPStatus(status).phrase, "detail": detail, **members}
+    return Response(body, status_code=status, media_type=PROBLEM, headers=dict(headers or {}))
+
+
+class JsonRequest(Request[Any, Any, Any]):
+    """A request whose body is to the letter what its handler takes: no `"1"` for a number, and no name twice."""
+
+    async def json(self) -> Any:
+        """The body as the type of the handler's `data`. Raises BadRequest, HTTPException for what is not JSON."""
+        if self.content_type[0] != "application/json":
+            got = self.headers.get("content-type", "none")
+            raise HTTPException(status_code=415, detail=f"Content-Type: application/json is needed, got {shown(got)}")
+        data = self.route_handler.parsed_data_field
+        assert data is not None, "only a handler with `data` is asked for it"
+        body = await self.body()
+        try:
+            value = msgspec.json.decode(body, type=data.annotation)
+            BODY.decode(body.decode())
+        except msgspec.ValidationError as error:
+            path, message = explain(str(error), data.annotation)
+            raise BadRequest(FieldProblem(clipped(".".join(path)) or "body", message, found_in(body, path))) from error
+        except msgspec.DecodeError as error:
+            raise BadRequest(FieldProblem("body", str(error))) from error
+        except UnicodeDecodeError as error:
+            raise BadRequest(FieldProblem("body", f"Not UTF-8 (byte {error.start} of a text)")) from error
+        except RecursionError as error:
+            raise BadRequest(FieldProblem("body", "Nested too deeply")) from error
+        return value
+
+
+def names_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's members. Raises BadRequest for a name that is there twice: readers differ in which one counts."""
+    found = dict(members)
+    if len(found) < len(members):
+        names = [name for name, _ in members]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRequest(FieldProblem(clipped(twice), "May be given once, is there twice"))
+    return found
+
+
+BODY = json.JSONDecoder(object_pairs_hook=names_once)
+
+
+def found_in(body: bytes, path: Sequence[str]) -> str | None:
+    """What a JSON body has at `path`, shortened; None for nothing, or when what comes after it is no JSON."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    for step in path:
+        if isinstance(value, list):
+            value = value[int(step)]
+        elif isinstance(value, dict) and step in value:
+            value = value[step]
+        else:
+            return None
+    return shown(value)
+
+
+def shown(value: object) -> str:
+    """Something somebody sent, as JSON that can be read."""
+    return clipped(msgspec.json.encode(value).decode())
+
+
+def clipped(text: str) -> str:
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+
+
+def tell_domain_error(_: Request[Any, Any, Any], error: DomainError) -> Response[Any]:
+    """What the system refused, with the status of its kind."""
+    status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    headers = {}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    return problem(status, error.detail, headers, **error.context)
+
+
+def tell_bad_request(_: Request[Any, Any, Any], error: BadRequest) -> Response[Any]:
+    """What is wrong with a body."""
+    return problem(400, str(error), errors=[error.problem])
+
+
+def tell_bad_parameters(request: Request[Any, Any, Any], error: ValidationException) -> Response[Any]:
+    """What Litestar found wrong: parameters in the path, the query and the headers, and a body that is missing."""
+    found = error.extra if isinstance(error.extra, list) else []
+    errors = [parameter_problem(request, item["key"], item["message"]) for item in found]
+    return problem(400, "; ".join(map(str, errors)) or error.detail, errors=errors)
+
+
+def parameter_problem(request: Request[Any, Any, Any], key: str, message: str) -> FieldProblem:
+    """One of Litestar's findings, under the name that the caller knows."""
+    if key == "data":
+        return FieldProblem("body", "A JSON object is needed, got nothing")
+    parameter = request.route_handler.parsed_fn_signature.parameters[key]
+    declared = parameter.kwarg_definition
+    assert isinstance(declared, ParameterKwarg), f"{key} is no parameter"
+    name = declared.name or key
+    places: Mapping[ParamType, Mapping[str, Any]] = {
+        ParamType.QUERY: request.query_params,
+        ParamType.HEADER: request.headers,
+        ParamType.PATH: request.path_params,
+    }
+    kind = inspect.type_info(parameter.annotation)
+    if declared.description:
+        kind = inspect.Metadata(kind, extra_json_schema={"description": declared.description})
+    return FieldProblem(name, in_words(message, kind), shown(places[declared.param_type].get(name)))
+
+
+def tell_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+    """What Litestar refuses by itself: unknown paths, wrong methods, bodies that are too large."""
+    if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return tell_bug(request, error)
+    path = clipped(request.url.path)
+    details = {
+        404: f"There is nothing at {path}.",
+        405: f"{request.method} is not possible at {path}; possible: {(error.headers or {}).get('allow')}.",
+        413: f"The body is larger than {BODY_LIMIT:,} bytes.",
+    }
+    return problem(error.status_code, details.get(error.status_code, error.detail), error.headers)
+
+
+def tell_database_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Postgres is down, restarting or not prepared: not the caller's fault, and it passes."""
+    if isinstance(error, asyncpg.PostgresError) and not isinstance(error, PASSING):
+        return tell_bug(request, error)
+    log.warning("database_unavailable", error=repr(error))
+    hint = " Has `boxoffice migrate` run?" if isinstance(error, asyncpg.UndefinedTableError) else ""
+    return tell_domain_error(request, Unavailable(f"The read model does not answer now; try again.{hint}"))
+
+
+def tell_bug(_: Request[Any, Any, Any], error: Exception) -> Response[Any]:
+    """Something that nobody thought of. It is logged; the caller learns nothing of the inside."""
+    log.error("request_failed", exc_info=error)
+    return problem(500, "This is our mistake. It was logged under the correlation id of this answer.")
+
+
+TELL: dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Response[Any]]] = {
+    DomainError: tell_domain_error,
+    BadRequest: tell_bad_request,
+    ValidationException: tell_bad_parameters,
+    HTTPException: tell_http_error,
+    **dict.fromkeys(DATABASE_ERRORS, tell_database_error),
+    Exception: tell_bug,
+}
+"""Who tells what, the most special kind first."""
