@@ -76,7 +76,7 @@ class Subscription:
         self._client = client
         self._consumer = CONSUMER[listener.durable]
         self._asked = 0  # messages asked for that have not come yet
-        self._in_flight: dict[str, Msg] = {}  # by reply subject
+        self._in_flight: dict[str, float] = {}  # by reply subject: when the server last heard of it, oldest first
         self._chains: dict[object, deque[tuple[Msg, Event]]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._progress = asyncio.Event()
@@ -147,7 +147,7 @@ class Subscription:
             await self._settle(message, b"+ACK")
             self._progress.set()
             return
-        self._in_flight[message.reply] = message
+        self._in_flight[message.reply] = asyncio.get_running_loop().time()
         try:
             event = decode(tag, message.data)
         except UndecodableEvent as error:
@@ -236,11 +236,16 @@ class Subscription:
 
     async def _keep_alive(self) -> None:
         """Tell the server, well within ack_wait, that what came is still being worked on."""
+        loop, ack_wait = asyncio.get_running_loop(), self._consumer.ack_wait
         while True:
-            await asyncio.sleep(self._consumer.ack_wait / 3)
+            await asyncio.sleep(ack_wait / 4)
             with suppress(nats.errors.Error, OSError):
-                for reply in list(self._in_flight):
+                for reply, heard in list(self._in_flight.items()):
+                    if loop.time() - heard < ack_wait / 2:
+                        break
                     await self._client.publish(reply, b"+WPI")
+                    if self._in_flight.pop(reply, None) is not None:  # not settled meanwhile
+                        self._in_flight[reply] = loop.time()
 
     async def _drain(self) -> None:
         for chain in list(self._chains.values()):

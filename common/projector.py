@@ -3,8 +3,8 @@
 import asyncio
 import heapq
 import itertools
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from hashlib import sha256
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -136,7 +136,8 @@ class Projector:
             sequence = await verify_checkpoint(connection, self._stream, self._event_log)
             self.problem = None
             self._log.info("projecting", after=sequence)
-            async with aclosing(self._event_log.follow(self._stream, sequence)) as batches:
+            following = self._event_log.follow(self._stream, sequence)
+            async with unless_lost(connection), aclosing(following) as batches:
                 async for batch in batches:
                     async with connection.transaction():
                         await connection.execute(MAY_WRITE, self._model.name)
@@ -149,6 +150,27 @@ class Projector:
                     PROJECTED.labels(self._model.name, self._stream).inc(len(batch))
         finally:
             connection.terminate()
+
+
+@asynccontextmanager
+async def unless_lost(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """Raises ConnectionError as soon as the connection is lost, whatever is being waited for.
+
+    A Postgres that crashes forgets its last commits; a projector that only waits for events would not write them again.
+    """
+    try:
+        async with asyncio.timeout(None) as scope:
+
+            def end(_: object) -> None:
+                scope.reschedule(0)
+
+            connection.add_termination_listener(end)
+            try:
+                yield
+            finally:
+                connection.remove_termination_listener(end)
+    except TimeoutError as error:
+        raise ConnectionError("the connection to Postgres was lost") from error
 
 
 async def verify_checkpoint(connection: asyncpg.Connection, stream: str, event_log: EventLog) -> int:

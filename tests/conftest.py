@@ -8,11 +8,13 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from common.event_log import JetStreamLog
+from common import topology
+from common.event_log import EventLog, JetStreamLog
+from common.memory_log import MemoryLog
 from common.runtime import Platform, connect
 from common.settings import Settings
 from services.cli import system
-from services.cli.servers import NatsServer, PostgresServer
+from services.cli.servers import NatsServer, PostgresServer, free_port
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def home() -> Iterator[Path]:
 @pytest.fixture
 async def nats(home: Path) -> AsyncIterator[NatsServer]:
     """A NATS server with nothing in it."""
-    server = NatsServer(home / "nats")
+    server = NatsServer(home / "nats", port=free_port())  # one that nobody takes while a test has it down
     await server.start()
     yield server
     await server.stop()
@@ -69,4 +71,21 @@ async def platform(settings: Settings) -> AsyncIterator[Platform]:
 @pytest.fixture
 def event_log(platform: Platform) -> JetStreamLog:
     """The log of a migrated system."""
+    return platform.event_log
+
+
+@pytest.fixture
+async def streams(nats: NatsServer) -> AsyncIterator[Platform]:
+    """Connected to a NATS with the streams and consumers of the system; there is no Postgres."""
+    async with connect(Settings(nats_url=nats.url), "test") as platform:
+        await topology.migrate(platform.client)
+        yield platform
+
+
+@pytest.fixture(params=["memory", "jetstream"])
+def any_log(request: pytest.FixtureRequest) -> EventLog:
+    """Each of the two event logs, with nothing in it."""
+    if request.param == "memory":
+        return MemoryLog()
+    platform: Platform = request.getfixturevalue("streams")
     return platform.event_log

@@ -33,7 +33,7 @@ class HoldOrder(Listener[OrderCreated]):
 
     def __init__(self, publisher: Publisher[ExpirationCompleted]) -> None:
         self.publisher = publisher
-        self.holds: dict[UUID, asyncio.Future[None]] = {}
+        self.holds: dict[UUID, asyncio.Future[bool]] = {}
         self.ended: dict[UUID, None] = {}
         self.informed = asyncio.Event()
 
@@ -44,19 +44,28 @@ class HoldOrder(Listener[OrderCreated]):
     async def on(self, event: OrderCreated) -> None:
         if (left := seconds_to(event)) > LEAD:
             raise Retry(left - LEAD)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.informed.wait(), 5)
+        if not self.informed.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.informed.wait(), 5)
         if event.order_id in self.ended:
             del self.ended[event.order_id]
             return
-        self.holds[event.order_id] = withdrawn = asyncio.get_running_loop().create_future()
+        while (left := seconds_to(event)) > 0:  # again, should the clock be set back
+            if await self.ends_within(left, event.order_id):
+                return
+        await self.tell(event)
+
+    async def ends_within(self, seconds: float, order_id: UUID) -> bool:
+        """Hold an order for `seconds`; whether it ended meanwhile."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[bool] = loop.create_future()
+        self.holds[order_id] = ended
+        timer = loop.call_later(seconds, resolve, ended, False)
         try:
-            while not withdrawn.done() and (left := seconds_to(event)) > 0:  # again, should the clock be set back
-                await asyncio.wait([withdrawn], timeout=left)
+            return await ended
         finally:
-            del self.holds[event.order_id]
-        if not withdrawn.done():
-            await self.tell(event)
+            timer.cancel()
+            del self.holds[order_id]
 
     async def tell(self, event: OrderCreated) -> None:
         """Publish that the time is over."""
@@ -68,8 +77,7 @@ class HoldOrder(Listener[OrderCreated]):
     def withdraw(self, order_id: UUID) -> None:
         """Let go of an order that ended."""
         if (hold := self.holds.get(order_id)) is not None:
-            if not hold.done():
-                hold.set_result(None)
+            resolve(hold, True)
             return
         self.ended[order_id] = None
         if len(self.ended) > REMEMBERED:
@@ -113,6 +121,12 @@ class Withdrawals:
                 self.problem = None
                 if batch[-1].sequence >= end:
                     self._holder.informed.set()
+
+
+def resolve(hold: asyncio.Future[bool], ended: bool) -> None:
+    """Let go of a hold: its order ended, or its time has come."""
+    if not hold.done():
+        hold.set_result(ended)
 
 
 def seconds_to(event: OrderCreated) -> float:

@@ -1,0 +1,136 @@
+"""What the log promises on three nodes: the stream's leader may die, and nothing that was acknowledged is lost."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import nats.errors
+import nats.js.errors
+import pytest
+
+from common import topology
+from common.errors import Unavailable
+from common.event_log import JetStreamLog
+from common.runtime import Platform, connect
+from common.settings import Settings
+from services.cli.servers import NatsServer, free_port
+from tests.facts import STREAM, draft, drafts, first, numbers, whole
+from tests.harness import eventually
+from tests.integration.test_event_log_faults import Load, follow_until_told
+
+A = "expiration.a"
+
+
+@pytest.fixture
+async def nodes(home: Path) -> AsyncIterator[dict[str, NatsServer]]:
+    """Three nodes of one cluster, by name."""
+    cluster_ports = [free_port() for _ in range(3)]
+    routes = [f"nats://127.0.0.1:{port}" for port in cluster_ports]
+    nodes = {
+        f"n{n}": NatsServer(home / f"n{n}", port=free_port(), name=f"n{n}", cluster_port=port, routes=routes)
+        for n, port in enumerate(cluster_ports)
+    }
+    try:
+        for node in nodes.values():
+            await node.start()
+        yield nodes
+    finally:
+        for node in nodes.values():
+            node.kill()
+
+
+@pytest.fixture
+async def cluster(nodes: dict[str, NatsServer]) -> AsyncIterator[Platform]:
+    """Connected to the cluster, which has the streams with three replicas."""
+    async with connect(Settings(nats_url=nodes["n0"].url), "test") as platform:
+        async with asyncio.timeout(60):
+            while True:
+                with suppress(nats.errors.Error):
+                    await platform.client.jetstream(timeout=0.5).account_info()  # answered once there is a leader
+                    break
+            await topology.migrate(platform.client, replicas=3)
+        yield platform
+
+
+async def leader(platform: Platform) -> str:
+    """The name of the node that leads the stream."""
+    cluster = (await platform.client.jetstream().stream_info(STREAM)).cluster
+    assert cluster is not None
+    assert cluster.leader is not None
+    return cluster.leader
+
+
+async def test_a_killed_leader_takes_no_acknowledged_event_along(
+    nodes: dict[str, NatsServer], cluster: Platform
+) -> None:
+    load = Load()
+    async with AsyncExitStack() as stack:
+        platforms = [
+            await stack.enter_async_context(connect(Settings(nats_url=node.url), f"at {name}"))
+            for name, node in nodes.items()
+        ]
+        logs = [JetStreamLog(each.client, timeout=timeout) for each in platforms for timeout in (30, 0.1)]
+        async with asyncio.TaskGroup() as group:
+            writers = [group.create_task(load.write(log)) for log in logs]
+            follower = group.create_task(follow_until_told(cluster.event_log))
+            await load.more(150)
+            name = await leader(cluster)
+            os.kill(nodes[name].pid, signal.SIGKILL)
+            await asyncio.to_thread(nodes[name].kill)
+            await load.more(150, within=60)  # two nodes go on without it
+            await nodes[name].start()
+            await load.more(150)
+            load.stopped = True
+            await asyncio.wait(writers)
+            patient = JetStreamLog(cluster.client, timeout=30)
+            await patient.append("expiration.f1", [draft(1)], expected=0)  # the last: it tells the follower
+    stored = await whole(cluster.event_log)
+    load.check(stored[:-1])
+    assert follower.result() == [(recorded.sequence, recorded.id) for recorded in stored]
+
+
+@pytest.mark.parametrize("leader_stays", [True, False])
+async def test_appends_wait_for_a_quorum_as_long_as_they_may(
+    nodes: dict[str, NatsServer], cluster: Platform, leader_stays: bool
+) -> None:
+    patient, impatient = JetStreamLog(cluster.client, timeout=60), JetStreamLog(cluster.client, timeout=1)
+    assert await patient.append(A, [draft(1)], expected=0) == 1
+    last = await leader(cluster)
+    if not leader_stays:
+        last = next(name for name in nodes if name != last)
+    gone = [name for name in nodes if name != last]
+    await asyncio.gather(*(asyncio.to_thread(nodes[name].kill) for name in gone))
+    async with asyncio.TaskGroup() as group:
+        one = group.create_task(patient.append(A, [draft(2)], expected=1))
+        several = group.create_task(patient.append("expiration.c", drafts([3, 4]), expected=0))
+        for number in (10, 11):  # the second begins when the patient ones have tried again
+            with pytest.raises(Unavailable):
+                await impatient.append(f"expiration.{number}", [draft(number)], expected=0)
+        assert not one.done()
+        assert not several.done()
+        await nodes[gone[0]].start()
+    stored = await whole(cluster.event_log)
+    on_a = [recorded.sequence for recorded in stored if recorded.subject == A]
+    assert on_a == [1, one.result()]
+    on_c = [recorded for recorded in stored if recorded.subject == "expiration.c"]
+    assert (numbers(on_c), on_c[-1].sequence) == ([3, 4], several.result())
+
+
+async def test_followers_have_what_the_leader_had(nodes: dict[str, NatsServer], cluster: Platform) -> None:
+    await cluster.event_log.append(A, drafts(range(50)), expected=0)
+    name = await leader(cluster)
+    await asyncio.to_thread(nodes[name].kill)
+    for node in nodes.values():
+        if node.running:
+            async with connect(Settings(nats_url=node.url), "reader") as reader:
+                log = JetStreamLog(reader.client, timeout=30)
+
+                async def readable(log: JetStreamLog = log) -> list[int]:
+                    return numbers(await log.read(A))
+
+                await eventually(readable, list(range(50)))
+                async with asyncio.timeout(30):
+                    assert numbers(await first(log.follow(STREAM), 50)) == list(range(50))

@@ -1,0 +1,384 @@
+"""`boxoffice up` and its sisters as a person at a terminal has them: real processes, signals, ports and folders."""
+
+import asyncio
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil  # type: ignore[import-untyped]  # psutil ships no types
+import pytest
+
+from common.runtime import Platform
+from common.settings import Settings
+from services.cli.servers import free_port
+from tests.harness import ServiceProcess, eventually
+
+BOXOFFICE = str(Path(sys.executable).with_name("boxoffice"))
+SECONDS = 60
+SAM = {"Authorization": "Bearer dev:sam"}
+ADA = {"Authorization": "Bearer dev:ada"}
+SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 3}
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """This one, without settings of whoever runs the tests."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("BOXOFFICE_")}
+    return {**ours, "COLUMNS": "200", **variables}
+
+
+async def boxoffice(*arguments: str, **variables: str) -> tuple[int, str]:
+    """Run a command to its end: the exit code, and what it said, without the frames around errors."""
+    process = await asyncio.create_subprocess_exec(
+        *(BOXOFFICE, *arguments),
+        env=environment(variables),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        said, _ = await asyncio.wait_for(process.communicate(), SECONDS)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+class Up:
+    """`boxoffice up` as a child with a folder and a port of its own."""
+
+    def __init__(self, home: Path, *options: str, port: int | None = None, variables: Mapping[str, str] = {}) -> None:
+        self.data = home / "data"
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._options = options
+        self._environment = environment(variables)
+        self._output = home / "up.log"
+        self._process: asyncio.subprocess.Process | None = None
+        self._seen: set[psutil.Process] = set()
+
+    async def start(self, until: str = "Ctrl-C stops it.") -> Self:
+        """Return when it has said `until`."""
+        with self._output.open("wb") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *(BOXOFFICE, "up", "--port", str(self.port), "--data", str(self.data), *self._options),
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        await self.says(until)
+        return self
+
+    @property
+    def said(self) -> str:
+        return self._output.read_text()
+
+    async def says(self, text: str) -> None:
+        """Wait until it has said `text`."""
+
+        async def heard() -> bool:
+            assert self._process is not None
+            assert text in self.said or self._process.returncode is None, self.said
+            return text in self.said
+
+        await eventually(heard, True, SECONDS)
+
+    def send(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._seen = self.family()
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        assert self._process is not None
+        return await asyncio.wait_for(self._process.wait(), SECONDS)
+
+    def family(self) -> set[psutil.Process]:
+        """It, and all that it started."""
+        assert self._process is not None
+        main = psutil.Process(self._process.pid)
+        return {main, *main.children(recursive=True)}
+
+    def server(self, program: str) -> psutil.Process:
+        """Its child of this name."""
+        assert self._process is not None
+        children = psutil.Process(self._process.pid).children()
+        return next(child for child in children if child.name() == program)
+
+    def left_behind(self) -> list[str]:
+        """What is still there of it: processes, an open port, sockets, locks, and the note that it runs."""
+        left = [f"process {each}" for each in self._seen if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                left.append(f"port {self.port}")
+        sockets = re.findall(r"host=([^&\s]+)&", self.said)
+        left += [folder for folder in sockets if Path(folder.replace("%2F", "/")).exists()]
+        for lock in self.data.rglob("supervisor.lock"):
+            with lock.open() as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    left.append(f"lock {lock}")
+        return left + [str(note) for note in self.data.glob("running.json")]
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self.send(signal.SIGKILL)
+            await self._process.wait()
+        for each in self._seen:
+            if each.is_running():
+                each.kill()
+
+
+async def sells(url: str) -> str:
+    """Put a show on sale and reserve a seat; the order's address."""
+    async with httpx.AsyncClient(base_url=url, timeout=10) as http:
+        ticket = await http.post("/api/tickets", json=SHOW, headers=SAM)
+        assert ticket.status_code == 201, ticket.text
+        order = await http.post("/api/orders", json={"ticket_id": ticket.json()["id"], "quantity": 1}, headers=ADA)
+        assert order.status_code == 201, order.text
+        return url + order.headers["location"]
+
+
+async def test_it_greets_with_addresses_that_answer_and_lines_that_work_as_they_are_printed(home: Path) -> None:
+    assert shutil.which("curl"), "there is no curl on PATH; install it, on Debian with: apt-get install curl"
+    async with Up(home) as up:
+        await up.start()
+        addresses = re.findall(r"^ +(?:API|Documentation|Health|Metrics) +(\S+)", up.said, re.MULTILINE)
+        assert len(addresses) == 4
+        async with httpx.AsyncClient() as http:
+            assert [(await http.get(address)).status_code for address in addresses] == [200] * 4
+        printed = up.said.partition("Try it")[2].partition("Ctrl-C")[0]
+        create, show, reserve = re.findall(r"^curl (?:.*\\\n)*.*$", printed, re.MULTILINE)
+        ticket = await typed(create)
+        assert (ticket["title"], ticket["status"]) == ("Opening night", "on_sale")
+        assert [each["id"] for each in (await typed(show))["items"]] == [ticket["id"]]
+        assert "<id>" in reserve
+        order = await typed(reserve.replace("<id>", ticket["id"]))
+        assert (order["ticket_id"], order["status"]) == (ticket["id"], "created")
+
+
+async def typed(line: str) -> Any:
+    """What a line answers that is typed into a shell, as JSON."""
+    shell = await asyncio.create_subprocess_shell(line, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+    said, errors = await asyncio.wait_for(shell.communicate(), SECONDS)
+    assert shell.returncode == 0, errors.decode()
+    return json.loads(said)
+
+
+async def test_data_stays_until_it_is_told_to_start_afresh(home: Path) -> None:
+    async with Up(home) as up:
+        await up.start()
+        order = await sells(up.url)
+        await stopped(up, signal.SIGINT)
+        await up.start()
+        async with httpx.AsyncClient(headers=ADA) as http:
+            assert (await http.get(order)).json()["status"] == "created"
+        code, said = await boxoffice("up", "--data", str(up.data))
+        assert (code, f"at {up.url}" in said) == (1, True), said  # one is enough
+        await stopped(up, signal.SIGINT)
+    async with Up(home, "--fresh", port=up.port) as up:
+        await up.start()
+        async with httpx.AsyncClient(headers=ADA) as http:
+            assert (await http.get(order)).status_code == 404
+            assert (await http.get(f"{up.url}/api/tickets")).json()["items"] == []
+        await stopped(up, signal.SIGINT)
+
+
+async def stopped(up: Up, by: signal.Signals) -> None:
+    """End it in order: exit code 0, everything told, nothing left behind."""
+    up.send(by)
+    assert await up.ended() == 0, up.said
+    told = [up.said.rindex(line) for line in ("services stopped", "postgres stopped", "nats stopped")]
+    assert told == sorted(told)
+    assert up.left_behind() == []
+
+
+async def test_a_termination_signal_stops_it_as_control_c_does(home: Path) -> None:
+    async with Up(home) as up:
+        await up.start()
+        await stopped(up, signal.SIGTERM)
+
+
+async def test_a_folder_that_is_somebody_elses_is_neither_used_nor_deleted(home: Path) -> None:
+    theirs = home / "photos"
+    theirs.mkdir()
+    (theirs / "holiday.jpg").touch()
+    for options in ((), ("--fresh",)):
+        code, said = await boxoffice("up", "--data", str(theirs), *options)
+        assert code == 1
+        assert str(theirs) in said
+    assert [each.name for each in theirs.iterdir()] == ["holiday.jpg"]
+
+
+async def test_a_taken_port_is_passed_over_and_it_says_so(home: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        async with Up(home, port=taken) as up:
+            await up.start()
+            told = re.search(rf"port {taken} is taken, so it is (\d+)", up.said)
+            assert told, up.said
+            await sells(f"http://127.0.0.1:{told[1]}")
+
+
+async def test_control_c_twice_forces_it_and_it_starts_again_afterwards(home: Path) -> None:
+    async with Up(home) as up:
+        await up.start()
+        order = await sells(up.url)
+        async with httpx.AsyncClient(headers=ADA, timeout=30) as http:
+            payment = asyncio.create_task(http.post(f"{order}/payment", json={"token": "tok_slow"}))
+
+            async def status() -> str:
+                return str((await http.get(order)).json()["status"])
+
+            await eventually(status, "awaiting_payment")  # which takes 3 s, and a stop in order would wait for it
+            up.send(signal.SIGINT)
+            await up.says("Ctrl-C again to force it")
+            assert not payment.done()
+            up.send(signal.SIGINT)
+            assert await up.ended() == 130
+            with pytest.raises(httpx.TransportError):
+                await payment
+
+        async def still_there() -> list[str]:
+            return [left for left in up.left_behind() if left.startswith(("process", "port"))]
+
+        nothing: list[str] = []
+        await eventually(still_there, nothing)
+        await up.start()
+        async with httpx.AsyncClient(headers=ADA) as http:
+            assert (await http.get(order)).status_code == 200
+        await stopped(up, signal.SIGINT)
+
+
+@pytest.mark.parametrize("moment", ["nats", "postgres", "created stream TICKETS"])
+async def test_control_c_while_it_starts_is_clean(home: Path, moment: str) -> None:
+    async with Up(home) as up:
+        await up.start(until=moment)
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0, up.said
+        assert up.left_behind() == []
+        assert "Traceback" not in up.said
+
+
+@pytest.mark.parametrize(("program", "name"), [("nats-server", "nats"), ("postgres", "postgres")])
+async def test_a_crashed_server_is_started_again_and_reported(home: Path, program: str, name: str) -> None:
+    async with Up(home) as up:
+        await up.start()
+        order = await sells(up.url)
+        up.server(program).send_signal(signal.SIGKILL)
+        await up.says(f"{name} ended with -9; starting it again")
+        await up.says(f"{name} is back")
+
+        async with httpx.AsyncClient(headers=ADA) as http:
+
+            async def status(path: str) -> int:
+                return (await http.get(path)).status_code
+
+            await eventually(lambda: status(f"{up.url}/health/ready"), 200)
+            await eventually(lambda: status(order), 200)  # Postgres may lose its last moment; the log gives it back
+        await sells(up.url)
+        await stopped(up, signal.SIGINT)
+
+
+async def test_what_a_killed_one_left_behind_does_not_hinder_the_next(home: Path) -> None:
+    async with Up(home) as up:
+        await up.start()
+        order = await sells(up.url)
+        up.send(signal.SIGKILL)
+        assert await up.ended() == -9
+        await up.start()
+        async with httpx.AsyncClient(headers=ADA) as http:
+            assert (await http.get(order)).status_code == 200
+        await sells(up.url)
+        await stopped(up, signal.SIGINT)
+
+
+async def test_it_uses_servers_that_are_there_and_starts_none(home: Path, settings: Settings) -> None:
+    names = {"BOXOFFICE_NATS_URL": settings.nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url}
+    async with Up(home, variables=names) as up:
+        await up.start()
+        await sells(up.url)
+        assert [each.name() for each in up.family()] == ["boxoffice"]
+        assert settings.nats_url in up.said
+        assert sorted(each.name for each in up.data.iterdir()) == ["boxoffice-data", "running.json"]
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed"),
+    [
+        ("BOXOFFICE_PORT", "abc", "`int`"),
+        ("BOXOFFICE_HOLD_SECONDS", "-1", ">= 1"),
+        ("BOXOFFICE_AUTH", "maybe", "one of dev, off"),
+    ],
+)
+async def test_a_bad_setting_is_told_before_anything_starts(
+    home: Path, variable: str, value: str, allowed: str
+) -> None:
+    code, said = await boxoffice("up", "--data", str(home / "data"), **{variable: value})
+    assert code == 1
+    told = next(line for line in said.splitlines() if variable in line)
+    assert f"{variable}='{value}'" in told
+    assert allowed in told
+    assert "Traceback" not in said
+    assert "nats" not in said
+
+
+async def test_a_service_that_is_not_there_is_told_with_those_that_are() -> None:
+    code, said = await boxoffice("serve", "nosuch")
+    assert code == 2
+    assert "nosuch" in said
+    assert "tickets, orders, expiration" in said
+
+
+async def test_a_service_on_a_taken_port_says_which(settings: Settings) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        code, said = await boxoffice("serve", "tickets", "--port", str(port), BOXOFFICE_NATS_URL=settings.nats_url)
+    assert code == 1
+    assert f"127.0.0.1:{port}" in said
+    assert "Traceback" not in said
+
+
+async def test_to_migrate_again_changes_nothing(settings: Settings) -> None:
+    names = {"BOXOFFICE_NATS_URL": settings.nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url}
+    code, first = await boxoffice("migrate", **names)
+    assert code == 0
+    assert "created stream ORDERS" in first
+    assert await boxoffice("migrate", **names) == (0, "nothing to change\n")
+
+
+async def test_a_read_model_is_rebuilt_while_it_is_used(platform: Platform, home: Path) -> None:
+    names = {"BOXOFFICE_NATS_URL": platform.settings.nats_url, "BOXOFFICE_DATABASE_URL": platform.settings.database_url}
+    async with ServiceProcess("tickets orders", platform.settings, home) as shop:
+        order = await sells(shop.url)
+        events = (await platform.event_log.end("ORDERS")).sequence
+        code, said = await boxoffice("projections", "rebuild", "orders", **names)
+        assert code == 0, said
+        assert f"rebuilt orders from {events} events" in said
+        async with httpx.AsyncClient(headers=ADA) as http:
+            assert (await http.get(order)).status_code == 200
+        await sells(shop.url)
+    code, said = await boxoffice("projections", "rebuild", "nosuch", **names)
+    assert code == 2
+    assert "tickets, orders" in said
