@@ -8,6 +8,7 @@ from msgspec import inspect
 
 STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 NAMED = re.compile(r"(unknown|required) field `(.*)`")
+VAGUE = re.compile("regex|enum|out of range")
 GOT = re.compile(r", got `\w+`$")
 
 
@@ -26,7 +27,7 @@ def explain(message: str, kind: Any) -> tuple[list[str], str]:
 
 def in_words(message: str, kind: inspect.Type, path: Sequence[str] = ()) -> str:
     """The message with what is allowed in place of an expression or nothing, and without what came."""
-    if "regex" in message or "enum" in message:
+    if VAGUE.search(message):
         allowed = described(kind, path) or "something else"
         return f"Expected {allowed[0].lower()}{allowed[1:]}"
     return GOT.sub("", message)
@@ -45,6 +46,8 @@ def described(kind: inspect.Type, path: Sequence[str] = ()) -> str | None:
             return next((described(field.type, path[1:]) for field in fields if field.encode_name == path[0]), None)
         case inspect.StructType(fields=fields):
             return "there are " + ", ".join(field.encode_name for field in fields)
+        case inspect.IntType(ge=least, le=most):
+            return f"`int` from {least} to {most}"
         case inspect.LiteralType(values=values):
             return "one of " + ", ".join(map(str, values))
         case _:

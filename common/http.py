@@ -5,8 +5,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
+import litestar_offline_docs
 from litestar import Litestar, MediaType, Request, Response, get
 from litestar._openapi.schema_generation import SchemaCreator
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin  # there is no public way to extend it
@@ -16,9 +18,9 @@ from litestar.enums import HttpMethod, OpenAPIMediaType, ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Schema, SecurityScheme
+from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Message, Method, Receive, Scope, Send
 from litestar.typing import FieldDefinition
-from litestar_offline_docs import generate_static_files_config
 from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
@@ -49,6 +51,8 @@ ASKED_AS: Mapping[str, Method] = {
     HttpMethod.OPTIONS: HttpMethod.TRACE,  # refused with all that is allowed; Litestar's own answer leaves some out
 }
 """Methods that no handler has: the one whose answer is theirs."""
+
+SWAGGER = Path(litestar_offline_docs.__file__).parent / "static"
 
 FAVICON = (
     "<link rel='icon' href=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
@@ -106,14 +110,17 @@ def live() -> dict[str, str]:
     return {"status": "live"}
 
 
+def reasons_not_ready(state: State) -> dict[str, str]:
+    """What stands in the way of serving requests, by the worker that says so."""
+    workers = [worker for service in state.services for worker in service.workers]
+    reasons = {worker.name: worker.problem for worker in workers if worker.problem}
+    return reasons if state.connected() else reasons | {"nats": "not connected"}
+
+
 @get("/health/ready", include_in_schema=False, sync_to_thread=False)
 def ready(state: State) -> Response[dict[str, Any]]:
     """Whether requests can be served now, and if not, why."""
-    reasons = {
-        worker.name: worker.problem for service in state.services for worker in service.workers if worker.problem
-    }
-    if not state.connected():
-        reasons["nats"] = "not connected"
+    reasons = reasons_not_ready(state)
     status = "not ready" if reasons else "ready"
     return Response({"status": status, "problems": reasons}, status_code=503 if reasons else 200)
 
@@ -173,6 +180,7 @@ def create_app(
         async with running([worker for service in services for worker in service.workers]):
             yield
 
+    assets = create_static_files_router("/api/docs/assets", [SWAGGER], include_in_schema=False)
     docs = SwaggerRenderPlugin(
         path="/",
         favicon=FAVICON,
@@ -181,7 +189,14 @@ def create_app(
         standalone_preset_js_url="/api/docs/assets/swagger-ui-standalone-preset.js",
     )
     app = Litestar(
-        route_handlers=[live, ready, metrics, openapi, *(route for service in services for route in service.routes)],
+        route_handlers=[
+            live,
+            ready,
+            metrics,
+            openapi,
+            assets,
+            *(route for service in services for route in service.routes),
+        ],
         exception_handlers=TELL,
         request_class=JsonRequest,
         plugins=[StructSchemas()],
@@ -198,7 +213,6 @@ def create_app(
             security=[],
             components=Components(security_schemes={"bearer": WHO}),
         ),
-        static_files_config=[generate_static_files_config("/api/docs/assets")],
         state=State({"services": services, "authenticator": Authenticator(settings.auth), "connected": connected}),
     )
     app.asgi_handler = in_context(app.asgi_handler)

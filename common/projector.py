@@ -298,16 +298,21 @@ async def _catch_up(
 
 
 class Projected:
-    """Tells when a read model has passed a sequence of a stream, whichever replica projects it."""
+    """Tells when a read model has passed a sequence of a stream, whichever replica projects it.
 
-    def __init__(self, model: ReadModel, stream: str, database_url: str) -> None:
+    After a start, its `problem` is that the read model has not come yet to where the stream ended then.
+    """
+
+    def __init__(self, model: ReadModel, stream: str, event_log: EventLog, database_url: str) -> None:
         self.name = f"{model.name}.{stream} (listen)"
-        self.problem: str | None = None
+        self.problem: str | None = "starting"
         self._prefix = f"{model.name}.{stream}:"
         self._model = model
         self._stream = stream
+        self._event_log = event_log
         self._database_url = database_url
         self._passed = 0
+        self._goal = 0
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
 
@@ -327,7 +332,7 @@ class Projected:
         while True:
             try:
                 await self._listen()
-            except CONNECTION_LOST as error:
+            except (*CONNECTION_LOST, Unavailable) as error:
                 self.problem = f"{type(error).__name__}: {error}"
                 await asyncio.sleep(0.5)
 
@@ -338,9 +343,9 @@ class Projected:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(CHANNEL, self._hear)
             row = await connection.fetchrow(READ_CHECKPOINT, self._stream)
+            self._goal = (await self._event_log.end(self._stream)).sequence
             self._passed = 0
             self._pass(row["sequence"] if row else 0)
-            self.problem = None
             while not lost.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(lost.wait(), 10)
@@ -356,6 +361,8 @@ class Projected:
 
     def _pass(self, sequence: int) -> None:
         self._passed = max(self._passed, sequence)
+        behind = self._goal - self._passed
+        self.problem = f"the read model is catching up, {behind} events behind" if behind > 0 else None
         while self._waiting and self._waiting[0][0] <= self._passed:
             waiter = heapq.heappop(self._waiting)[2]
             if not waiter.done():

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 import msgspec
@@ -11,6 +11,7 @@ import nats.errors
 import structlog
 from litestar.types import ControllerRouterHandler
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
@@ -64,10 +65,21 @@ class Platform(msgspec.Struct, frozen=True):
             pool.terminate()
 
 
+class _Client(Client):
+    """Of nats-py, whose requests lose a cancellation that comes with the answer (`wait_for` before Python 3.12)."""
+
+    async def request(self, *args: Any, **kwargs: Any) -> Msg:
+        try:
+            return await super().request(*args, **kwargs)
+        finally:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise asyncio.CancelledError
+
+
 @asynccontextmanager
 async def connect(settings: Settings, name: str, *, patience: float = 30) -> AsyncIterator[Platform]:
     """What the services of a process share. Waits `patience` seconds for NATS, then raises Unavailable."""
-    client = Client()
+    client = _Client()
     closing = False
 
     async def disconnected() -> None:

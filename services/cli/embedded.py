@@ -5,8 +5,9 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -15,11 +16,14 @@ import psutil  # type: ignore[import-untyped]  # psutil ships no types
 from rich.console import Console
 from rich.table import Table
 
+from common.http import reasons_not_ready
 from common.settings import PREFIX, Settings, load
 from services.cli.servers import NatsServer, PostgresServer, Server, ServerFailed
 from services.cli.system import SERVICES, app_of, listen, migrate, server_of
 
 DATA = Path(".boxoffice")
+SLOW_SECONDS = 10.0
+"""After so long a start says what it waits for."""
 RUNNING = "running.json"
 """In the data folder while the system runs: how other commands find it."""
 MARK = "boxoffice-data"
@@ -99,8 +103,20 @@ async def servers(data: Path, environment: dict[str, str], console: Console) -> 
             console.print(f"  [green]✓[/] {server.name} stopped")
 
 
-async def watch(server: Server, console: Console) -> None:
+@asynccontextmanager
+async def watched(children: Sequence[Server], console: Console) -> AsyncIterator[None]:
     """Start a child again whenever it ends by itself."""
+    watchers = [asyncio.create_task(watch(child, console)) for child in children]
+    try:
+        yield
+    finally:
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
+
+
+async def watch(server: Server, console: Console) -> None:
+    """Start one child again whenever it ends, until cancelled."""
     while True:
         code = await server.wait()
         console.print(f"  [red]✗[/] {server.name} ended with {code}; starting it again")
@@ -117,31 +133,33 @@ async def watch(server: Server, console: Console) -> None:
 
 async def up(port: int, data: Path, *, fresh: bool, console: Console) -> None:
     """Run the whole system until Ctrl-C. Raises CannotStart, ServerFailed, BadSetting, Unavailable."""
-    began = perf_counter()
     prepare(data, fresh=fresh)
     environment = {PREFIX + "AUTH": "dev", **os.environ}
-    settings = load(Settings, environment)
-    for _, service_settings in SERVICES.values():
-        load(service_settings, environment)  # what is wrong is told before anything is started
+    for _, settings in SERVICES.values():
+        load(settings, environment)  # what is wrong is told before anything is started
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with servers(data, environment, console) as children:
+    on_signal(stop.set)
+    async with servers(data, environment, console) as children, watched(children, console):
+        asked = asyncio.create_task(stop.wait())
+        work = asyncio.create_task(run(port, data, environment, console, stop))
         try:
-            asked = asyncio.create_task(stop.wait())
-            work = asyncio.create_task(run(port, data, settings.host, environment, children, console, stop, began))
             await asyncio.wait([asked, work], return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 console.print("stopping; Ctrl-C again to force it")
+                on_signal(lambda: force(children))
                 if find_running(data) is None:  # still starting
                     work.cancel()
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    asyncio.get_running_loop().add_signal_handler(number, force, children)
             with suppress(asyncio.CancelledError):
                 await work
         finally:
             asked.cancel()
             (data / RUNNING).unlink(missing_ok=True)
+
+
+def on_signal(act: Callable[[], object]) -> None:
+    """What Ctrl-C and SIGTERM do from now on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, act)
 
 
 def force(children: Sequence[Server]) -> None:
@@ -151,48 +169,30 @@ def force(children: Sequence[Server]) -> None:
     os._exit(130)
 
 
-async def run(
-    port: int,
-    data: Path,
-    host: str,
-    environment: dict[str, str],
-    children: Sequence[Server],
-    console: Console,
-    stop: asyncio.Event,
-    began: float,
-) -> None:
-    """Migrate, then serve every service until `stop`, with the children watched."""
-    await migrate(load(Settings, environment), lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
-    watchers = [asyncio.create_task(watch(child, console)) for child in children]
-    door = first_free(host, port, console)
-    try:
+async def run(port: int, data: Path, environment: dict[str, str], console: Console, stop: asyncio.Event) -> None:
+    """Migrate, then serve every service until `stop`."""
+    settings = load(Settings, environment)
+    await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
+    with closing(first_free(settings.host, port, console)) as door:
         async with app_of(list(SERVICES), environment) as app:
             server = server_of(app)
             serving = asyncio.create_task(server.serve(sockets=[door]))
-            while not server.started and not serving.done():  # noqa: ASYNC110 (uvicorn has a flag, no event)
+            told = False
+            while not serving.done() and (not server.started or reasons_not_ready(app.state)):
                 await asyncio.sleep(0.02)
+                if not told and time.time() - psutil.Process().create_time() > SLOW_SECONDS:
+                    told = True
+                    console.print(f"  [yellow]![/] still waiting: {reasons_not_ready(app.state) or 'HTTP'}")
             if server.started:
-                running = Running(
-                    os.getpid(),
-                    psutil.Process().create_time(),
-                    "http://{}:{}".format(*door.getsockname()[:2]),
-                    environment[PREFIX + "NATS_URL"],
-                    environment[PREFIX + "DATABASE_URL"],
-                )
+                began = psutil.Process().create_time()
+                url = "http://{}:{}".format(*door.getsockname()[:2])
+                running = Running(os.getpid(), began, url, settings.nats_url, settings.database_url)
                 (data / RUNNING).write_bytes(msgspec.json.encode(running))
-                greet(running, data, console, perf_counter() - began)
+                greet(running, data, console, time.time() - began)
                 await stop.wait()
             server.should_exit = True
-            for watcher in watchers:
-                watcher.cancel()
             await serving
             console.print("  [green]✓[/] services stopped")
-    finally:
-        for watcher in watchers:
-            watcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await watcher
-        door.close()
 
 
 def first_free(host: str, port: int, console: Console) -> socket.socket:

@@ -24,7 +24,7 @@ async def create_service(platform: Platform, settings: OrdersSettings) -> AsyncI
     """The orders service: its doors, its listeners, and the projector of what buyers see."""
     log, database = platform.event_log, settings.database_url
     aggregate = Aggregate(ORDERS, log)
-    projected = Projected(READ_MODEL, "ORDERS", database)
+    projected = Projected(READ_MODEL, "ORDERS", log, database)
     async with platform.pool("orders") as pool:
         gateway = FakeGateway(pool)
         books = KeepOrderBook(aggregate, log)

@@ -19,9 +19,9 @@ from services.tickets.read_model import READ_MODEL
 async def create_service(platform: Platform, settings: Settings) -> AsyncIterator[Service]:
     """The tickets service: its doors, and the projectors of what buyers look at."""
     log, database = platform.event_log, settings.database_url
-    projected = Projected(READ_MODEL, "TICKETS", database)
-    tickets = ReadYourWrites(Aggregate(TICKETS, log), projected)
+    projected = {stream: Projected(READ_MODEL, stream, log, database) for stream in READ_MODEL.sources}
+    tickets = ReadYourWrites(Aggregate(TICKETS, log), projected["TICKETS"])
     async with platform.pool("tickets") as pool:
         router = Router("/", route_handlers=[TicketController], dependencies=given(desk=TicketDesk(tickets, pool)))
         projectors = [Projector(READ_MODEL, stream, log, database) for stream in READ_MODEL.sources]
-        yield Service("tickets", [router], [*projectors, projected])
+        yield Service("tickets", [router], [*projectors, *projected.values()])

@@ -155,7 +155,8 @@ READ_MODEL = ReadModel("tickets", TABLES, {"TICKETS": project_tickets, "ORDERS":
 
 SELECT_TICKET = """
 select id, seller_id, title, price, currency, tickets.quantity,
-       greatest(0, tickets.quantity - coalesce(taken.quantity, 0)) as available,
+       case status when 'on_sale' then greatest(0, tickets.quantity - coalesce(taken.quantity, 0)) else 0 end
+           as available,
        max_per_order, venue, starts_at, status, version, created_at
 from tickets left join taken on taken.ticket_id = tickets.id
 """

@@ -426,7 +426,7 @@ async def test_a_second_rebuild_is_refused_while_one_runs_and_one_that_was_stopp
 
 
 async def test_writers_can_wait_until_what_they_wrote_can_be_read(db: Database) -> None:
-    projected = Projected(FACTS, STREAM, db.url)
+    projected = Projected(FACTS, STREAM, db.log, db.url)
     async with running([projected]):
         await tell(db.log, *range(3))
         assert not await projected.wait(1, at_most=0.05)  # nobody projects
@@ -441,14 +441,14 @@ async def test_writers_can_wait_until_what_they_wrote_can_be_read(db: Database) 
             assert await waiting[2]
             assert await db.facts() == once(range(5))
         assert await projected.wait(4, at_most=0)
-    again = Projected(FACTS, STREAM, db.url)
+    again = Projected(FACTS, STREAM, db.log, db.url)
     async with running([again]):  # what was passed before it began, it reads from the checkpoint
         assert await again.wait(5, at_most=20)
         assert not await again.wait(6, at_most=0.05)
 
 
 async def test_waiting_outlives_the_connection_it_waits_on(db: Database) -> None:
-    projected = Projected(FACTS, STREAM, db.url)
+    projected = Projected(FACTS, STREAM, db.log, db.url)
     async with running([projected]), db.projecting():
         for turn in range(3):
             await tell(db.log, turn)
@@ -471,7 +471,7 @@ FOLD = Decider[Tell, frozenset[int], ExpirationCompleted](
 
 
 async def test_a_door_answers_when_its_write_can_be_read(db: Database) -> None:
-    projected = Projected(FACTS, STREAM, db.url)
+    projected = Projected(FACTS, STREAM, db.log, db.url)
     door = ReadYourWrites(Aggregate(FOLD, db.log), projected)
     async with running([projected]):
         async with db.projecting():
@@ -482,26 +482,48 @@ async def test_a_door_answers_when_its_write_can_be_read(db: Database) -> None:
     assert (handled.sequence, await db.facts()) == (21, once(range(20)))
 
 
-async def test_a_killed_database_costs_nothing_but_time(streams: Platform, home: Path) -> None:
+@pytest.fixture
+async def mortal(home: Path) -> AsyncIterator[PostgresServer]:
+    """A Postgres that a test may kill."""
     server = PostgresServer(home / "postgres")
     try:
         await server.start()
-        await projector.create(FACTS, streams.event_log, server.url)
-        db = Database(streams, server.url)
-        projected = Projected(FACTS, STREAM, db.url)
-        async with db.projecting() as worker, running([projected]), asyncio.TaskGroup() as group:
-            telling = group.create_task(tell(db.log, *range(1500)))
-            await eventually(lambda: passed(db, 100), True)
-            await asyncio.to_thread(server.kill)
-            await telling
-
-            async def complains() -> bool:
-                return worker.problem is not None and projected.problem is not None
-
-            await eventually(complains, True)
-            await server.start()
-            assert await projected.wait(1500, at_most=20)
-            assert await db.facts() == once(range(1500))
-            await no_problem(worker)
+        yield server
     finally:
         server.kill()
+
+
+async def test_tables_that_were_reported_survive_a_kill_right_after(streams: Platform, mortal: PostgresServer) -> None:
+    db = Database(streams, mortal.url)
+    await tell(db.log, 1, 2)
+    changed = ReadModel(
+        "facts", TABLES.replace("times bigint not null", "times bigint not null check (times = 1)"), FACTS.sources
+    )
+    for model in (FACTS, changed):
+        reported: list[str] = []
+        await projector.create(model, db.log, db.url, reported.append)
+        mortal.kill()
+        await mortal.start()
+        await projector.create(model, db.log, db.url, reported.append)
+        assert len(reported) == 1
+    assert await db.facts() == once(range(1, 3))
+
+
+async def test_a_killed_database_costs_nothing_but_time(streams: Platform, mortal: PostgresServer) -> None:
+    await projector.create(FACTS, streams.event_log, mortal.url)
+    db = Database(streams, mortal.url)
+    projected = Projected(FACTS, STREAM, db.log, db.url)
+    async with db.projecting() as worker, running([projected]), asyncio.TaskGroup() as group:
+        telling = group.create_task(tell(db.log, *range(1500)))
+        await eventually(lambda: passed(db, 100), True)
+        await asyncio.to_thread(mortal.kill)
+        await telling
+
+        async def complains() -> bool:
+            return worker.problem is not None and projected.problem is not None
+
+        await eventually(complains, True)
+        await mortal.start()
+        assert await projected.wait(1500, at_most=20)
+        assert await db.facts() == once(range(1500))
+        await no_problem(worker)
