@@ -12,6 +12,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
 
 from common.errors import Retry, Unavailable
 from common.event_log import delivery
@@ -75,6 +76,7 @@ class Subscription:
         self._listener = listener
         self._client = client
         self._consumer = CONSUMER[listener.durable]
+        self._stopping = False
         self._asked = 0  # messages asked for that have not come yet
         self._in_flight: dict[str, float] = {}  # by reply subject: when the server last heard of it, oldest first
         self._chains: dict[object, deque[tuple[Msg, Event]]] = {}
@@ -87,6 +89,7 @@ class Subscription:
 
     async def run(self) -> None:
         """Listen until cancelled; then let what runs finish, and put the rest back for others."""
+        self._stopping = False
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(
             inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
@@ -95,9 +98,7 @@ class Subscription:
         try:
             await self._pull(inbox)
         finally:
-            with suppress(nats.errors.Error, OSError):
-                await subscription.unsubscribe()
-            await self._drain()
+            await self._drain(subscription)
             keeper.cancel()
 
     async def settled(self) -> int:
@@ -157,19 +158,19 @@ class Subscription:
         if (chain := self._chains.get(key)) is not None:
             chain.append((message, event))
         else:
-            self._chains[key] = deque([(message, event)])
-            self._start(self._run_chain(key))
+            chain = self._chains[key] = deque([(message, event)])
+            self._start(self._run_chain(key, chain))
 
     def _start(self, work: Any) -> None:
         task = asyncio.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _run_chain(self, key: object) -> None:
-        chain = self._chains[key]
-        while chain:
+    async def _run_chain(self, key: object, chain: deque[tuple[Msg, Event]]) -> None:
+        while chain and not self._stopping:
             await self._handle(*chain.popleft())
-        del self._chains[key]
+        if not chain:
+            self._chains.pop(key, None)
 
     async def _handle(self, message: Msg, event: Event) -> None:
         """One event, from on() to its settlement."""
@@ -247,11 +248,16 @@ class Subscription:
                     if self._in_flight.pop(reply, None) is not None:  # not settled meanwhile
                         self._in_flight[reply] = loop.time()
 
-    async def _drain(self) -> None:
+    async def _drain(self, subscription: NatsSubscription) -> None:
+        """Begin nothing new, take in what is on its way, put back what waits; then let what runs finish."""
+        self._stopping = True
+        with suppress(nats.errors.Error, OSError):
+            await asyncio.wait_for(subscription.drain(), 1)  # type: ignore[no-untyped-call]  # nats-py forgot
         for chain in list(self._chains.values()):
             while chain:
                 message, _ = chain.popleft()
                 await self._settle(message, b"-NAK")
+        self._chains.clear()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=self._listener.patience)
             for task in late:

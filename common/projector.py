@@ -15,7 +15,7 @@ import structlog
 
 from common.aggregate import Aggregate, Handled
 from common.errors import Unavailable
-from common.event_log import EventLog, Recorded
+from common.event_log import BATCH_LIMIT, EventLog, Recorded
 from common.events import Event, UndecodableEvent
 from common.telemetry import PROJECTED
 
@@ -30,6 +30,9 @@ Project = Callable[[asyncpg.Connection, Sequence[Recorded]], Awaitable[None]]
 
 CHANNEL = "projected"
 REBUILD_BATCH = 5_000
+LINGER = 0.003
+"""Seconds between two transactions of a projector that keeps up: under load the next one is larger for it, and the
+first event after a pause does not wait."""
 
 CREATE_CHECKPOINT = """
 create table checkpoint (
@@ -114,6 +117,9 @@ class Projector:
                 await self._run_once()
             except CheckpointMoved:
                 self._log.info("checkpoint_moved")
+            except asyncpg.DataError as error:
+                self._complain(f"{type(error).__name__}: {error}", "deploy code that can store this event")
+                await asyncio.sleep(5)
             except (*CONNECTION_LOST, Unavailable) as error:
                 self._complain(f"{type(error).__name__}: {error}", "it goes on by itself once the server answers")
                 await asyncio.sleep(1)
@@ -148,6 +154,8 @@ class Projector:
                     sequence = batch[-1].sequence
                     self.problem = None
                     PROJECTED.labels(self._model.name, self._stream).inc(len(batch))
+                    if len(batch) < BATCH_LIMIT:
+                        await asyncio.sleep(LINGER)
         finally:
             connection.terminate()
 

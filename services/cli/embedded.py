@@ -131,7 +131,7 @@ async def watch(server: Server, console: Console) -> None:
         console.print(f"  [green]✓[/] {server.name} is back")
 
 
-async def up(port: int, data: Path, *, fresh: bool, console: Console) -> None:
+async def up(port: int | None, data: Path, *, fresh: bool, console: Console) -> None:
     """Run the whole system until Ctrl-C. Raises CannotStart, ServerFailed, BadSetting, Unavailable."""
     prepare(data, fresh=fresh)
     environment = {PREFIX + "AUTH": "dev", **os.environ}
@@ -169,11 +169,11 @@ def force(children: Sequence[Server]) -> None:
     os._exit(130)
 
 
-async def run(port: int, data: Path, environment: dict[str, str], console: Console, stop: asyncio.Event) -> None:
+async def run(port: int | None, data: Path, environment: dict[str, str], console: Console, stop: asyncio.Event) -> None:
     """Migrate, then serve every service until `stop`."""
     settings = load(Settings, environment)
     await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
-    with closing(first_free(settings.host, port, console)) as door:
+    with closing(first_free(settings.host, port or settings.port, console)) as door:
         async with app_of(list(SERVICES), environment) as app:
             server = server_of(app)
             serving = asyncio.create_task(server.serve(sockets=[door]))

