@@ -28,6 +28,7 @@ from common.errors import (
     Unavailable,
 )
 from common.explain import explain, in_words
+from common.projector import CONNECTION_LOST
 
 log = structlog.get_logger()
 
@@ -55,7 +56,6 @@ PASSING = (
     asyncpg.exceptions.InsufficientResourcesError,
     asyncpg.UndefinedTableError,
 )
-DATABASE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
 
 SHOWN = 80
 """Characters at most of what somebody sent us that we show them again."""
@@ -247,7 +247,7 @@ TELL: dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Respon
     BadRequest: tell_bad_request,
     ValidationException: tell_bad_parameters,
     HTTPException: tell_http_error,
-    **dict.fromkeys(DATABASE_ERRORS, tell_database_error),
+    **dict.fromkeys(CONNECTION_LOST, tell_database_error),
     Exception: tell_bug,
 }
 """Who tells what, the most special kind first."""
