@@ -151,10 +151,10 @@ class Subscription:
         self._in_flight[message.reply] = asyncio.get_running_loop().time()
         try:
             event = decode(tag, message.data)
-        except UndecodableEvent as error:
+            key = self._listener.key(event) or message.subject
+        except Exception as error:
             self._start(self._fail(message, error))
             return
-        key = self._listener.key(event) or message.subject
         if (chain := self._chains.get(key)) is not None:
             chain.append((message, event))
         else:
