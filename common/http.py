@@ -38,7 +38,7 @@ LINE = Meta(min_length=1, max_length=200, pattern=TEXT, description="One line of
 """What a name or a title is."""
 
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
-"""What OpenAPI says of a handler with the guard `requires_user`."""
+"""What OpenAPI says of a handler behind `RequiresUser`."""
 
 WHO = SecurityScheme(type="http", scheme="bearer", description="`dev:<name>`, where BOXOFFICE_AUTH is dev.")
 

@@ -60,7 +60,13 @@ class Server(uvicorn.Server):
 def server_of(app: Litestar) -> Server:
     """The web server for an app; `serve(sockets=[...])` runs it."""
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=5, lifespan="on"
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # what a client says of itself is not believed
+        timeout_graceful_shutdown=5,
+        lifespan="on",
     )
     return Server(config)
 

@@ -11,7 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from msgspec import Meta
 
-from common.auth import UserRequest, requires_user
+from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.errors import Invalid
 from common.http import BEARER, LOCATION_HEADER
@@ -79,7 +79,7 @@ class OrderController(Controller):
 
     path = "/api/orders"
     tags = ("orders",)
-    guards = (requires_user,)
+    middleware = (RequiresUser(),)
     security = BEARER
 
     @post("/", responses=problems(400, 401, 404, 409, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])

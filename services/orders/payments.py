@@ -5,15 +5,15 @@ of it, and the event that ends the order names every payment that is to be voide
 """
 
 import asyncio
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from uuid import UUID
 
 import asyncpg
 
 from common.clock import now
-from common.errors import Conflict, Invalid, PaymentDeclined
+from common.errors import Conflict, Invalid, PaymentDeclined, Unavailable
 from common.events import OrderEvent
-from common.projector import ReadYourWrites
+from common.projector import CONNECTION_LOST, ReadYourWrites
 from services.orders.domain import Book, CompleteOrder, Order, OrderCommand, RefusePayment, StartPayment, refuse_if_over
 
 VisibleOrders = ReadYourWrites[OrderCommand, Book, OrderEvent]
@@ -95,14 +95,21 @@ class FakeGateway:
         if token == "tok_slow":  # noqa: S105 (no secret)
             await asyncio.sleep(self.SLOW_SECONDS)
         wanted = "declined" if token == "tok_declined" else "authorised"  # noqa: S105 (no secret)
-        status = await self._pool.fetchval(AUTHORISE, payment_id, amount, currency, wanted)
+        status = await self._ask(AUTHORISE, payment_id, amount, currency, wanted)
         if status in ("declined", "voided"):
             raise PaymentDeclined(f"The payment was {status}.")
 
     async def capture(self, payment_id: UUID) -> None:
-        if not await self._pool.fetchval(CAPTURE, payment_id):
+        if not await self._ask(CAPTURE, payment_id):
             raise Conflict(f"Payment {payment_id} is not authorised.")
 
     async def void(self, payment_id: UUID) -> None:
-        if not await self._pool.fetchval(VOID, payment_id):
+        if not await self._ask(VOID, payment_id):
             raise Conflict(f"Payment {payment_id} was captured.")
+
+    async def _ask(self, query: str, *arguments: object) -> Any:
+        """Raises Unavailable: a listener then asks as often as it takes."""
+        try:
+            return await self._pool.fetchval(query, *arguments)
+        except CONNECTION_LOST as error:
+            raise Unavailable("The payment gateway does not answer now; try again.") from error

@@ -13,7 +13,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
 
-from common.auth import UserRequest, requires_user
+from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.errors import Invalid, PreconditionRequired
 from common.events import TicketDetails, TicketEvent
@@ -154,7 +154,7 @@ class TicketController(Controller):
 
     @post(
         "/",
-        guards=[requires_user],
+        middleware=[RequiresUser()],
         security=BEARER,
         responses=problems(400, 401, 413, 415, 422, 503),
         response_headers=[ETAG_HEADER, LOCATION_HEADER],
@@ -174,7 +174,7 @@ class TicketController(Controller):
 
     @patch(
         "/{ticket_id:str}",
-        guards=[requires_user],
+        middleware=[RequiresUser()],
         security=BEARER,
         responses=problems(400, 401, 404, 409, 412, 413, 415, 422, 428, 503),
         response_headers=[ETAG_HEADER],
@@ -197,7 +197,7 @@ class TicketController(Controller):
 
     @delete(
         "/{ticket_id:str}",
-        guards=[requires_user],
+        middleware=[RequiresUser()],
         security=BEARER,
         status_code=200,
         responses=problems(400, 401, 404, 503),

@@ -22,7 +22,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from nats.js.api import StreamConfig
 
-from common.auth import UserRequest, requires_user
+from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.errors import NotFound
 from common.event_log import Draft
@@ -97,7 +97,7 @@ class OrderController(Controller):
     """The doors of the orders service, as far as they are measured."""
 
     path = "/api/orders"
-    guards = (requires_user,)
+    middleware = (RequiresUser(),)
 
     @post("/")
     async def place(

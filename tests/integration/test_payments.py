@@ -11,7 +11,7 @@ import pytest
 
 from common.aggregate import Aggregate
 from common.clock import new_id, now
-from common.errors import Conflict, Invalid, PaymentDeclined
+from common.errors import Conflict, Invalid, PaymentDeclined, Unavailable
 from common.events import OrderCancelled, OrderCompleted, OrderEvent, PaymentRefused, PaymentStarted, TicketDetails
 from common.runtime import Platform
 from services.cli.servers import NatsServer
@@ -108,6 +108,14 @@ async def test_what_was_captured_is_not_voided(gateway: FakeGateway, pool: async
 async def test_what_was_never_authorised_is_not_captured(gateway: FakeGateway) -> None:
     with pytest.raises(Conflict):
         await gateway.capture(uuid4())
+
+
+async def test_a_gateway_that_does_not_answer_is_asked_again(home: Path) -> None:
+    async with asyncpg.create_pool(f"postgresql:///postgres?host={home}", min_size=0) as nobody:
+        gateway = FakeGateway(nobody)
+        for asking in (gateway.authorise(uuid4(), "tok_ok", 1, "EUR"), gateway.capture(uuid4()), gateway.void(uuid4())):
+            with pytest.raises(Unavailable):
+                await asking
 
 
 # Payments through the running services
