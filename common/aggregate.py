@@ -11,8 +11,9 @@ import msgspec
 import structlog
 
 from common.errors import DomainError, Unavailable
-from common.event_log import BATCH_LIMIT, Draft, EventLog, WrongSequence
+from common.event_log import Draft, EventLog, WrongSequence
 from common.events import Event
+from common.group_commit import BATCH_LIMIT
 from common.telemetry import CONFLICTS, Cause, current_cause
 
 C = TypeVar("C")  # commands

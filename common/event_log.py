@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol, Self
@@ -20,10 +20,8 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from common.clock import new_id, now
 from common.errors import Invalid, Unavailable
 from common.events import Event, UndecodableEvent, decode, encode, type_of
+from common.group_commit import BATCH_LIMIT, ApiError, GroupCommit, Guarded, PubAck
 from common.telemetry import APPENDED, IN_DOUBT, Cause, current_cause
-
-BATCH_LIMIT = 1000
-"""Messages in one atomic batch at most (the server's limit, nats-server 2.15)."""
 
 WRONG_LAST_SEQUENCE = 10071
 WRITE_IN_FLIGHT = 10164
@@ -129,11 +127,6 @@ class EventLog(Protocol):
         """The id of the event at `sequence`, or None where there is none."""
 
 
-class _ApiError(msgspec.Struct):
-    err_code: int = 0
-    description: str = ""
-
-
 class _StreamState(msgspec.Struct, frozen=True):
     last_seq: int = 0
 
@@ -141,15 +134,7 @@ class _StreamState(msgspec.Struct, frozen=True):
 class _StreamInfo(msgspec.Struct):
     created: datetime = datetime.fromtimestamp(0, UTC)
     state: _StreamState = _StreamState()
-    error: _ApiError | None = None
-
-
-class _PubAck(msgspec.Struct):
-    seq: int = 0
-    error: _ApiError | None = None
-
-
-_decode_ack: Callable[[bytes], _PubAck] = msgspec.json.Decoder(_PubAck).decode
+    error: ApiError | None = None
 
 
 def stream_of(subject: str) -> str:
@@ -172,6 +157,7 @@ class JetStreamLog:
         self._client = client
         self._js: JetStreamContext = client.jetstream(timeout=timeout)
         self._timeout = timeout
+        self._groups: dict[str, GroupCommit] = {}  # by stream
 
     async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
         if not 1 <= len(drafts) <= BATCH_LIMIT:
@@ -213,27 +199,17 @@ class JetStreamLog:
                 )
             await asyncio.sleep(random.uniform(0.002, 0.02) if ack else 0.1)  # noqa: S311 (jitter)
 
-    async def _publish(self, subject: str, drafts: Sequence[Draft], expected: int) -> _PubAck:
+    async def _publish(self, subject: str, drafts: Sequence[Draft], expected: int) -> PubAck:
         """One try. Raises what nats-py raises."""
         if not (self._client.is_connected or self._client.is_closed):
             raise nats.errors.OutboundBufferLimitError
-        guard = {"Nats-Expected-Last-Subject-Sequence": str(expected)}
         source = "/" + subject
+        group = self._groups.setdefault(stream_of(subject), GroupCommit(self._client))
+        first = Guarded(subject, encode(drafts[0].event), drafts[0].headers(source), expected)
         if len(drafts) == 1:
-            reply = await self._client.request(
-                subject, encode(drafts[0].event), timeout=2, headers=drafts[0].headers(source) | guard
-            )
-            return _decode_ack(reply.data)
-        batch = {"Nats-Batch-Id": str(new_id())}
-        for place, draft in enumerate(drafts, start=1):
-            headers = draft.headers(source) | batch | {"Nats-Batch-Sequence": str(place)}
-            if place == 1:
-                headers |= guard
-            if place < len(drafts):
-                await self._client.publish(subject, encode(draft.event), headers=headers)
-        headers["Nats-Batch-Commit"] = "1"
-        reply = await self._client.request(subject, encode(drafts[-1].event), timeout=2, headers=headers)
-        return _decode_ack(reply.data)
+            return await group.publish(first)
+        others = [Guarded(subject, encode(draft.event), draft.headers(source), None) for draft in drafts[1:]]
+        return await group.publish_together([first, *others])
 
     async def _stored(self, subject: str, drafts: Sequence[Draft], expected: int, deadline: float) -> int | None:
         """The last sequence of `drafts` if an earlier try stored them; None if not all of them can be seen (yet).

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from common.clock import now
 from common.errors import Invalid
-from common.event_log import BATCH_LIMIT, Batches, Draft, Recorded, StreamEnd, WrongSequence, stream_of
+from common.event_log import Batches, Draft, Recorded, StreamEnd, WrongSequence, stream_of
 from common.events import decode, encode, type_of
+from common.group_commit import BATCH_LIMIT
 
 
 class MemoryLog:

@@ -15,8 +15,9 @@ import structlog
 
 from common.aggregate import Aggregate, Handled
 from common.errors import Unavailable
-from common.event_log import BATCH_LIMIT, EventLog, Recorded
+from common.event_log import EventLog, Recorded
 from common.events import Event, UndecodableEvent
+from common.group_commit import BATCH_LIMIT
 from common.telemetry import PROJECTED
 
 C = TypeVar("C")

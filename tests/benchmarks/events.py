@@ -11,7 +11,7 @@ import msgspec
 from nats.aio.client import Client
 
 from common.clock import new_id, now
-from common.event_log import BATCH_LIMIT, Draft
+from common.event_log import Draft
 from common.events import (
     BookListing,
     BookOpened,
@@ -24,6 +24,7 @@ from common.events import (
     TicketDetails,
     encode,
 )
+from common.group_commit import BATCH_LIMIT
 
 SEED = 7
 SEATS = 1_000_000_000

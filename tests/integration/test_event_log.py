@@ -8,7 +8,8 @@ import pytest
 
 from common.clock import now
 from common.errors import Invalid
-from common.event_log import BATCH_LIMIT, Draft, EventLog, WrongSequence
+from common.event_log import Draft, EventLog, WrongSequence
+from common.group_commit import BATCH_LIMIT
 from common.telemetry import Cause, cause
 from tests.facts import STREAM, draft, drafts, fact, first, number_of, numbers, tell, whole
 

@@ -10,8 +10,9 @@ import pytest
 
 from common.aggregate import Aggregate, Decider
 from common.errors import Conflict, Unavailable
-from common.event_log import BATCH_LIMIT, Draft, EventLog, Recorded
+from common.event_log import Draft, EventLog, Recorded
 from common.events import ExpirationCompleted
+from common.group_commit import BATCH_LIMIT
 from common.memory_log import MemoryLog
 from common.telemetry import CONFLICTS, Cause, cause
 from tests.facts import AT, number_of, numbers
