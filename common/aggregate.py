@@ -68,7 +68,7 @@ class Aggregate(Generic[C, S, E]):
     """
 
     def __init__(
-        self, decider: Decider[C, S, E], event_log: EventLog, *, cache_events: int = 2_000_000, timeout: float = 10.0
+        self, decider: Decider[C, S, E], event_log: EventLog, *, cache_events: int = 300_000, timeout: float = 10.0
     ) -> None:
         """`timeout`: seconds after which a command that keeps losing the race raises Unavailable."""
         self._decider = decider
@@ -113,7 +113,8 @@ class Aggregate(Generic[C, S, E]):
             sequence = recorded.sequence
             version += 1
         loaded = Loaded(state, sequence, version)
-        self._remember(aggregate_id, loaded)
+        if version:
+            self._remember(aggregate_id, loaded)
         return loaded
 
     async def _write(self, aggregate_id: UUID) -> None:

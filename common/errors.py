@@ -22,10 +22,6 @@ class PaymentDeclined(DomainError):
     """The buyer's bank said no."""
 
 
-class Forbidden(DomainError):
-    """This person may not do this."""
-
-
 class NotFound(DomainError):
     """There is no such thing, or not for this person."""
 

@@ -128,7 +128,7 @@ def ready(state: State) -> Response[dict[str, Any]]:
 @get("/metrics", include_in_schema=False, media_type=MediaType.TEXT, sync_to_thread=False)
 def metrics() -> Response[bytes]:
     """Prometheus metrics of this process."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8"))
 
 
 @get("/api/openapi.json", include_in_schema=False, sync_to_thread=False)

@@ -16,7 +16,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from common.errors import Retry, Unavailable
 from common.event_log import delivery
-from common.events import OWNERS, Event, UndecodableEvent, decode, type_of
+from common.events import OWNERS, UPCASTS, Event, UndecodableEvent, decode, type_of
 from common.telemetry import DEAD_LETTERS, HANDLED, Cause, cause
 from common.topology import CONSUMER
 
@@ -30,9 +30,10 @@ class Listener(ABC, Generic[E_contra]):
 
     `on` returns: the event is done. It raises `Retry(after)`: the event comes again after that many seconds. It raises
     Unavailable: it comes again, as often as it takes. It raises anything else: it comes again with growing gaps, and
-    after `attempts` deliveries goes to the stream DEAD, with an alarm. Events of one aggregate run one after the other,
-    others side by side, up to `concurrency` at a time. A redelivery or a second replica may break that order, so what
-    follows a foreign aggregate looks at `event.version`.
+    after `attempts` failures goes to the stream DEAD, with an alarm. (A delivery that nobody here saw the end of counts
+    as one: an event that kills its process is given up on too.) Events of one aggregate run one after the other, others
+    side by side, up to `concurrency` at a time. A redelivery or a second replica may break that order, so what follows
+    a foreign aggregate looks at `event.version`.
 
     `patience`: seconds that a running `on` is given to finish when the service stops; then it is cancelled, and the
     event put back.
@@ -80,6 +81,7 @@ class Subscription:
         self._asked = 0  # messages asked for that have not come yet
         self._in_flight: dict[str, float] = {}  # by reply subject: when the server last heard of it, oldest first
         self._chains: dict[object, deque[tuple[Msg, Event]]] = {}
+        self._excused: dict[int, int] = {}  # by sequence: deliveries that were no failure of the event
         self._running: set[asyncio.Task[None]] = set()
         self._progress = asyncio.Event()
         self._log = log.bind(listener=listener.durable)
@@ -144,13 +146,15 @@ class Subscription:
         self._asked -= 1
         self.problem = None
         tag = headers.get("ce-type", "")
-        if tag not in self._listener.hears:
+        if tag and tag not in self._listener.hears and tag not in UPCASTS:
             await self._settle(message, b"+ACK")
-            self._progress.set()
             return
         self._in_flight[message.reply] = asyncio.get_running_loop().time()
         try:
             event = decode(tag, message.data)
+            if type_of(type(event)) not in self._listener.hears:  # an old shape of something else
+                await self._settle(message, b"+ACK")
+                return
             key = self._listener.key(event) or message.subject
         except Exception as error:
             self._start(self._fail(message, error))
@@ -183,21 +187,32 @@ class Subscription:
             await self._settle(message, b"-NAK")
             raise
         except Retry as retry:
+            self._excuse(message)
             await self._settle(message, _later(retry.after))
             self._outcomes["retry"].inc()
         except Exception as error:
             await self._fail(message, error)
         else:
+            if self._excused:
+                self._excused.pop(delivery(message.reply)[1], None)
             await self._settle(message, b"+ACK")
             self._outcomes["done"].inc()
 
+    def _excuse(self, message: Msg) -> None:
+        """This delivery does not count as an attempt."""
+        sequence = delivery(message.reply)[1]
+        self._excused[sequence] = self._excused.get(sequence, 0) + 1
+
     async def _fail(self, message: Msg, error: Exception) -> None:
         """Back off, or give up after the last attempt. An unavailable server is no reason to give up on an event."""
-        attempt, sequence, _ = delivery(message.reply)
+        if isinstance(error, Unavailable):
+            self._excuse(message)
+        deliveries, sequence, _ = delivery(message.reply)
+        attempt = deliveries - self._excused.get(sequence, 0)
         told = self._log.bind(subject=message.subject, sequence=sequence, attempt=attempt, error=repr(error))
         last = attempt >= self._listener.attempts or isinstance(error, UndecodableEvent)
         if isinstance(error, Unavailable) or not last:
-            delay = random.uniform(0.5, 1) * min(60, 2 ** min(attempt, 10))  # noqa: S311 (jitter)
+            delay = random.uniform(0.5, 1) * min(60, 2 ** min(deliveries, 10))  # noqa: S311 (jitter)
             told.warning("listener_failed", again_in=round(delay, 1))
             await self._settle(message, _later(delay))
             self._outcomes["error"].inc()
@@ -207,6 +222,7 @@ class Subscription:
         except (nats.errors.Error, OSError, Unavailable):
             await self._settle(message, _later(5))  # the next delivery tries again to bury it
             return
+        self._excused.pop(sequence, None)
         told.error("dead_letter")
         DEAD_LETTERS.labels(self.name).inc()
         self._outcomes["dead"].inc()

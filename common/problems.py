@@ -18,7 +18,6 @@ from msgspec import inspect
 from common.errors import (
     Conflict,
     DomainError,
-    Forbidden,
     Invalid,
     NotFound,
     PaymentDeclined,
@@ -40,7 +39,6 @@ STATUS: Mapping[type[DomainError], int] = {
     Invalid: 422,
     Unauthenticated: 401,
     PaymentDeclined: 402,
-    Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
     Stale: 412,
@@ -216,6 +214,8 @@ def parameter_problem(request: Request[Any, Any, Any], key: str, message: str) -
 
 def tell_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     """What Litestar refuses by itself: unknown paths, wrong methods, bodies that are too large."""
+    if error.detail == "client disconnected prematurely":  # Litestar 2.25 has no class for it
+        return problem(400, "The body came to no end.")
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return tell_bug(request, error)
     path = clipped(request.url.path)

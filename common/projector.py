@@ -49,6 +49,7 @@ MOVE_CHECKPOINT = """
 update checkpoint set sequence = $3, event_id = $4 where stream = $1 and sequence = $2 returning true
 """
 # The one active projector of a stream; and, for the length of a transaction, who may write a read model.
+TRY_ACTIVE = "select pg_try_advisory_lock(hashtextextended('boxoffice.projector.' || $1, 0))"
 BE_ACTIVE = "select pg_advisory_lock(hashtextextended('boxoffice.projector.' || $1, 0))"
 MAY_WRITE = "select pg_advisory_xact_lock(hashtextextended('boxoffice.write.' || $1, 0))"
 DURABLY = "set local synchronous_commit = on"  # and with it all that was committed before
@@ -139,7 +140,9 @@ class Projector:
     async def _run_once(self) -> None:
         connection = await connect(self._database_url, self._model.name)
         try:
-            await connection.execute(BE_ACTIVE, self.name)
+            if not await connection.fetchval(TRY_ACTIVE, self.name):
+                self.problem = None  # a standby has none
+                await connection.execute(BE_ACTIVE, self.name)
             sequence = await verify_checkpoint(connection, self._stream, self._event_log)
             self.problem = None
             self._log.info("projecting", after=sequence)

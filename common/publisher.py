@@ -1,16 +1,20 @@
 """Puts one typed event on its stream."""
 
 from typing import Generic, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from common.event_log import Draft, EventLog, WrongSequence
-from common.events import OWNERS, Event
+from common.events import OWNERS, Event, type_of
+from common.telemetry import current_cause
 
 E = TypeVar("E", bound=Event)
 
 
 class Publisher(Generic[E]):
-    """Tells facts that can happen only once: each has a subject of its own, `<service>.<id>`, and is first on it."""
+    """Tells facts that can happen only once: each has a subject of its own, `<service>.<id>`, and is first on it.
+
+    Its id is made from that id and its type, so it is the same each time.
+    """
 
     def __init__(self, service: str, event_log: EventLog) -> None:
         assert service in OWNERS, f"no service {service!r} owns events"
@@ -19,8 +23,9 @@ class Publisher(Generic[E]):
 
     async def publish(self, fact_id: UUID, event: E) -> bool:
         """Append `event` unless it was told before; whether this was the first time. Raises Unavailable."""
+        draft = Draft(event, str(uuid5(fact_id, type_of(type(event)))), current_cause())
         try:
-            await self._log.append(f"{self._service}.{fact_id}", [Draft.of(event)], expected=0)
+            await self._log.append(f"{self._service}.{fact_id}", [draft], expected=0)
         except WrongSequence:
             return False
         return True

@@ -1,6 +1,7 @@
 """Settings from the environment: `BOXOFFICE_<NAME>`, checked and typed."""
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeVar
 
@@ -23,6 +24,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth: Literal["dev", "off"] = "off"
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def without_password(url: str) -> str:
+    """An address as it may be shown."""
+    return re.sub(r"//([^:/@]*):[^@/]*@", r"//\1:***@", url)
 
 
 class BadSetting(Exception):

@@ -16,7 +16,7 @@ from common.errors import Unavailable
 from common.projector import CheckpointMismatch, connect, fingerprint_of, verify_checkpoint
 from common.runtime import Platform
 from common.runtime import connect as connect_platform
-from common.settings import PREFIX, BadSetting, load
+from common.settings import PREFIX, BadSetting, load, without_password
 from services.cli.embedded import DATA, find_running
 from services.cli.servers import free_port
 from services.cli.system import READ_MODELS, SERVICES
@@ -32,9 +32,9 @@ class Finding(msgspec.Struct, frozen=True):
     mend: str = ""
 
 
-async def examine(environment: Mapping[str, str]) -> AsyncIterator[Finding]:
+async def examine(environment: Mapping[str, str], data: Path = DATA) -> AsyncIterator[Finding]:
     """Look at everything, from the ground up; stops where nothing further can be seen."""
-    for finding in (*python(), *settings(environment), *folder()):
+    for finding in (*python(), *settings(environment), *folder(data)):
         yield finding
     try:
         chosen = load(SERVICES["orders"][1], environment)
@@ -42,7 +42,7 @@ async def examine(environment: Mapping[str, str]) -> AsyncIterator[Finding]:
         return
     try:
         async with connect_platform(chosen, "doctor", patience=3) as platform:
-            yield Finding(f"NATS answers at {chosen.nats_url}", "well")
+            yield Finding(f"NATS answers at {without_password(chosen.nats_url)}", "well")
             async for finding in log(platform):
                 yield finding
             async for finding in read_models(platform, chosen.database_url):
@@ -67,30 +67,31 @@ def python() -> list[Finding]:
 def settings(environment: Mapping[str, str]) -> list[Finding]:
     """The BOXOFFICE_ variables: those that are wrong, and those that nobody reads."""
     found, known = [], {PREFIX + "LOG_LEVEL"}
-    for name, (_, kind) in SERVICES.items():
+    for _, kind in SERVICES.values():
         known |= {PREFIX + field.name.upper() for field in msgspec.structs.fields(kind)}
         try:
             load(kind, environment)
         except BadSetting as error:
-            found.append(Finding(f"settings of {name}: {error}", "wrong", "correct or unset the variable"))
+            if (finding := Finding(str(error), "wrong", "correct or unset the variable")) not in found:
+                found.append(finding)
     unread = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
     found += [Finding(f"{name} is set, but nothing reads it", "note", "is it misspelt?") for name in unread]
     return found or [Finding("settings", "well")]
 
 
-def folder() -> list[Finding]:
+def folder(data: Path) -> list[Finding]:
     """The data folder and the port of the embedded mode."""
-    free = shutil.disk_usage(DATA if DATA.exists() else Path()).free
+    free = shutil.disk_usage(data if data.exists() else Path()).free
     room = f"{free / 1e9:.1f} GB free for data"
     found = [
         Finding(room, "well")
         if free > LOW_DISK
         else Finding(room, "wrong", "make room: JetStream refuses events on a full disk")
     ]
-    if running := find_running():
+    if running := find_running(data):
         found.append(Finding(f"`boxoffice up` runs as process {running.pid} at {running.url}", "well"))
-    elif not os.access(DATA if DATA.exists() else Path(), os.W_OK):
-        found.append(Finding(f"{DATA.absolute()} cannot be written", "wrong", "choose another folder with --data"))
+    elif not os.access(data if data.exists() else Path(), os.W_OK):
+        found.append(Finding(f"{data.absolute()} cannot be written", "wrong", "choose another folder with --data"))
     elif (port := free_port(8080)) != 8080:
         found.append(Finding("port 8080 is taken", "note", f"`boxoffice up` will take {port}, or name one with --port"))
     return found

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.http import reasons_not_ready
-from common.settings import PREFIX, Settings, load
+from common.settings import PREFIX, Settings, load, without_password
 from services.cli.servers import NatsServer, PostgresServer, Server, ServerFailed
 from services.cli.system import SERVICES, app_of, listen, migrate, server_of
 
@@ -39,9 +39,14 @@ class Running(msgspec.Struct, frozen=True):
 
     pid: int
     since: float
-    url: str
     nats_url: str
     database_url: str
+    url: str = ""  # empty until it serves
+
+    def tell(self, data: Path) -> None:
+        """Write it into the data folder; for its owner's eyes, since addresses may hold passwords."""
+        (data / RUNNING).touch(mode=0o600)
+        (data / RUNNING).write_bytes(msgspec.json.encode(self))
 
 
 def find_running(data: Path = DATA) -> Running | None:
@@ -66,7 +71,7 @@ def environment_here(environment: Mapping[str, str] = os.environ, data: Path = D
 def prepare(data: Path, *, fresh: bool) -> None:
     """Make the data folder, empty if `fresh`. Raises CannotStart rather than delete what is not ours."""
     if running := find_running(data):
-        raise CannotStart(f"It already runs, as process {running.pid}, at {running.url}.")
+        raise CannotStart(f"It already runs, as process {running.pid}, at {running.url or 'an address to be told'}.")
     if fresh and data.exists():
         if any(data.iterdir()) and not (data / MARK).exists():
             raise CannotStart(f"{data} is not a data folder of Boxoffice; --fresh does not delete it.")
@@ -147,7 +152,7 @@ async def up(port: int | None, data: Path, *, fresh: bool, console: Console) -> 
             if not work.done():
                 console.print("stopping; Ctrl-C again to force it")
                 on_signal(lambda: force(children))
-                if find_running(data) is None:  # still starting
+                if not ((running := find_running(data)) and running.url):  # still starting
                     work.cancel()
             with suppress(asyncio.CancelledError):
                 await work
@@ -172,6 +177,9 @@ def force(children: Sequence[Server]) -> None:
 async def run(port: int | None, data: Path, environment: dict[str, str], console: Console, stop: asyncio.Event) -> None:
     """Migrate, then serve every service until `stop`."""
     settings = load(Settings, environment)
+    began = psutil.Process().create_time()
+    running = Running(os.getpid(), began, settings.nats_url, settings.database_url)
+    running.tell(data)
     await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
     with closing(first_free(settings.host, port or settings.port, console)) as door:
         async with app_of(list(SERVICES), environment) as app:
@@ -180,14 +188,13 @@ async def run(port: int | None, data: Path, environment: dict[str, str], console
             told = False
             while not serving.done() and (not server.started or reasons_not_ready(app.state)):
                 await asyncio.sleep(0.02)
-                if not told and time.time() - psutil.Process().create_time() > SLOW_SECONDS:
+                if not told and time.time() - began > SLOW_SECONDS:
                     told = True
-                    console.print(f"  [yellow]![/] still waiting: {reasons_not_ready(app.state) or 'HTTP'}")
+                    for name, reason in reasons_not_ready(app.state).items():
+                        console.print(f"  [yellow]![/] still waiting for {name}: {reason}")
             if server.started:
-                began = psutil.Process().create_time()
-                url = "http://{}:{}".format(*door.getsockname()[:2])
-                running = Running(os.getpid(), began, url, settings.nats_url, settings.database_url)
-                (data / RUNNING).write_bytes(msgspec.json.encode(running))
+                running = msgspec.structs.replace(running, url="http://{}:{}".format(*door.getsockname()[:2]))
+                running.tell(data)
                 greet(running, data, console, time.time() - began)
                 await stop.wait()
             server.should_exit = True
@@ -217,8 +224,8 @@ def greet(running: Running, data: Path, console: Console, seconds: float) -> Non
     table.add_row("Documentation", f"{running.url}/api/docs")
     table.add_row("Health", f"{running.url}/health/ready")
     table.add_row("Metrics", f"{running.url}/metrics")
-    table.add_row("NATS", running.nats_url)
-    table.add_row("Postgres", running.database_url)
+    table.add_row("NATS", without_password(running.nats_url))
+    table.add_row("Postgres", without_password(running.database_url))
     table.add_row("Data", str(data))
     console.print(f"\n[bold]Boxoffice is open[/] [dim]after {seconds:.1f} s[/]\n")
     console.print(table)

@@ -31,12 +31,29 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
         raise click.ClickException(error.detail) from error
 
 
-def settings_here() -> Settings:
-    """Settings from the environment, or of the embedded system that runs here."""
+in_folder = click.option(
+    "--data",
+    default=".boxoffice",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The data folder of the system that is meant, where the environment names no servers.",
+)
+
+
+def settings_here(data: Path) -> Settings:
+    """Settings from the environment, or of the embedded system that runs on this folder."""
     from services.cli.embedded import environment_here
 
     try:
-        return load(Settings, environment_here())
+        return load(Settings, environment_here(data=data))
+    except BadSetting as error:
+        raise click.ClickException(str(error)) from error
+
+
+def log_as(level: str) -> None:
+    """Log at the level that the environment names, or at this one."""
+    try:
+        configure_logging(load(Settings, {"BOXOFFICE_LOG_LEVEL": level, **os.environ}).log_level)
     except BadSetting as error:
         raise click.ClickException(str(error)) from error
 
@@ -57,7 +74,7 @@ def up(port: int | None, data: Path, fresh: bool) -> None:
     """Start everything here: NATS, Postgres and every service behind one address."""
     from services.cli.embedded import up
 
-    configure_logging(os.environ.get("BOXOFFICE_LOG_LEVEL", "warning"))
+    log_as("warning")
     run(up(port, data, fresh=fresh, console=console))
 
 
@@ -74,37 +91,40 @@ def serve(names: tuple[str, ...], port: int | None) -> None:
     environment = dict(os.environ)
     if port is not None:
         environment["BOXOFFICE_PORT"] = str(port)
-    configure_logging(environment.get("BOXOFFICE_LOG_LEVEL", "info"))
+    log_as("info")
     run(serve_services(names, environment))
 
 
 @cli.command()
-def migrate() -> None:
+@in_folder
+def migrate(data: Path) -> None:
     """Create or change streams, durable consumers and read models as this code has them; safe to repeat."""
     from services.cli.system import migrate
 
     configure_logging("warning")
-    if not run(migrate(settings_here(), console.print)):
+    if not run(migrate(settings_here(data), console.print)):
         console.print("nothing to change")
 
 
 @cli.command()
 @click.option("--url", help="Where the system is; by default the one that runs here.")
-def demo(url: str | None) -> None:
+@in_folder
+def demo(url: str | None, data: Path) -> None:
     """Play a whole sale against the running system: list, two buyers, one pays, one lets it expire."""
     from services.cli.demo import Unexpected
     from services.cli.demo import demo as play
     from services.cli.embedded import find_running
 
-    running = find_running()
+    running = find_running(data)
     try:
-        run(play(url or (running.url if running else "http://127.0.0.1:8080"), console))
+        run(play(url or (running.url if running and running.url else "http://127.0.0.1:8080"), console))
     except Unexpected as error:
         raise click.ClickException(str(error)) from error
 
 
 @cli.command()
-def doctor() -> None:
+@in_folder
+def doctor(data: Path) -> None:
     """Say what is wrong with this setup, and how to mend it."""
     from services.cli.doctor import examine
     from services.cli.embedded import environment_here
@@ -113,7 +133,7 @@ def doctor() -> None:
 
     async def tell() -> int:
         wrong = 0
-        async for finding in examine(environment_here()):
+        async for finding in examine(environment_here(data=data), data):
             console.print(f"{signs[finding.state]} {finding.what}")
             if finding.mend:
                 console.print(f"  [dim]→[/] {finding.mend}")
@@ -133,7 +153,8 @@ def projections() -> None:
 
 @projections.command()
 @click.argument("name")
-def rebuild(name: str) -> None:
+@in_folder
+def rebuild(name: str, data: Path) -> None:
     """Make a read model anew beside the live one, then swap them."""
     from services.cli.system import READ_MODELS
     from services.cli.system import rebuild as rebuild_read_model
@@ -150,7 +171,7 @@ def rebuild(name: str) -> None:
                 tasks[stream] = bar.add_task(f"{name} from {stream}")
             bar.update(tasks[stream], completed=done, total=total)
 
-        events = run(rebuild_read_model(name, settings_here(), progress))
+        events = run(rebuild_read_model(name, settings_here(data), progress))
     console.print(f"rebuilt {name} from {events} events and swapped it in")
 
 

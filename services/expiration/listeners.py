@@ -111,14 +111,17 @@ class Withdrawals:
     async def _follow(self) -> None:
         start = await self._oldest_hold()
         end = (await self._log.end("ORDERS")).sequence
+        self.problem = None
         if start >= end:
             self._holder.informed.set()
         async with aclosing(self._log.follow("ORDERS", start)) as batches:
             async for batch in batches:
                 for recorded in batch:
-                    if isinstance(recorded.event, OrderCompleted | OrderCancelled):
-                        self._holder.withdraw(recorded.event.order_id)
-                self.problem = None
+                    match recorded.event:
+                        case OrderCancelled(reason="expired"):
+                            pass  # its hold is over
+                        case OrderCompleted(order_id) | OrderCancelled(order_id):
+                            self._holder.withdraw(order_id)
                 if batch[-1].sequence >= end:
                     self._holder.informed.set()
 

@@ -147,7 +147,9 @@ def decide(command: OrderCommand, book: Book) -> list[OrderEvent]:
                 return [BookOpened(ticket_id, listing, at)]
             return [BookRevised(ticket_id, listing, at)] if listing.version > book.listing.version else []
         case StopSelling(version, at):
-            if book.ticket_id is None or book.listing is None or version <= book.listing.version:
+            if book.ticket_id is None or book.listing is None:
+                raise NotFound("The book is not open yet.")  # its listing is still on the way: the event comes again
+            if version <= book.listing.version:
                 return []
             withdrawn = msgspec.structs.replace(book.listing, on_sale=False, version=version)
             return [BookRevised(book.ticket_id, withdrawn, at)]

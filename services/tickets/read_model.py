@@ -73,7 +73,7 @@ class TicketView(msgspec.Struct, frozen=True):
             d.price,
             d.currency,
             d.quantity,
-            max(0, d.quantity - taken),
+            max(0, d.quantity - taken) if listing.on_sale else 0,
             d.max_per_order,
             d.venue,
             d.starts_at,

@@ -114,8 +114,8 @@ def test_a_withdrawal_older_than_the_listing_is_ignored() -> None:
     given(opened(10), revised(8, 3)).when(StopSelling(2, NOON)).then()
 
 
-def test_a_withdrawal_of_an_unknown_listing_is_ignored() -> None:
-    given().when(StopSelling(2, NOON)).then()
+def test_a_withdrawal_that_overtakes_the_listing_has_to_come_again() -> None:
+    given().when(StopSelling(2, NOON)).refused(NotFound)
 
 
 def test_a_change_that_comes_after_the_withdrawal_it_preceded_is_ignored() -> None:
