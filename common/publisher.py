@@ -1,5 +1,6 @@
 """Puts one typed event on its stream."""
 
+from contextlib import suppress
 from typing import Generic, TypeVar
 from uuid import UUID, uuid5
 
@@ -21,11 +22,8 @@ class Publisher(Generic[E]):
         self._service = service
         self._log = event_log
 
-    async def publish(self, fact_id: UUID, event: E) -> bool:
-        """Append `event` unless it was told before; whether this was the first time. Raises Unavailable."""
+    async def publish(self, fact_id: UUID, event: E) -> None:
+        """Append `event`, unless the fact was told before. Raises Unavailable."""
         draft = Draft(event, str(uuid5(fact_id, type_of(type(event)))), current_cause())
-        try:
+        with suppress(WrongSequence):
             await self._log.append(f"{self._service}.{fact_id}", [draft], expected=0)
-        except WrongSequence:
-            return False
-        return True

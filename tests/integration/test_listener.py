@@ -257,7 +257,8 @@ async def test_only_declared_events_are_heard(streams: Platform) -> None:
     async with running([subscription]):
         await eventually(subscription.settled, 6)
     assert listener.heard == ["OrderCancelled", "OrderCompleted"]
-    assert await dead_letters(streams) == []
+    (letter,) = await dead_letters(streams)
+    assert (letter.headers or {})["dead-subject"] == "orders.c"  # no event at all: told, not swallowed
 
 
 async def test_one_aggregate_is_heard_in_order_and_others_meanwhile(streams: Platform) -> None:
@@ -312,7 +313,7 @@ async def test_what_an_event_leads_to_names_it_as_the_cause(streams: Platform) -
 
         async def on(self, event: ExpirationCompleted) -> None:
             told = TicketWithdrawn(event.ticket_id, "sam", AT)
-            assert await publisher.publish(event.order_id, told)
+            await publisher.publish(event.order_id, told)
 
     publisher = Publisher[TicketWithdrawn]("tickets", streams.event_log)
     made = [Draft.of(fact(n), Cause(f"conversation {n}", f"request {n}", f"trace {n}")) for n in (1, 2)]
@@ -326,9 +327,8 @@ async def test_what_an_event_leads_to_names_it_as_the_cause(streams: Platform) -
 
 async def test_a_fact_that_was_published_is_not_published_again(streams: Platform) -> None:
     publisher = Publisher[ExpirationCompleted]("expiration", streams.event_log)
-    assert await publisher.publish(UUID(int=1), fact(1))
-    assert not await publisher.publish(UUID(int=1), fact(1))
-    assert await publisher.publish(UUID(int=2), fact(2))
+    for n in (1, 1, 2):
+        await publisher.publish(UUID(int=n), fact(n))
     assert (await streams.event_log.end(STREAM)).sequence == 2
 
 

@@ -115,7 +115,7 @@ def test_a_withdrawal_older_than_the_listing_is_ignored() -> None:
 
 
 def test_a_withdrawal_that_overtakes_the_listing_has_to_come_again() -> None:
-    given().when(StopSelling(2, NOON)).refused(NotFound)
+    given().when(StopSelling(2, NOON)).refused(NotFound, "not open")
 
 
 def test_a_change_that_comes_after_the_withdrawal_it_preceded_is_ignored() -> None:
