@@ -353,10 +353,10 @@ class Projected:
         lost = asyncio.Event()
         try:
             connection.add_termination_listener(lambda _: lost.set())
+            self._goal = (await self._event_log.end(self._stream)).sequence
+            self._passed = 0  # from here on it only grows: what is heard while the checkpoint is read counts
             await connection.add_listener(CHANNEL, self._hear)
             row = await connection.fetchrow(READ_CHECKPOINT, self._stream)
-            self._goal = (await self._event_log.end(self._stream)).sequence
-            self._passed = 0
             self._pass(row["sequence"] if row else 0)
             while not lost.is_set():
                 with suppress(TimeoutError):
