@@ -51,7 +51,7 @@ update checkpoint set sequence = $3, event_id = $4 where stream = $1 and sequenc
 # The one active projector of a stream; and, for the length of a transaction, who may write a read model.
 TRY_ACTIVE = "select pg_try_advisory_lock(hashtextextended('boxoffice.projector.' || $1, 0))"
 BE_ACTIVE = "select pg_advisory_lock(hashtextextended('boxoffice.projector.' || $1, 0))"
-MAY_WRITE = "select pg_advisory_xact_lock(hashtextextended('boxoffice.write.' || $1, 0))"
+MAY_WRITE = "select pg_advisory_xact_lock(hashtextextended('boxoffice.write.{}', 0))"
 DURABLY = "set local synchronous_commit = on"  # and with it all that was committed before
 MAY_REBUILD = "select pg_try_advisory_lock(hashtextextended('boxoffice.rebuild.' || $1, 0))"
 
@@ -149,13 +149,11 @@ class Projector:
             following = self._event_log.follow(self._stream, sequence)
             async with unless_lost(connection), aclosing(following) as batches:
                 async for batch in batches:
-                    async with connection.transaction():
-                        await connection.execute(MAY_WRITE, self._model.name)
-                        await write_batch(connection, self._stream, self._project, sequence, batch)
-                        await connection.execute(
-                            "select pg_notify($1, $2)", CHANNEL, f"{self.name}:{batch[-1].sequence}"
-                        )
+                    # Four round trips: `connection.transaction()` would be six. What fails ends the connection with it.
+                    await connection.execute("begin;" + MAY_WRITE.format(self._model.name))
+                    await write_batch(connection, self._stream, self._project, sequence, batch)
                     sequence = batch[-1].sequence
+                    await connection.execute(f"notify {CHANNEL}, '{self.name}:{sequence}'; commit")
                     self.problem = None
                     PROJECTED.labels(self._model.name, self._stream).inc(len(batch))
                     if len(batch) < BATCH_LIMIT:
@@ -224,7 +222,7 @@ async def create(
     try:
         async with connection.transaction():
             await connection.execute(DURABLY)
-            await connection.execute(MAY_WRITE, model.name)
+            await connection.execute(MAY_WRITE.format(model.name))
             there = await fingerprint_of(connection, model.name)
             if there is None:
                 await _create_schema(connection, model, model.name, event_log)
@@ -275,7 +273,7 @@ async def rebuild(
             await _catch_up(connection, model, stream, reached, event_log, progress)
         async with connection.transaction():
             await connection.execute(DURABLY)
-            await connection.execute(MAY_WRITE, model.name)  # the live projector waits from here
+            await connection.execute(MAY_WRITE.format(model.name))  # the live projector waits from here
             for stream in model.sources:
                 await _catch_up(connection, model, stream, reached, event_log, progress)
             if await connection.fetchval("select to_regnamespace($1) is not null", model.name):

@@ -1,6 +1,7 @@
 """Connect, run and drain: what a service process does from its start to SIGTERM."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
@@ -126,6 +127,16 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
         closing = True
         with suppress(Exception):
             await asyncio.wait_for(client.close(), 2)  # drain() of nats-py may take 30 s; workers have drained already
+
+
+def collect_garbage_rarely() -> None:
+    """Have Python look for cyclic garbage less often than by default. For a process of ours, before it starts.
+
+    Messages, books and holds live long, and make none; by default they were all looked through again and again. It was
+    a fifth of the CPU of POST /api/orders, and half of its p99 (2026-11-22: 640 -> 515 us, 123 -> 55 ms).
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @asynccontextmanager

@@ -20,9 +20,11 @@ console = Console(highlight=False)
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run to the end; what goes wrong is told in a line, with exit code 1."""
+    from common.runtime import collect_garbage_rarely
     from services.cli.embedded import CannotStart
     from services.cli.servers import ServerFailed
 
+    collect_garbage_rarely()
     try:
         return uvloop.run(work)
     except (BadSetting, CannotStart, ServerFailed, OSError) as error:

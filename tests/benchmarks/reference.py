@@ -28,7 +28,7 @@ from common.errors import NotFound
 from common.event_log import Draft
 from common.events import BookListing, OrderCreated, encode
 from common.http import create_app, given
-from common.runtime import Platform, Service, connect
+from common.runtime import Platform, Service, collect_garbage_rarely, connect
 from common.settings import Settings, load
 from common.telemetry import configure_logging
 from services.cli.system import listen, server_of
@@ -226,4 +226,5 @@ async def serve(environment: Mapping[str, str]) -> None:
 
 if __name__ == "__main__":
     configure_logging("warning")
+    collect_garbage_rarely()
     sys.exit(uvloop.run(serve(os.environ)))
