@@ -333,7 +333,8 @@ class Projected:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (sequence, next(self._order), waiter))
         with suppress(TimeoutError):
-            await asyncio.wait_for(waiter, at_most)
+            async with asyncio.timeout(at_most):
+                await waiter
             return True
         return False
 

@@ -130,6 +130,30 @@ async def test_thousands_are_heard_once_each(streams: Platform) -> None:
     assert Counter(listener.done) == Counter(range(3000))
 
 
+async def test_verdicts_that_are_collected_are_told_together(streams: Platform) -> None:
+    class Collect(Hear):
+        collects = 0.1
+
+    listener = Collect()
+    listener.errors = {2: [Retry(0.01)]}
+    await tell(streams.event_log, *range(300))
+    async with listening(streams, listener) as subscription:
+        await eventually(subscription.settled, 300)
+    assert Counter(listener.done) == Counter(range(300))
+
+
+async def test_verdicts_that_are_collected_are_told_before_a_stop(streams: Platform) -> None:
+    class CollectForLong(Hear):
+        collects = 600
+
+    await tell(streams.event_log, 1, 2, 3)
+    listener = CollectForLong()
+    async with listening(streams, listener):
+        await until(lambda: len(listener.done) == 3)
+        assert await pending(streams) == 3
+    await eventually(lambda: pending(streams), 0)
+
+
 async def test_two_replicas_share_the_work(streams: Platform) -> None:
     one, other = Hear(), Hear()
     gates = one.hold(*range(600)), other.hold(*range(600))
