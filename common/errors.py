@@ -18,6 +18,10 @@ class Unauthenticated(DomainError):
     """Nobody said who they are, or it could not be believed."""
 
 
+class Forbidden(DomainError):
+    """It is there for them to see, but not theirs to change."""
+
+
 class PaymentDeclined(DomainError):
     """The buyer's bank said no."""
 

@@ -31,8 +31,10 @@ from common.runtime import Service, running
 from common.settings import Settings
 from common.telemetry import REQUESTS, Cause, cause
 
-TEXT = r"^[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f\u2028\u2029]*(?!\n)$"
-"""Text on one line that does not begin with a space: the pattern for what people write and read."""
+TEXT = r"^[^\s\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069][^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*(?!\n)$"
+"""Text on one line that does not begin with a space: the pattern for what people write and read.
+
+Without what turns the direction of the text around it (Unicode's bidirectional embeddings, overrides and isolates)."""
 
 LINE = Meta(min_length=1, max_length=200, pattern=TEXT, description="One line of text that does not begin with a space")
 """What a name or a title is."""

@@ -18,6 +18,7 @@ from msgspec import inspect
 from common.errors import (
     Conflict,
     DomainError,
+    Forbidden,
     Invalid,
     NotFound,
     PaymentDeclined,
@@ -39,6 +40,7 @@ STATUS: Mapping[type[DomainError], int] = {
     Invalid: 422,
     Unauthenticated: 401,
     PaymentDeclined: 402,
+    Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
     Stale: 412,

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from common.aggregate import Aggregate, Handled
-from common.errors import Unavailable
+from common.errors import NotFound, Unavailable
 from common.event_log import EventLog, Recorded
 from common.events import Event, UndecodableEvent
 from common.group_commit import BATCH_LIMIT
@@ -23,6 +23,7 @@ from common.telemetry import PROJECTED
 C = TypeVar("C")
 S = TypeVar("S")
 E = TypeVar("E", bound=Event)
+R = TypeVar("R")
 
 log = structlog.get_logger()
 
@@ -338,6 +339,11 @@ class Projected:
             return True
         return False
 
+    async def catch_up(self) -> bool:
+        """Wait until what is in the log now can be read, 2 s at most; whether it can. Raises Unavailable."""
+        end = await self._event_log.end(self._stream)
+        return await self.wait(end.sequence) and self.problem is None
+
     async def run(self) -> None:
         """Hear of progress until cancelled."""
         while True:
@@ -381,7 +387,7 @@ class Projected:
 
 
 class ReadYourWrites(Generic[C, S, E]):
-    """An aggregate for doors: it answers when what it wrote can be read, from any replica."""
+    """An aggregate for doors: it answers when what it wrote can be read, and finds what any replica wrote."""
 
     def __init__(self, aggregate: Aggregate[C, S, E], projected: Projected) -> None:
         self._aggregate = aggregate
@@ -392,3 +398,15 @@ class ReadYourWrites(Generic[C, S, E]):
         handled = await self._aggregate.handle(aggregate_id, command)
         await self._projected.wait(handled.sequence)
         return handled
+
+    async def find(self, look: Callable[[], Awaitable[R]]) -> R:
+        """What `look` finds in the read model. That it finds nothing counts only when the read model is not behind.
+
+        It may be, after a crash of Postgres or when its projector is slow. Raises NotFound, Unavailable.
+        """
+        try:
+            return await look()
+        except NotFound:
+            if not await self._projected.catch_up():
+                raise Unavailable("The read model is behind the log; try again.") from None
+            return await look()

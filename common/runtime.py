@@ -155,12 +155,13 @@ async def running(workers: Sequence[Worker]) -> AsyncIterator[None]:
 
 
 async def _keep_running(worker: Worker) -> None:
-    pause = 0.5
+    pause, loop = 0.5, asyncio.get_running_loop()
     while True:
+        started = loop.time()
         try:
             await worker.run()
         except Exception as error:
             worker.problem = f"{type(error).__name__}: {error}"
             log.exception("worker_failed", worker=worker.name, again_in=pause)
         await asyncio.sleep(pause)
-        pause = min(pause * 2, 15)
+        pause = 0.5 if loop.time() - started > 60 else min(pause * 2, 15)

@@ -22,6 +22,23 @@ from common.errors import Unavailable
 
 MISSING = "missing"
 
+STREAM_SETTINGS = (
+    "subjects",
+    "retention",
+    "discard",
+    "storage",
+    "max_age",
+    "max_bytes",
+    "max_msgs",
+    "max_msgs_per_subject",
+    "num_replicas",
+    "allow_atomic",
+    "allow_direct",
+    "deny_delete",
+    "deny_purge",
+)
+"""Those without which an event could be lost or refused."""
+
 
 class Stream(msgspec.Struct, frozen=True):
     """A service's log. History is never dropped: no age or size limit, no delete, no purge."""
@@ -40,6 +57,10 @@ class Stream(msgspec.Struct, frozen=True):
             retention=RetentionPolicy.LIMITS,
             discard=DiscardPolicy.NEW,
             storage=StorageType.FILE,
+            max_age=0,
+            max_bytes=-1,
+            max_msgs=-1,
+            max_msgs_per_subject=-1,
             num_replicas=replicas,
             deny_delete=True,
             deny_purge=True,
@@ -51,8 +72,7 @@ class Stream(msgspec.Struct, frozen=True):
     async def trouble(self, js: JetStreamContext, replicas: int) -> str:
         """In what it differs on the server from what it should be; empty if in nothing that matters."""
         there = (await js.stream_info(self.name)).config
-        names = ("subjects", "num_replicas", "allow_atomic", "allow_direct", "deny_delete", "deny_purge")
-        return _differences(there, self.config(replicas), names)
+        return _differences(there, self.config(replicas), STREAM_SETTINGS)
 
     async def apply(self, js: JetStreamContext, replicas: int, *, new: bool) -> None:
         """Create or change it."""
@@ -150,4 +170,5 @@ async def _told_as_unavailable() -> AsyncIterator[None]:
 
 def _differences(there: object, wanted: object, names: Sequence[str]) -> str:
     pairs = [(name, getattr(there, name), getattr(wanted, name)) for name in names]
-    return ", ".join(f"{name} is {is_now}, not {should}" for name, is_now, should in pairs if is_now != should)
+    differing = [pair for pair in pairs if pair[1] != pair[2] and (pair[1] or pair[2])]  # the server may leave out a 0
+    return ", ".join(f"{name} is {is_now}, not {should}" for name, is_now, should in differing)

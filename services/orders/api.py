@@ -73,6 +73,10 @@ class OrderDesk(msgspec.Struct, frozen=True):
     pool: asyncpg.Pool
     settings: OrdersSettings
 
+    async def order(self, order_id: UUID, buyer_id: str) -> OrderView:
+        """An order of this buyer. Raises NotFound, Unavailable."""
+        return await self.orders.find(lambda: read_model.order(self.pool, order_id, buyer_id))
+
 
 class OrderController(Controller):
     """A buyer's own orders; somebody else's answer like absent ones."""
@@ -122,7 +126,7 @@ class OrderController(Controller):
     @get("/{order_id:str}", responses=problems(400, 401, 404, 503))
     async def read(self, order_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[OrderDesk]) -> OrderView:
         """One of your orders."""
-        return await read_model.order(desk.pool, order_id, request.user.id)
+        return await desk.order(order_id, request.user.id)
 
     @delete("/{order_id:str}", status_code=200, responses=problems(400, 401, 404, 409, 503))
     async def cancel(
@@ -132,7 +136,7 @@ class OrderController(Controller):
         desk: NamedDependency[OrderDesk],
     ) -> OrderView:
         """Give the seats back. Once paid, an order stays."""
-        order = await read_model.order(desk.pool, order_id, request.user.id)
+        order = await desk.order(order_id, request.user.id)
         cancelled = await desk.orders.handle(order.ticket_id, CancelOrder(order_id, "buyer", now()))
         return OrderView.of(cancelled.state.order(order_id))
 
@@ -146,7 +150,7 @@ class OrderController(Controller):
         idempotency_key: IdempotencyKey = None,
     ) -> OrderView:
         """Pay, while the order holds the seats."""
-        order = await read_model.order(desk.pool, order_id, request.user.id)
+        order = await desk.order(order_id, request.user.id)
         # With the token: what the gateway says of one token must not be taken for what it says of another.
         payment_id = uuid5(order_id, f"{idempotency_key} {data.token}") if idempotency_key else new_id()
         return OrderView.of(await pay(desk.orders, desk.gateway, order.ticket_id, order_id, payment_id, data.token))

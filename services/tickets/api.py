@@ -150,7 +150,7 @@ class TicketController(Controller):
     @get("/{ticket_id:str}", responses=problems(400, 404, 503), response_headers=[ETAG_HEADER])
     async def read(self, desk: NamedDependency[TicketDesk], ticket_id: FromPath[UUID]) -> Response[TicketView]:
         """One ticket, also when it is withdrawn."""
-        return shown(await read_model.ticket(desk.pool, ticket_id))
+        return shown(await desk.tickets.find(lambda: read_model.ticket(desk.pool, ticket_id)))
 
     @post(
         "/",
@@ -176,7 +176,7 @@ class TicketController(Controller):
         "/{ticket_id:str}",
         middleware=[RequiresUser()],
         security=BEARER,
-        responses=problems(400, 401, 404, 409, 412, 413, 415, 422, 428, 503),
+        responses=problems(400, 401, 403, 404, 409, 412, 413, 415, 422, 428, 503),
         response_headers=[ETAG_HEADER],
     )
     async def update(
@@ -200,7 +200,7 @@ class TicketController(Controller):
         middleware=[RequiresUser()],
         security=BEARER,
         status_code=200,
-        responses=problems(400, 401, 404, 503),
+        responses=problems(400, 401, 403, 404, 503),
     )
     async def withdraw(
         self,

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 
 from common.aggregate import Aggregate, Decider
-from common.errors import Conflict, NotFound, Stale
+from common.errors import Conflict, Forbidden, NotFound, Stale
 from common.events import TicketCreated, TicketDetails, TicketEvent, TicketUpdated, TicketWithdrawn
 
 
@@ -22,9 +22,11 @@ class Listing(msgspec.Struct, frozen=True):
     created_at: datetime | None = None
 
     def owned_by(self, seller_id: str) -> TicketDetails:
-        """The details, if it is this seller's. Raises NotFound: what is not yours looks as if it were not there."""
-        if self.details is None or self.seller_id != seller_id:
-            raise NotFound("You have no such ticket.")
+        """The details, if it is this seller's. Raises NotFound, Forbidden."""
+        if self.details is None:
+            raise NotFound("There is no such ticket.")
+        if self.seller_id != seller_id:
+            raise Forbidden("The ticket is somebody else's: only its seller may change or withdraw it.")
         return self.details
 
 

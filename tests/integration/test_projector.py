@@ -13,7 +13,7 @@ import pytest
 
 from common import projector, topology
 from common.aggregate import Aggregate, Decider
-from common.errors import Unavailable
+from common.errors import NotFound, Unavailable
 from common.event_log import Draft, Recorded
 from common.events import UPCASTS, ExpirationCompleted, TicketWithdrawn, UndecodableEvent
 from common.projector import Projected, Projector, ReadModel, ReadYourWrites
@@ -480,6 +480,26 @@ async def test_a_door_answers_when_its_write_can_be_read(db: Database) -> None:
                 assert (await db.facts())[number] == handled.version == 1
         handled = await door.handle(uuid4(), 20)  # a success, although nobody projects it
     assert (handled.sequence, await db.facts()) == (21, once(range(20)))
+
+
+async def test_a_door_finds_what_the_read_model_has_not_come_to_yet(db: Database) -> None:
+    projected = Projected(FACTS, STREAM, db.log, db.url)
+    door = ReadYourWrites(Aggregate(FOLD, db.log), projected)
+
+    async def look(number: int = 1) -> object:
+        if number not in (facts := await db.facts()):
+            raise NotFound("no such fact")
+        return facts[number]
+
+    async with running([projected]):
+        await tell(db.log, 1)  # by another replica
+        with pytest.raises(Unavailable, match="behind"):
+            await door.find(look)
+        finding = asyncio.create_task(door.find(look))
+        async with db.projecting():
+            assert await finding == 1
+            with pytest.raises(NotFound):
+                await door.find(lambda: look(2))
 
 
 @pytest.fixture

@@ -51,6 +51,17 @@ async def test_history_cannot_be_dropped(streams: Platform) -> None:
     assert numbers(await whole(streams.event_log)) == [1, 2]
 
 
+async def test_a_stream_that_would_forget_is_mended(streams: Platform) -> None:
+    js = streams.client.jetstream()
+    config = (await js.stream_info("EXPIRATION")).config
+    config.max_age = 3600
+    await js.update_stream(config)
+    told: list[str] = []
+    await topology.migrate(streams.client, report=told.append)
+    assert told == ["changed stream EXPIRATION: max_age is 3600.0, not 0"]
+    assert not (await js.stream_info("EXPIRATION")).config.max_age
+
+
 async def test_a_consumer_that_was_deleted_comes_back(streams: Platform) -> None:
     js = streams.client.jetstream()
     await js.delete_consumer("EXPIRATION", "orders-cancel-expired")

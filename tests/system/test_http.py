@@ -174,9 +174,9 @@ async def test_of_two_changes_to_the_same_version_one_is_made(shop: Shop) -> Non
 
 async def test_only_its_seller_changes_or_withdraws_a_listing(shop: Shop) -> None:
     ticket = await shop.ticket()
-    for path in (f"/api/tickets/{ticket['id']}", f"/api/tickets/{NOBODYS}"):
-        problem(await shop.here.patch(path, json={"price": 1}, headers=EVE | {"If-Match": "*"}), 404)
-        problem(await shop.here.delete(path, headers=EVE), 404)
+    for path, status in ((f"/api/tickets/{ticket['id']}", 403), (f"/api/tickets/{NOBODYS}", 404)):
+        problem(await shop.here.patch(path, json={"price": 1}, headers=EVE | {"If-Match": "*"}), status)
+        problem(await shop.here.delete(path, headers=EVE), status)
     assert await shop.everywhere(f"/api/tickets/{ticket['id']}") == [ticket] * 2
 
 
@@ -536,6 +536,7 @@ WRONG_BODIES: dict[str, Wrong] = {
     "a blank title": ("/api/tickets", ticket(title="   "), "title", "one line of text"),
     "a no-break space": ("/api/tickets", ticket(title="\u00a0"), "title", "one line of text"),
     "two lines": ("/api/tickets", ticket(title="a\nb"), "title", "one line of text"),
+    "text that turns around": ("/api/tickets", ticket(title="a\u202eb"), "title", "one line of text"),
     "a line separator": ("/api/tickets", ticket(title="a\u2028b"), "title", "one line of text"),
     "a line at the end": ("/api/tickets", ticket(title="a\n"), "title", "one line of text"),
     "an escape": ("/api/tickets", ticket(title="\x1b[31mred"), "title", "one line of text"),
