@@ -40,7 +40,8 @@ class Shop:
         short = LONG_ID.sub(r"…\1", path)
         self._console.print(
             f"  [bold]{who:<5}[/] {method:<5} {short} [dim]{said}[/]"
-            f" → [{colour}]{answer.status_code}[/] [dim]{took:.0f} ms[/]"
+            f" → [{colour}]{answer.status_code}[/] [dim]{took:.0f} ms[/]",
+            soft_wrap=True,
         )
         told: dict[str, Any] = answer.json()
         if answer.status_code >= 400:

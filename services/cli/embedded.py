@@ -14,7 +14,6 @@ from time import perf_counter
 import msgspec
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
 from rich.console import Console
-from rich.table import Table
 
 from common.http import reasons_not_ready
 from common.settings import PREFIX, Settings, load, without_password
@@ -217,18 +216,18 @@ def first_free(host: str, port: int, console: Console) -> socket.socket:
 
 def greet(running: Running, data: Path, console: Console, seconds: float) -> None:
     """What a person needs to know first."""
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    table.add_row("API", f"{running.url}/api/tickets")
-    table.add_row("Documentation", f"{running.url}/api/docs")
-    table.add_row("Health", f"{running.url}/health/ready")
-    table.add_row("Metrics", f"{running.url}/metrics")
-    table.add_row("NATS", without_password(running.nats_url))
-    table.add_row("Postgres", without_password(running.database_url))
-    table.add_row("Data", str(data))
+    addresses = {
+        "API": f"{running.url}/api/tickets",
+        "Documentation": f"{running.url}/api/docs",
+        "Health": f"{running.url}/health/ready",
+        "Metrics": f"{running.url}/metrics",
+        "NATS": without_password(running.nats_url),
+        "Postgres": without_password(running.database_url),
+        "Data": data,
+    }
     console.print(f"\n[bold]Boxoffice is open[/] [dim]after {seconds:.1f} s[/]\n")
-    console.print(table)
+    for name, address in addresses.items():
+        console.print(f"  [dim]{name:<15}[/] {address}", soft_wrap=True)  # a folded address cannot be copied
     console.print("\nTry it (or `make demo` in another terminal):\n")
     console.print(
         f"""curl -s {running.url}/api/tickets -H 'Authorization: Bearer dev:sam' -H 'Content-Type: application/json' \\
