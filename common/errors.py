@@ -1,4 +1,4 @@
-"""The few kinds of error. Each is mapped once per door: HTTP in `http.py`, ack or dead letter in `listener.py`."""
+"""The few kinds of error. Each is mapped once per door: HTTP in `problems.py`, listeners, requests over NATS."""
 
 
 class DomainError(Exception):

@@ -118,20 +118,24 @@ class JsonRequest(Request[Any, Any, Any]):
             raise HTTPException(status_code=415, detail=f"Content-Type: application/json is needed, got {shown(got)}")
         data = self.route_handler.parsed_data_field
         assert data is not None, "only a handler with `data` is asked for it"
-        body = await self.body()
-        try:
-            value = msgspec.json.decode(body, type=data.annotation)
-            BODY.decode(body.decode())
-        except msgspec.ValidationError as error:
-            path, message = explain(str(error), data.annotation)
-            raise BadRequest(FieldProblem(clipped(".".join(path)) or "body", message, found_in(body, path))) from error
-        except msgspec.DecodeError as error:
-            raise BadRequest(FieldProblem("body", str(error))) from error
-        except UnicodeDecodeError as error:
-            raise BadRequest(FieldProblem("body", f"Not UTF-8 (byte {error.start} of a text)")) from error
-        except RecursionError as error:
-            raise BadRequest(FieldProblem("body", "Nested too deeply")) from error
-        return value
+        return parsed(await self.body(), data.annotation)
+
+
+def parsed(body: bytes, kind: Any) -> Any:
+    """A JSON body as what type `kind` is. Raises BadRequest."""
+    try:
+        value = msgspec.json.decode(body, type=kind)
+        BODY.decode(body.decode())
+    except msgspec.ValidationError as error:
+        path, message = explain(str(error), kind)
+        raise BadRequest(FieldProblem(clipped(".".join(path)) or "body", message, found_in(body, path))) from error
+    except msgspec.DecodeError as error:
+        raise BadRequest(FieldProblem("body", str(error))) from error
+    except UnicodeDecodeError as error:
+        raise BadRequest(FieldProblem("body", f"Not UTF-8 (byte {error.start} of a text)")) from error
+    except RecursionError as error:
+        raise BadRequest(FieldProblem("body", "Nested too deeply")) from error
+    return value
 
 
 def names_once(members: list[tuple[str, Any]]) -> dict[str, Any]:

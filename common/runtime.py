@@ -50,14 +50,14 @@ class Platform(msgspec.Struct, frozen=True):
     settings: Settings
 
     @asynccontextmanager
-    async def pool(self, schema: str) -> AsyncIterator[asyncpg.Pool]:
-        """Connections for a service's queries; tables are found in its own schema."""
+    async def pool(self, schema: str, *, command_timeout: float | None = 10) -> AsyncIterator[asyncpg.Pool]:
+        """Connections for queries of `command_timeout` seconds at most; tables are found in `schema`."""
         pool = await asyncpg.create_pool(
             self.settings.database_url,
             min_size=0,  # connects when it is needed, so that a service starts whatever Postgres does
             max_size=10,
             timeout=5,
-            command_timeout=10,
+            command_timeout=command_timeout,
             server_settings={"search_path": schema, "application_name": f"boxoffice {schema}"},
         )
         try:
@@ -67,16 +67,22 @@ class Platform(msgspec.Struct, frozen=True):
 
 
 class _Client(Client):
-    """nats-py 2.16, but for two things of it.
+    """nats-py 2.16, but for three things of it.
 
-    Its requests lose a cancellation that comes with the answer (`wait_for` before Python 3.12). And it looks at every
-    character of every header's name: 12.7 us a message; this takes 4.6.
+    A `flush` (and so a `drain`) that was cancelled ends its read loop when the answer comes, and then it is deaf until
+    its pings are missed. Its requests lose a cancellation that comes with the answer (`wait_for` before Python 3.12).
+    And it looks at every character of every header's name: 12.7 us a message; this takes 4.6.
     """
 
     @staticmethod
     def _parse_header_lines(raw: bytes) -> dict[str, str]:
         lines = (line.partition(":") for line in raw.decode("utf-8", "replace").split("\r\n") if line)
         return {name.strip(): value.strip() for name, _, value in lines}
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()  # for whoever gave up waiting
+        await super()._process_pong()
 
     async def request(self, *args: Any, **kwargs: Any) -> Msg:
         try:

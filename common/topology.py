@@ -84,6 +84,7 @@ class Consumer(msgspec.Struct, frozen=True):
 
     `ack_wait` is in seconds. `max_ack_pending` counts delivered and unsettled messages, also those put back with a
     delay; -1 is without limit. Giving up is the Listener's decision, so the server never does (`max_deliver` -1).
+    `subject`: which part of the stream, if not all of it.
     """
 
     durable: str
@@ -91,6 +92,7 @@ class Consumer(msgspec.Struct, frozen=True):
     service: str
     ack_wait: float = 30
     max_ack_pending: int = 1000
+    subject: str = ""
 
     def __str__(self) -> str:
         return f"consumer {self.durable} on {self.stream}"
@@ -105,12 +107,13 @@ class Consumer(msgspec.Struct, frozen=True):
             ack_wait=self.ack_wait,
             max_deliver=-1,
             max_ack_pending=self.max_ack_pending,
+            filter_subject=self.subject or None,
         )
 
     async def trouble(self, js: JetStreamContext, _replicas: int) -> str:
         """In what it differs on the server from what it should be; empty if in nothing that matters."""
         there = (await js.consumer_info(self.stream, self.durable)).config
-        return _differences(there, self.config(), ("ack_wait", "max_ack_pending", "max_deliver"))
+        return _differences(there, self.config(), ("ack_wait", "max_ack_pending", "max_deliver", "filter_subject"))
 
     async def apply(self, js: JetStreamContext, _replicas: int, *, new: bool) -> None:  # noqa: ARG002 (one call does both)
         """Create or change it."""
@@ -121,6 +124,7 @@ STREAMS = (
     Stream("TICKETS", ("tickets.*",)),
     Stream("ORDERS", ("orders.*",)),
     Stream("EXPIRATION", ("expiration.*",)),
+    Stream("BATCH", ("batch.>",)),
     Stream("DEAD", ("dead.>",)),
 )
 
@@ -130,6 +134,12 @@ CONSUMERS = (
     Consumer("orders-settle-payments", "ORDERS", "orders"),
     # A delayed message stays pending, and a crash of the server falls back to ack_wait: no limit, and soon.
     Consumer("expiration-hold-orders", "ORDERS", "expiration", ack_wait=10, max_ack_pending=-1),
+    Consumer("batch-release", "BATCH", "batch", max_ack_pending=-1, subject="batch.*"),
+    Consumer("batch-abandon", "BATCH", "batch", max_ack_pending=-1, subject="batch.*"),
+    Consumer("batch-count", "BATCH", "batch", subject="batch.*.*"),
+    Consumer("batch-work-high", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.high.*"),
+    Consumer("batch-work-normal", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.normal.*"),
+    Consumer("batch-work-low", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.low.*"),
 )
 
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}

@@ -10,12 +10,14 @@ from common.aggregate import Aggregate
 from common.http import given
 from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadYourWrites
+from common.requests import Responder
 from common.runtime import Platform, Service
 from services.orders.api import OrderController, OrderDesk
 from services.orders.domain import ORDERS
 from services.orders.listeners import CancelExpiredOrder, KeepOrderBook, SettlePayments
 from services.orders.payments import FakeGateway
 from services.orders.read_model import READ_MODEL
+from services.orders.requests import answering
 from services.orders.settings import OrdersSettings
 
 
@@ -31,6 +33,7 @@ async def create_service(platform: Platform, settings: OrdersSettings) -> AsyncI
         listeners: Sequence[Listener[Any]] = (books, CancelExpiredOrder(aggregate), SettlePayments(gateway))
         desk = OrderDesk(ReadYourWrites(aggregate, projected), books, gateway, pool, settings)
         router = Router("/", route_handlers=[OrderController], dependencies=given(desk=desk))
+        responder = Responder("orders", answering(aggregate), platform.client, concurrency=4)  # of up to 500 commands
         yield Service(
             "orders",
             [router],
@@ -38,5 +41,6 @@ async def create_service(platform: Platform, settings: OrdersSettings) -> AsyncI
                 *(Subscription(listener, platform.client) for listener in listeners),
                 Projector(READ_MODEL, "ORDERS", log, database),
                 projected,
+                responder,
             ],
         )

@@ -1,25 +1,22 @@
 """HTTP -> command -> response."""
 
-import re
-from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 import asyncpg
 import msgspec
 from litestar import Controller, Response, delete, get, patch, post
-from litestar.datastructures import ResponseHeader
 from litestar.di import NamedDependency
-from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
-from msgspec import UNSET, Meta, UnsetType
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
-from common.errors import Invalid, PreconditionRequired
-from common.events import TicketDetails, TicketEvent
+from common.etag import ETAG_HEADER, IfMatch, etag_of, version_in
+from common.events import TicketEvent
 from common.http import BEARER, LINE, LOCATION_HEADER, TEXT
 from common.problems import problems
 from common.projector import ReadYourWrites
+from common.requests.tickets import NewTicket, TicketChanges
 from services.tickets import read_model
 from services.tickets.domain import (
     CreateTicket,
@@ -30,95 +27,7 @@ from services.tickets.domain import (
 )
 from services.tickets.read_model import TicketPage, TicketView
 
-Code = Literal[
-    "AED", "AFN", "ALL", "AMD", "AOA", "ARS", "AUD", "AWG", "AZN", "BAM", "BBD", "BDT", "BGN", "BHD", "BIF", "BMD",
-    "BND", "BOB", "BRL", "BSD", "BTN", "BWP", "BYN", "BZD", "CAD", "CDF", "CHF", "CLP", "CNY", "COP", "CRC", "CUP",
-    "CVE", "CZK", "DJF", "DKK", "DOP", "DZD", "EGP", "ERN", "ETB", "EUR", "FJD", "FKP", "GBP", "GEL", "GHS", "GIP",
-    "GMD", "GNF", "GTQ", "GYD", "HKD", "HNL", "HTG", "HUF", "IDR", "ILS", "INR", "IQD", "IRR", "ISK", "JMD", "JOD",
-    "JPY", "KES", "KGS", "KHR", "KMF", "KPW", "KRW", "KWD", "KYD", "KZT", "LAK", "LBP", "LKR", "LRD", "LSL", "LYD",
-    "MAD", "MDL", "MGA", "MKD", "MMK", "MNT", "MOP", "MRU", "MUR", "MVR", "MWK", "MXN", "MYR", "MZN", "NAD", "NGN",
-    "NIO", "NOK", "NPR", "NZD", "OMR", "PAB", "PEN", "PGK", "PHP", "PKR", "PLN", "PYG", "QAR", "RON", "RSD", "RUB",
-    "RWF", "SAR", "SBD", "SCR", "SDG", "SEK", "SGD", "SHP", "SLE", "SOS", "SRD", "SSP", "STN", "SVC", "SYP", "SZL",
-    "THB", "TJS", "TMT", "TND", "TOP", "TRY", "TTD", "TWD", "TZS", "UAH", "UGX", "USD", "UYU", "UZS", "VED", "VES",
-    "VND", "VUV", "WST", "XAF", "XCD", "XOF", "XPF", "YER", "ZAR", "ZMW", "ZWG",
-]  # fmt: skip
-"""Active codes of ISO 4217 that people pay with."""
-
-Currency = Annotated[Code, Meta(description="A code of ISO 4217 that people pay with, such as EUR", examples=["EUR"])]
-Title = Annotated[str, LINE, Meta(examples=["Opening night"])]
-Venue = Annotated[str, LINE, Meta(examples=["Town hall"])]
-Price = Annotated[int, Meta(ge=1, le=100_000_000, examples=[2500])]
-Quantity = Annotated[int, Meta(ge=1, le=1_000_000, examples=[100])]
-PerOrder = Annotated[int, Meta(ge=1, le=1_000)]
-StartsAt = Annotated[datetime, Meta(tz=True, examples=["2030-12-31T20:00:00Z"])]
-
-
-class NewTicket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A listing to be. `price` is in minor units of `currency`."""
-
-    title: Title
-    price: Price
-    currency: Currency
-    quantity: Quantity
-    max_per_order: PerOrder = 10
-    venue: Venue | None = None
-    starts_at: StartsAt | None = None
-
-    def details(self) -> TicketDetails:
-        """Raises Invalid."""
-        details = msgspec.convert(self, TicketDetails, from_attributes=True)
-        return msgspec.structs.replace(details, starts_at=in_utc(self.starts_at))
-
-
-class TicketChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What is to change; what is left out stays."""
-
-    title: Title | UnsetType = UNSET
-    price: Price | UnsetType = UNSET
-    quantity: Quantity | UnsetType = UNSET
-    max_per_order: PerOrder | UnsetType = UNSET
-    venue: Venue | UnsetType | None = UNSET
-    starts_at: StartsAt | UnsetType | None = UNSET
-
-    def changes(self) -> dict[str, object]:
-        """Raises Invalid."""
-        changes = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not UNSET}
-        if self.starts_at is not UNSET:
-            changes["starts_at"] = in_utc(self.starts_at)
-        return changes
-
-
-def in_utc(starts_at: datetime | None) -> datetime | None:
-    """Raises Invalid for a time that its offset takes out of the calendar: no read model could keep it."""
-    try:
-        return starts_at and starts_at.astimezone(UTC)
-    except OverflowError:
-        detail = f"starts_at: Expected a time in the years 1 to 9999 in UTC, got {starts_at}"
-        raise Invalid(detail, field="starts_at") from None
-
-
 VisibleTickets = ReadYourWrites[TicketCommand, Listing, TicketEvent]
-ETAG_HEADER = ResponseHeader(name="ETag", description="The version of the listing", documentation_only=True)
-ETAG = re.compile(r'(?:W/)?"([0-9]{1,18})"')
-IfMatch = Annotated[
-    str | None,
-    HeaderParameter(
-        name="If-Match",
-        max_length=100,
-        description='The ETag that GET gave you, such as "3", or * for any; a change without it is refused',
-    ),
-]
-
-
-def version_in(if_match: str | None) -> int | None:
-    """The version that an If-Match header asks for; None for any. Raises PreconditionRequired, Invalid."""
-    if if_match is None:
-        raise PreconditionRequired("If-Match: Required; say which version you have seen, by the ETag of your GET.")
-    if if_match == "*":
-        return None
-    if not (etag := ETAG.fullmatch(if_match)):
-        raise Invalid(f'If-Match: Expected an ETag that GET gave you, such as "3", got {if_match}', field="If-Match")
-    return int(etag[1])
 
 
 class TicketDesk(msgspec.Struct, frozen=True):
@@ -216,4 +125,4 @@ class TicketController(Controller):
 
 def shown(ticket: TicketView, status: int = 200) -> Response[TicketView]:
     """The response that shows a ticket, with its ETag."""
-    return Response(ticket, status_code=status, headers={"ETag": f'"{ticket.version}"'})
+    return Response(ticket, status_code=status, headers={"ETag": etag_of(ticket.version)})

@@ -8,11 +8,13 @@ from litestar import Router
 from common.aggregate import Aggregate
 from common.http import given
 from common.projector import Projected, Projector, ReadYourWrites
+from common.requests import Responder
 from common.runtime import Platform, Service
 from common.settings import Settings
 from services.tickets.api import TicketController, TicketDesk
 from services.tickets.domain import TICKETS
 from services.tickets.read_model import READ_MODEL
+from services.tickets.requests import BulkTickets
 
 
 @asynccontextmanager
@@ -20,8 +22,11 @@ async def create_service(platform: Platform, settings: Settings) -> AsyncIterato
     """The tickets service: its doors, and the projectors of what buyers look at."""
     log, database = platform.event_log, settings.database_url
     projected = {stream: Projected(READ_MODEL, stream, log, database) for stream in READ_MODEL.sources}
-    tickets = ReadYourWrites(Aggregate(TICKETS, log), projected["TICKETS"])
+    aggregate = Aggregate(TICKETS, log)
+    tickets = ReadYourWrites(aggregate, projected["TICKETS"])
     async with platform.pool("tickets") as pool:
         router = Router("/", route_handlers=[TicketController], dependencies=given(desk=TicketDesk(tickets, pool)))
         projectors = [Projector(READ_MODEL, stream, log, database) for stream in READ_MODEL.sources]
-        yield Service("tickets", [router], [*projectors, *projected.values()])
+        bulk = BulkTickets(aggregate, log).answering
+        responder = Responder("tickets", bulk, platform.client, concurrency=4)  # of up to 500 commands
+        yield Service("tickets", [router], [*projectors, *projected.values(), responder])

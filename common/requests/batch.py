@@ -1,0 +1,81 @@
+"""What the batch service can be asked: one small operation to be collected with others, and what became of it."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+
+from common.clock import new_id
+from common.events import Outcome, Priority
+from common.requests import Asks, Endpoint
+
+
+class NewOperation(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation to be. The same `request_id` again is the same operation.
+
+    `user_id`: who wants it, and whose rights count; `run_at`: not before.
+    """
+
+    request_id: UUID
+    user_id: str
+    kind: str
+    payload: msgspec.Raw
+    priority: Priority = "normal"
+    run_at: datetime | None = None
+
+
+class WantedOperation(msgspec.Struct, frozen=True):
+    """Which operation of a user's is asked about."""
+
+    id: UUID
+    user_id: str
+
+
+class OperationState(msgspec.Struct, frozen=True):
+    """An operation, and what became of it so far: why it failed, or what its kind has to show."""
+
+    id: UUID
+    kind: str
+    status: Outcome | Literal["pending"]
+    error: str | None = None
+    output: str | None = None
+
+
+CREATE_OPERATION = Endpoint("batch", "create_operation", NewOperation, OperationState)
+"""Raises Invalid for an unknown kind, or a payload that is none of it."""
+
+GET_OPERATION = Endpoint("batch", "get_operation", WantedOperation, OperationState)
+"""Raises NotFound, also for an operation of somebody else's."""
+
+
+class Operations:
+    """Single operations for the batch service, from any other. Both raise what their endpoint does, or Unavailable."""
+
+    def __init__(self, requests: Asks) -> None:
+        self._requests = requests
+
+    async def create(
+        self,
+        kind: str,
+        payload: msgspec.Struct,
+        *,
+        user_id: str,
+        request_id: UUID | None = None,
+        priority: Priority = "normal",
+        run_at: datetime | None = None,
+    ) -> OperationState:
+        """Hand in an operation. Who may have to ask again gives the same `request_id`."""
+        new = NewOperation(
+            request_id=request_id or new_id(),
+            user_id=user_id,
+            kind=kind,
+            payload=msgspec.Raw(msgspec.json.encode(payload)),
+            priority=priority,
+            run_at=run_at,
+        )
+        return await self._requests.ask(CREATE_OPERATION, new)
+
+    async def get(self, operation_id: UUID, *, user_id: str) -> OperationState:
+        """What became of an operation."""
+        return await self._requests.ask(GET_OPERATION, WantedOperation(operation_id, user_id))

@@ -1,0 +1,68 @@
+"""Request -> command -> verdict: many listings at once, for other services."""
+
+from uuid import UUID, uuid5
+
+import msgspec
+
+from common.clock import now
+from common.errors import Stale
+from common.event_log import EventLog
+from common.requests import Answering
+from common.requests.bulk import Chunk, Command, Verdicts, each
+from common.requests.tickets import CREATE_TICKETS, UPDATE_TICKETS, NewTicket, TicketUpdate
+from services.tickets.domain import CreateTicket, Tickets, UpdateTicket
+
+
+def ticket_id_of(operation_id: UUID) -> UUID:
+    """The id of the ticket that an operation makes; the same operation again finds it made."""
+    return uuid5(operation_id, "ticket")
+
+
+class BulkTickets:
+    """Listings of many sellers, made and changed side by side."""
+
+    def __init__(self, tickets: Tickets, event_log: EventLog) -> None:
+        self._tickets = tickets
+        self._log = event_log
+
+    @property
+    def answering(self) -> list[Answering[Chunk, Verdicts]]:
+        """What this service answers."""
+        return [
+            Answering(CREATE_TICKETS, lambda chunk: each(chunk, NewTicket, self.create)),
+            Answering(UPDATE_TICKETS, lambda chunk: each(chunk, TicketUpdate, self.update)),
+        ]
+
+    async def create(self, command: Command, new: NewTicket) -> UUID:
+        """Put tickets on sale; the id of the listing."""
+        ticket_id = ticket_id_of(command.operation_id)
+        await self._tickets.handle(ticket_id, CreateTicket(ticket_id, command.user_id, new.details(), now()))
+        return ticket_id
+
+    async def update(self, command: Command, wanted: TicketUpdate) -> UUID:
+        """Change a listing, once: a repeat must not undo what its seller changed since. Raises what `decide` does.
+
+        With a version, the repeat shows as Stale, and the log tells it from somebody else's change; without one the
+        log is asked first.
+        """
+        changes, ticket_id = wanted.changes(), wanted.ticket_id
+        if wanted.version is None and await self._was_done(command, ticket_id):
+            return ticket_id
+        try:
+            await self._tickets.handle(
+                ticket_id, UpdateTicket(ticket_id, command.user_id, changes, wanted.version, now())
+            )
+        except Stale:
+            if not (await self._reads(ticket_id, changes) or await self._was_done(command, ticket_id)):
+                raise
+        return ticket_id
+
+    async def _was_done(self, command: Command, ticket_id: UUID) -> bool:
+        """Whether an event of the listing says that this operation led to it."""
+        events = await self._log.read(f"tickets.{ticket_id}")
+        return any(recorded.cause.causation_id == str(command.operation_id) for recorded in events)
+
+    async def _reads(self, ticket_id: UUID, changes: dict[str, object]) -> bool:
+        """Whether the listing reads as wanted already: nothing was to be changed, then or now."""
+        details = (await self._tickets.load(ticket_id)).state.details
+        return details is not None and msgspec.structs.replace(details, **changes) == details
