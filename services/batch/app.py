@@ -1,0 +1,88 @@
+"""Wiring: the only file that imports all the others."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Router
+
+from common.aggregate import Aggregate
+from common.http import given
+from common.listener import Listener, Subscription
+from common.projector import Projected, Projector, ReadYourWrites
+from common.requests import Requester, Responder
+from common.runtime import Platform, Service
+from services.batch import kinds, read_model, report
+from services.batch.api import BatchController, BatchDesk, KindController, OperationController
+from services.batch.collector import Collector, Sweeper
+from services.batch.domain import BATCHES, KINDS, WORKS
+from services.batch.intake import Intake
+from services.batch.kinds_documents import DocumentController, DocumentDesk, RenderDocuments
+from services.batch.listeners import (
+    AbandonUpload,
+    CountWorkDone,
+    ExecuteHighWork,
+    ExecuteLowWork,
+    ExecuteWork,
+    ReleaseBatch,
+)
+from services.batch.renderers import Renderers
+from services.batch.requests import answering
+from services.batch.settings import BatchSettings
+from services.batch.singles import Singles
+from services.batch.templates import CACHED, TEMPLATES, TemplateShelf
+from services.batch.templates_api import TemplateController, TemplateDesk
+
+KEPT = 100
+"""Events of pieces of work that are kept in memory: each may be half a megabyte."""
+
+
+@asynccontextmanager
+async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIterator[Service]:
+    """The batch service: its doors, its workers, and the projectors of what became of it all."""
+    log, database = platform.event_log, settings.database_url
+    batches = Aggregate(BATCHES, log)
+    works = {priority: Aggregate(decider, log, cache_events=KEPT) for priority, decider in WORKS.items()}
+    paused = Aggregate(KINDS, log)
+    projected = Projected(read_model.READ_MODEL, "BATCH", log, database)
+    visible = ReadYourWrites(batches, projected)
+    templates = Aggregate(TEMPLATES, log, cache_events=CACHED)
+    shelf = TemplateShelf(templates, log)
+    # What kinds execute is limited by their own timeouts.
+    async with (
+        platform.pool("batch") as pool,
+        platform.pool("batch", command_timeout=None) as for_kinds,
+        Renderers() as renderers,
+        Renderers(1) as checkers,  # of its own, so that nobody who saves a template waits for documents
+    ):
+        ours: Mapping[str, kinds.Kind[Any]] = {RenderDocuments.name: RenderDocuments(shelf, renderers)}
+        installed = {name: ours.get(name) or kind() for name, kind in kinds.installed().items()}
+        collector = Collector(for_kinds, Requester(platform.client), works, batches, paused, installed, settings)
+        listeners: Sequence[Listener[Any]] = (
+            ReleaseBatch(batches, works),
+            AbandonUpload(batches),
+            ExecuteHighWork(collector),
+            ExecuteWork(collector),
+            ExecuteLowWork(collector),
+            CountWorkDone(batches),
+        )
+        singles = Singles(works, visible, installed, pool)
+        desk = BatchDesk(visible, singles, paused, Intake(visible, works), installed, pool, settings)
+        things = given(
+            desk=desk,
+            template_desk=TemplateDesk(ReadYourWrites(templates, projected), shelf, checkers, pool),
+            document_desk=DocumentDesk(pool),
+        )
+        doors = [BatchController, OperationController, KindController, TemplateController, DocumentController]
+        yield Service(
+            "batch",
+            [Router("/", route_handlers=doors, dependencies=things)],
+            [
+                *(Subscription(listener, platform.client) for listener in listeners),
+                Projector(read_model.READ_MODEL, "BATCH", log, database),
+                Projector(report.READ_MODEL, "BATCH", log, database),
+                projected,
+                Sweeper(pool),
+                Responder("batch", answering(singles), platform.client),
+            ],
+        )

@@ -1,0 +1,237 @@
+"""Collects pieces of work of a kind, and executes what came together as one statement."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
+
+from common.clock import now
+from common.errors import Retry, Unavailable
+from common.events import Priority, Result
+from common.requests import Asks
+from services.batch import engine
+from services.batch.domain import (
+    PRIORITIES,
+    Batches,
+    Kinds,
+    Piece,
+    RecordResults,
+    Works,
+    kind_id_of,
+    operation_id_of,
+)
+from services.batch.kinds import Kind, Task, known
+from services.batch.settings import BatchSettings
+
+log = structlog.get_logger()
+
+PAUSED_SECONDS = 2.0
+"""How often a piece of a paused kind looks whether it may go on."""
+
+FAIR = 8
+"""Of so many statements one begins with what has waited longest: low is slow, and never starves."""
+
+AT_ONCE = 2
+"""Statements of a kind under way in a process: one is being made while the other is executed."""
+
+
+class Waiting(msgspec.Struct, eq=False):
+    """A released piece of work that wants to be executed. `since`: by the loop's clock."""
+
+    priority: Priority
+    work_id: UUID
+    run: int
+    size: int
+    since: float
+    done: "asyncio.Future[None]"
+
+
+class Queue(msgspec.Struct, eq=False):
+    """What waits of one kind, by priority."""
+
+    waiting: dict[Priority, deque[Waiting]]
+    filled: asyncio.Event
+    workers: int = 0
+    turn: int = 0
+
+    @property
+    def size(self) -> int:
+        """Operations that wait."""
+        return sum(piece.size for pieces in self.waiting.values() for piece in pieces)
+
+    def take(self, limit: int) -> list[Waiting]:
+        """The next pieces, as many as one statement of `limit` operations takes, and one at least."""
+        self.turn += 1
+        order = [priority for priority in PRIORITIES if self.waiting[priority]]
+        if self.turn % FAIR == 0:
+            order.sort(key=lambda priority: self.waiting[priority][0].since)
+        taken: list[Waiting] = []
+        room = limit
+        for priority in order:
+            pieces = self.waiting[priority]
+            while pieces and (pieces[0].size <= room or not taken):
+                taken.append(pieces.popleft())
+                room -= taken[-1].size
+        return taken
+
+
+class Collector:
+    """Executes pieces of work, many as one statement where they come together."""
+
+    def __init__(
+        self,
+        pool: asyncpg.Pool,
+        requests: Asks,
+        works: Mapping[Priority, Works],
+        batches: Batches,
+        paused: Kinds,
+        kinds: Mapping[str, Kind[msgspec.Struct]],
+        settings: BatchSettings,
+    ) -> None:
+        self._pool = pool
+        self._requests = requests
+        self._works = works
+        self._batches = batches
+        self._paused = paused
+        self._kinds = kinds
+        self._limit = settings.batch_limit
+        self._interval = settings.batch_interval_ms / 1000
+        self._queues: dict[str, Queue] = {}
+        self._decoders: dict[str, msgspec.json.Decoder[msgspec.Struct]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def execute(self, priority: Priority, work_id: UUID, kind: str, run: int, size: int) -> None:
+        """Execute a piece of work; it returns when all of its results are on the log.
+
+        Raises Retry when some of it, or all, is to be tried again; Unavailable; Invalid for a kind that is not there.
+        """
+        known(self._kinds, kind)
+        loop = asyncio.get_running_loop()
+        queue = self._queues.setdefault(kind, Queue({priority: deque() for priority in PRIORITIES}, asyncio.Event()))
+        piece = Waiting(priority, work_id, run, size, loop.time(), loop.create_future())
+        queue.waiting[priority].append(piece)
+        if queue.size >= self._limit:
+            queue.filled.set()
+        if queue.workers < AT_ONCE and (queue.workers == 0 or queue.filled.is_set()):
+            queue.workers += 1
+            task = asyncio.create_task(self._work(kind, queue))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        await piece.done
+
+    async def _work(self, kind: str, queue: Queue) -> None:
+        """Execute what waits of a kind until nothing does."""
+        try:
+            while queue.size:
+                if queue.size < self._limit:
+                    queue.filled.clear()
+                    try:
+                        async with asyncio.timeout(self._interval):
+                            await queue.filled.wait()
+                    except TimeoutError:
+                        pass
+                if taken := queue.take(min(self._limit, self._kinds[kind].limit)):
+                    await self._settle(kind, taken)
+        finally:
+            queue.workers -= 1
+
+    async def _settle(self, kind: str, taken: Sequence[Waiting]) -> None:
+        """Execute pieces and tell each what came of it."""
+        outcomes: Sequence[Exception | None]
+        try:
+            outcomes = await self._together(kind, taken)
+        except Exception as error:
+            outcomes = [error] * len(taken)
+        for piece, outcome in zip(taken, outcomes, strict=True):
+            if piece.done.done():
+                continue  # who asked is gone
+            if outcome is None:
+                piece.done.set_result(None)
+            else:
+                piece.done.set_exception(outcome)
+
+    async def _together(self, name: str, taken: Sequence[Waiting]) -> list[Exception | None]:
+        """Execute pieces of one kind as one statement; for each what it raises."""
+        if (await self._paused.load(kind_id_of(name), fresh=True)).state:
+            return [Retry(PAUSED_SECONDS) for _ in taken]
+        # Fresh: a replica that is behind would take what others released for done.
+        pieces = [(await self._works[w.priority].load(w.work_id, fresh=True)).state for w in taken]
+        cancelled = {
+            batch_id: (await self._batches.load(batch_id, fresh=True)).state.cancelled
+            for batch_id in {piece.batch_id for piece in pieces if piece.batch_id}
+        }
+        kind = self._kinds[name]
+        due: dict[int, engine.Due] = {}
+        outdated: dict[int, list[Result]] = {}
+        results: dict[int, list[Result]] = {}
+        for place, (waiting, piece) in enumerate(zip(taken, pieces, strict=True)):
+            if piece.run != waiting.run or not piece.left:
+                continue  # it is done already
+            if piece.batch_id and cancelled[piece.batch_id]:
+                results[place] = [Result(operation.number, "cancelled") for operation in piece.left]
+            else:
+                due[place], outdated[place] = self._due(kind, waiting, piece)
+        for place, told in zip(due, await self._executed(kind, list(due.values())), strict=True):
+            results[place] = outdated[place] + told
+        outcomes: list[Exception | None] = [None] * len(taken)
+        recorded = await asyncio.gather(*(self._record(taken[n], pieces[n], results[n]) for n in results))
+        for place, outcome in zip(results, recorded, strict=True):
+            outcomes[place] = outcome
+        if on_the_log := [due[place] for place in due if not isinstance(outcomes[place], Unavailable)]:
+            await engine.forget(self._pool, on_the_log)
+        return outcomes
+
+    async def _executed(self, kind: Kind[msgspec.Struct], due: Sequence[engine.Due]) -> list[list[Result]]:
+        """What came of the operations of pieces. Raises Unavailable."""
+        return await engine.execute(self._pool, kind, due, self._requests) if due else []
+
+    def _due(self, kind: Kind[msgspec.Struct], waiting: Waiting, piece: Piece) -> tuple[engine.Due, list[Result]]:
+        """What is to be executed of a piece; and what cannot be, as the kind has changed since it was taken in."""
+        decode = self._decoders.setdefault(kind.name, msgspec.json.Decoder(kind.operation)).decode
+        owner_id = piece.batch_id or waiting.work_id
+        numbers: list[int] = []
+        tasks: list[Task[msgspec.Struct]] = []
+        outdated: list[Result] = []
+        for operation in piece.left:
+            try:
+                what = decode(operation.payload)
+            except msgspec.ValidationError as error:
+                outdated.append(Result(operation.number, "failed", f"It is no {kind.name} any more: {error}"))
+            else:
+                numbers.append(operation.number)
+                tasks.append(Task(operation_id_of(owner_id, operation.number), piece.user_id, what))
+        return engine.Due(waiting.work_id, piece.run, piece.attempt + 1, numbers, tasks), outdated
+
+    async def _record(self, waiting: Waiting, piece: Piece, results: list[Result]) -> Exception | None:
+        """Put the results of a piece on the log; Retry if some of it is still to come."""
+        command = RecordResults(piece.run, piece.attempt + 1, results, now())
+        try:
+            handled = await self._works[waiting.priority].handle(waiting.work_id, command)
+        except Unavailable as error:
+            return error
+        if handled.state.left:
+            return Retry(random.uniform(0.5, 1) * min(300, 2 ** (piece.attempt + 1)))  # noqa: S311 (jitter)
+        return None
+
+
+class Sweeper:
+    """Deletes what was kept for workers that are late."""
+
+    name = "batch.sweeper"
+    problem: str | None = None
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self._pool = pool
+
+    async def run(self) -> None:
+        """Sweep now and every hour until cancelled."""
+        while True:
+            with suppress(Unavailable):
+                await engine.sweep(self._pool)
+            await asyncio.sleep(3600)

@@ -1,0 +1,419 @@
+"""What a batch, a piece of its work and a kind of operation may do and become."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal, assert_never
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import msgspec
+from rpds import HashTrieMap
+
+from common.aggregate import Aggregate, Decider
+from common.errors import Conflict, NotFound
+from common.events import (
+    BatchCancelled,
+    BatchCompleted,
+    BatchFailed,
+    BatchLifecycle,
+    BatchOpened,
+    BatchRetried,
+    BatchStarted,
+    BatchSubmitted,
+    KindEvent,
+    KindPaused,
+    KindResumed,
+    Operation,
+    OperationsAdded,
+    OperationsExecuted,
+    Priority,
+    RefusedRow,
+    Result,
+    RowsRefused,
+    WorkCounted,
+    WorkEvent,
+    WorkReleased,
+)
+
+Status = Literal["PENDING", "RUNNING", "COMPLETED", "COMPLETED_WITH_ERRORS", "FAILED", "CANCELLED"]
+OnInvalid = Literal["skip", "reject"]
+PRIORITIES: tuple[Priority, ...] = ("high", "normal", "low")
+
+
+class Counts(msgspec.Struct, frozen=True):
+    """How many operations of a piece of work came to which end."""
+
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A batch as its events leave it. `counted`: the pieces of work that are done with, by number."""
+
+    id: UUID | None = None
+    kind: str = ""
+    user_id: str = ""
+    priority: Priority = "normal"
+    on_invalid: OnInvalid = "skip"
+    run_at: datetime | None = None
+    status: Status = "PENDING"
+    submitted: bool = False
+    cancelled: bool = False
+    operations: int = 0
+    works: int = 0
+    refused: int = 0
+    run: int = 1
+    counted: "HashTrieMap[int, Counts]" = HashTrieMap()
+
+    @property
+    def is_over(self) -> bool:
+        return self.status not in ("PENDING", "RUNNING")
+
+    @property
+    def is_waiting(self) -> bool:
+        """All of it is in, and nothing of it was released yet."""
+        return self.submitted and self.status == "PENDING"
+
+    def owned_by(self, user_id: str) -> "Batch":
+        """Itself, if it is this user's. Raises NotFound."""
+        if self.id is None or self.user_id != user_id:
+            raise NotFound("You have no such batch.")
+        return self
+
+
+class OpenBatch(msgspec.Struct, frozen=True):
+    batch_id: UUID
+    kind: str
+    user_id: str
+    priority: Priority
+    on_invalid: OnInvalid
+    run_at: datetime | None
+    at: datetime
+
+
+class RefuseRows(msgspec.Struct, frozen=True):
+    rows: Sequence[RefusedRow]
+    at: datetime
+
+
+class SubmitBatch(msgspec.Struct, frozen=True):
+    """All of it is in."""
+
+    operations: int
+    works: int
+    at: datetime
+
+
+class AbandonBatch(msgspec.Struct, frozen=True):
+    """Its upload came to no end."""
+
+    detail: str
+    at: datetime
+
+
+class StartBatch(msgspec.Struct, frozen=True):
+    at: datetime
+
+
+class CountWork(msgspec.Struct, frozen=True):
+    work: int
+    run: int
+    counts: Counts
+    at: datetime
+
+
+class CancelBatch(msgspec.Struct, frozen=True):
+    user_id: str
+    at: datetime
+
+
+class RetryBatch(msgspec.Struct, frozen=True):
+    user_id: str
+    at: datetime
+
+
+BatchCommand = OpenBatch | RefuseRows | SubmitBatch | AbandonBatch | StartBatch | CountWork | CancelBatch | RetryBatch
+
+
+def decide_batch(command: BatchCommand, batch: Batch) -> list[BatchLifecycle]:
+    match command:
+        case OpenBatch(batch_id, kind, user_id, priority, on_invalid, run_at, at):
+            return [] if batch.id else [BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at)]
+        case RefuseRows(rows, at):
+            return [RowsRefused(found(batch), list(rows), at)] if not (batch.submitted or batch.is_over) else []
+        case SubmitBatch(operations, works, at):
+            return [] if batch.submitted or batch.is_over else [submitted(batch, operations, works, at)]
+        case AbandonBatch(detail, at):
+            return [] if batch.submitted or batch.is_over or not batch.id else [failed(batch, "abandoned", detail, at)]
+        case StartBatch(at):
+            return [BatchStarted(found(batch), at)] if batch.is_waiting else []
+        case CountWork(work, run, counts, at):
+            if run != batch.run or work in batch.counted or batch.is_over:
+                return []
+            return counted(batch, work, run, counts, at)
+        case CancelBatch(user_id, at):
+            return cancelled(batch.owned_by(user_id), at)
+        case RetryBatch(user_id, at):
+            return [retried(batch.owned_by(user_id), at)]
+        case _:
+            assert_never(command)
+
+
+def found(batch: Batch) -> UUID:
+    """Its id. Raises NotFound before it was opened."""
+    if batch.id is None:
+        raise NotFound("There is no such batch.")
+    return batch.id
+
+
+def submitted(batch: Batch, operations: int, works: int, at: datetime) -> BatchSubmitted | BatchFailed:
+    if batch.refused and batch.on_invalid == "reject":
+        return failed(batch, "invalid", f"{batch.refused} rows are no operations, so nothing ran.", at)
+    if not operations:
+        return failed(batch, "invalid", "There is no row that is an operation.", at)
+    return BatchSubmitted(found(batch), operations, works, batch.refused, at)
+
+
+def failed(batch: Batch, reason: Literal["abandoned", "invalid"], detail: str, at: datetime) -> BatchFailed:
+    return BatchFailed(found(batch), batch.user_id, batch.kind, reason, detail, at)
+
+
+def counted(batch: Batch, work: int, run: int, counts: Counts, at: datetime) -> list[BatchLifecycle]:
+    event = WorkCounted(found(batch), work, run, counts.succeeded, counts.failed, counts.cancelled, at)
+    after = evolve_batch(batch, event)
+    return [event, completed(after, at)] if len(after.counted) == after.works else [event]
+
+
+def completed(batch: Batch, at: datetime) -> BatchCompleted:
+    succeeded = sum(counts.succeeded for counts in batch.counted.values())
+    failed = sum(counts.failed for counts in batch.counted.values())
+    cancelled = batch.operations - succeeded - failed
+    if cancelled:
+        status: Literal["COMPLETED", "COMPLETED_WITH_ERRORS", "CANCELLED", "FAILED"] = "CANCELLED"
+    elif failed == 0 and batch.refused == 0:
+        status = "COMPLETED"
+    else:
+        status = "COMPLETED_WITH_ERRORS" if succeeded else "FAILED"
+    return BatchCompleted(
+        found(batch), batch.user_id, batch.kind, status, succeeded, failed, cancelled, batch.refused, at
+    )
+
+
+def cancelled(batch: Batch, at: datetime) -> list[BatchLifecycle]:
+    if batch.cancelled:
+        return []
+    if batch.is_over:
+        raise Conflict(f"The batch is over ({batch.status}).", batch_status=batch.status)
+    if not batch.submitted:
+        return [failed(batch, "abandoned", "It was cancelled before all of it was in.", at)]
+    event = BatchCancelled(found(batch), at)
+    return [event, completed(evolve_batch(batch, event), at)] if batch.is_waiting else [event]
+
+
+def retried(batch: Batch, at: datetime) -> BatchRetried:
+    if not batch.is_over:
+        raise Conflict(
+            f"The batch is still {batch.status}; only what failed can be tried again.", batch_status=batch.status
+        )
+    works = sorted(work for work, counts in batch.counted.items() if counts.failed)
+    if not works or batch.cancelled:
+        raise Conflict("Nothing of the batch can be tried again: no operation of it failed.", batch_status=batch.status)
+    return BatchRetried(found(batch), works, batch.run + 1, at)
+
+
+def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
+    match event:
+        case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at):
+            return Batch(batch_id, kind, user_id, priority, on_invalid, run_at)
+        case RowsRefused(_, rows):
+            return msgspec.structs.replace(batch, refused=batch.refused + len(rows))
+        case BatchSubmitted(_, operations, works):
+            return msgspec.structs.replace(batch, submitted=True, operations=operations, works=works)
+        case BatchStarted():
+            return msgspec.structs.replace(batch, status="RUNNING")
+        case WorkCounted(_, work, _, succeeded, failed, cancelled):
+            counts = Counts(succeeded, failed, cancelled)
+            return msgspec.structs.replace(batch, counted=batch.counted.insert(work, counts))
+        case BatchCancelled():
+            return msgspec.structs.replace(batch, cancelled=True)
+        case BatchRetried(_, works, run):
+            left = batch.counted
+            for work in works:
+                left = left.discard(work)
+            return msgspec.structs.replace(batch, status="RUNNING", run=run, counted=left)
+        case BatchCompleted(status=status):
+            return msgspec.structs.replace(batch, status=status)
+        case BatchFailed():
+            return msgspec.structs.replace(batch, status="FAILED")
+        case _:
+            assert_never(event)
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A piece of work as its events leave it. `results` are by row number; a later run tries again what failed."""
+
+    id: UUID | None = None
+    batch_id: UUID | None = None
+    work: int = 0
+    kind: str = ""
+    user_id: str = ""
+    operations: tuple[Operation, ...] = ()
+    run_at: datetime | None = None
+    run: int = 0
+    attempt: int = 0
+    results: "HashTrieMap[int, Result]" = HashTrieMap()
+
+    @property
+    def left(self) -> list[Operation]:
+        """What has no result yet."""
+        return [operation for operation in self.operations if operation.number not in self.results]
+
+    @property
+    def counts(self) -> Counts:
+        """How many came to which end so far."""
+        ends = [result.outcome for result in self.results.values()]
+        return Counts(ends.count("succeeded"), ends.count("failed"), ends.count("cancelled"))
+
+
+class AddOperations(msgspec.Struct, frozen=True):
+    """`released`: they belong to no batch and may run."""
+
+    work_id: UUID
+    batch_id: UUID | None
+    work: int
+    kind: str
+    user_id: str
+    operations: Sequence[Operation]
+    at: datetime
+    released: bool = False
+    run_at: datetime | None = None
+
+
+class ReleaseWork(msgspec.Struct, frozen=True):
+    """It may run; in a later `run`, what failed before."""
+
+    run: int
+    at: datetime
+
+
+class RecordResults(msgspec.Struct, frozen=True):
+    """What came of the `attempt`th try in a run; what has no result comes again."""
+
+    run: int
+    attempt: int
+    results: Sequence[Result]
+    at: datetime
+
+
+WorkCommand = AddOperations | ReleaseWork | RecordResults
+
+
+def decide_work(command: WorkCommand, piece: Piece) -> list[WorkEvent]:
+    match command:
+        case AddOperations(work_id, batch_id, work, kind, user_id, operations, at, released, run_at):
+            if piece.id:
+                return []
+            return [OperationsAdded(work_id, batch_id, work, kind, user_id, list(operations), at, released, run_at)]
+        case ReleaseWork(run, at):
+            if piece.id is None or piece.batch_id is None or run <= piece.run:
+                return []
+            size = len(piece.operations)
+            return [WorkReleased(piece.id, piece.batch_id, piece.work, piece.kind, run, size, at)]
+        case RecordResults(run, attempt, results, at):
+            if piece.id is None or run != piece.run or attempt <= piece.attempt:
+                return []  # somebody else has told of this try
+            return [executed(piece, attempt, results, at)]
+        case _:
+            assert_never(command)
+
+
+def executed(piece: Piece, attempt: int, results: Sequence[Result], at: datetime) -> OperationsExecuted:
+    assert piece.id, "it was added"
+    new = [result for result in results if result.number not in piece.results]
+    after = with_results(piece, attempt, new)
+    ends = after.counts
+    return OperationsExecuted(
+        piece.id,
+        piece.batch_id,
+        piece.work,
+        piece.kind,
+        piece.user_id,
+        piece.run,
+        attempt,
+        new,
+        len(after.left),
+        ends.succeeded,
+        ends.failed,
+        ends.cancelled,
+        at,
+    )
+
+
+def with_results(piece: Piece, attempt: int, results: Sequence[Result]) -> Piece:
+    after = piece.results.update({result.number: result for result in results})
+    return msgspec.structs.replace(piece, attempt=attempt, results=after)
+
+
+def evolve_work(piece: Piece, event: WorkEvent) -> Piece:
+    match event:
+        case OperationsAdded(work_id, batch_id, work, kind, user_id, operations, _, released, run_at):
+            run = 1 if released else 0
+            return Piece(work_id, batch_id, work, kind, user_id, tuple(operations), run_at, run)
+        case WorkReleased(run=run):
+            kept = HashTrieMap({n: result for n, result in piece.results.items() if result.outcome != "failed"})
+            return msgspec.structs.replace(piece, run=run, attempt=0, results=kept)
+        case OperationsExecuted(attempt=attempt, results=results):
+            return with_results(piece, attempt, results)
+        case _:
+            assert_never(event)
+
+
+class SetPaused(msgspec.Struct, frozen=True):
+    kind: str
+    paused: bool
+    at: datetime
+
+
+def decide_kind(command: SetPaused, paused: bool) -> list[KindEvent]:
+    if command.paused == paused:
+        return []
+    return [KindPaused(command.kind, command.at) if command.paused else KindResumed(command.kind, command.at)]
+
+
+def evolve_kind(_: bool, event: KindEvent) -> bool:
+    match event:
+        case KindPaused():
+            return True
+        case KindResumed():
+            return False
+        case _:
+            assert_never(event)
+
+
+def work_id_of(batch_id: UUID, work: int) -> UUID:
+    """The id of a piece of work of a batch."""
+    return uuid5(batch_id, f"work {work}")
+
+
+def operation_id_of(owner_id: UUID, number: int) -> UUID:
+    """The id of the operation in a row of a batch; for one of its own, `owner_id` is its work's and the row 1.
+
+    Ids of one batch follow each other, so that a table needs no other index to list them.
+    """
+    return UUID(int=owner_id.int + number)
+
+
+def kind_id_of(kind: str) -> UUID:
+    """The id under which a kind is paused and resumed."""
+    return uuid5(NAMESPACE_URL, f"boxoffice:batch-kind:{kind}")
+
+
+BATCHES = Decider("batch", BatchLifecycle, decide_batch, evolve_batch, initial=Batch())
+WORKS = {
+    priority: Decider(f"batch.{priority}", WorkEvent, decide_work, evolve_work, initial=Piece())
+    for priority in PRIORITIES
+}
+KINDS = Decider("batch", KindEvent, decide_kind, evolve_kind, initial=False)
+Batches = Aggregate[BatchCommand, Batch, BatchLifecycle]
+Works = Aggregate[WorkCommand, Piece, WorkEvent]
+Kinds = Aggregate[SetPaused, bool, KindEvent]

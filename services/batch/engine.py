@@ -1,0 +1,375 @@
+"""Executes operations: many as one statement, halved down to the bad ones where it fails, each of them once."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import Any, Generic, TypeVar, assert_never
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
+from prometheus_client import Histogram
+
+from common.errors import DomainError, Unavailable
+from common.events import Result
+from common.projector import CONNECTION_LOST
+from common.requests import Asks
+from services.batch.kinds import Answer, Done, Kind, Refused, Task, TryAgain, Work, WrongAnswer, answered
+
+Op = TypeVar("Op", bound=msgspec.Struct)
+Savepoint = Callable[[], AbstractAsyncContextManager[object]]
+"""What is done inside is undone if it raises."""
+
+log = structlog.get_logger()
+
+STATEMENT_SIZES = Histogram(
+    "boxoffice_batch_statement_operations",
+    "Operations that a kind was given to execute at a time",
+    ["kind"],
+    buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000),
+)
+BISECT_DEPTH = Histogram(
+    "boxoffice_batch_bisect_depth",
+    "How often operations were halved to find the bad ones",
+    ["kind"],
+    buckets=(0, 1, 2, 4, 6, 8, 10, 12, 14),
+)
+
+BLAMELESS = (
+    Unavailable,
+    ConnectionError,
+    TimeoutError,
+    asyncpg.InternalClientError,
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,  # serialization failures and deadlocks
+    asyncpg.LockNotAvailableError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+"""Errors that no operation is to blame for: the same may succeed later."""
+
+LONGEST_ERROR = 1000
+
+
+class Isolated(msgspec.Struct, frozen=True):
+    """An answer for each operation, in their order, and what it took: calls of the kind, and how deep it was halved."""
+
+    answers: list[Answer]
+    statements: int
+    depth: int
+
+
+async def isolate(kind: Kind[Op], work: Work, tasks: Sequence[Task[Op]], savepoint: Savepoint) -> Isolated:
+    """Execute `tasks`; those that can be are, and the others are told why not.
+
+    Raises Unavailable for what is nobody's fault; all of it is then to be undone and tried again.
+    """
+    isolation = _Isolation(kind, work, savepoint)
+    await isolation.execute(tasks)
+    return Isolated(isolation.answers, isolation.statements, isolation.depth)
+
+
+class _Isolation(Generic[Op]):
+    """One `isolate`. Operations are executed in their order, so of two that exclude each other the first wins."""
+
+    def __init__(self, kind: Kind[Op], work: Work, savepoint: Savepoint) -> None:
+        self.answers: list[Answer] = []
+        self.statements = 0
+        self.depth = 0
+        self._kind = kind
+        self._work = work
+        self._savepoint = savepoint
+        self._explained = False
+
+    async def execute(self, tasks: Sequence[Task[Op]]) -> None:
+        """Execute all at once, or else up to the first bad one, and then those behind it.
+
+        Where one was bad others may be: behind it, half as many are tried at once as there were between two bad ones on
+        average, and twice as many each time it goes well.
+        """
+        together = between = len(tasks)
+        behind_bad = 0
+        while len(self.answers) < len(tasks):
+            start = len(self.answers)
+            if await self._try(tasks[start : start + together]):
+                together *= 2
+                continue
+            if len(self.answers) == start:
+                await self._halve(tasks[start : start + together])
+            between = (between + len(self.answers) - behind_bad) // 2
+            behind_bad = len(self.answers)
+            together = max(1, between // 2)
+
+    async def _halve(self, tasks: Sequence[Task[Op]]) -> None:
+        """Execute those of `tasks` before the first bad one, and that. They are known to fail together."""
+        depth = 0
+        while len(tasks) > 1:
+            depth += 1
+            middle = (len(tasks) + 1) // 2
+            if await self._try(tasks[:middle]):
+                tasks = tasks[middle:]  # it is among these, then
+            elif middle > 1:
+                tasks = tasks[:middle]
+            else:
+                tasks = []  # it was that one
+        self.depth = max(self.depth, depth)
+        if tasks:
+            await self._one(tasks[0])
+
+    async def _try(self, tasks: Sequence[Task[Op]]) -> bool:
+        return await (self._many(tasks) if len(tasks) > 1 else self._one(tasks[0]))
+
+    async def _many(self, tasks: Sequence[Task[Op]]) -> bool:
+        """Whether `tasks` could be executed together; if not, they have no answer. Raises Unavailable."""
+        self.statements += 1
+        STATEMENT_SIZES.labels(self._kind.name).observe(len(tasks))
+        try:
+            async with self._savepoint():
+                async with asyncio.timeout(self._kind.timeout):
+                    answers = await self._kind.execute_many(self._work, tasks)
+                answers = answered(self._kind.name, answers, len(tasks))
+        except BLAMELESS as error:
+            raise unavailable(error) from error
+        except Exception:
+            return False  # they come again in halves, and what is bad alone tells why
+        self.answers += answers
+        return True
+
+    async def _one(self, task: Task[Op]) -> bool:
+        """Whether `task` could be executed; if not, why is its answer. Raises Unavailable."""
+        self.statements += 1
+        STATEMENT_SIZES.labels(self._kind.name).observe(1)
+        try:
+            async with self._savepoint():
+                async with asyncio.timeout(self._kind.timeout):
+                    answer = await self._kind.execute_one(self._work, task)
+                answered(self._kind.name, [answer], 1)
+        except BLAMELESS as error:
+            raise unavailable(error) from error
+        except Exception as error:
+            self._explain(task, error)
+            self.answers.append(Refused(told(error)))
+            return False
+        self.answers.append(answer)
+        return True
+
+    def _explain(self, task: Task[Op], error: Exception) -> None:
+        """Log where an error comes from that its author did not foresee; once, as the others are likely the same."""
+        if not self._explained and not isinstance(error, DomainError | asyncpg.PostgresError):
+            self._explained = True
+            log.warning("operation_raised", kind=self._kind.name, operation_id=str(task.id), exc_info=error)
+
+
+def unavailable(error: Exception) -> Unavailable:
+    """The same error in the words of this service."""
+    return error if isinstance(error, Unavailable) else Unavailable(f"{type(error).__name__}: {error}")
+
+
+def told(error: Exception) -> str:
+    """An error for people: what it says, and which value or constraint it is about. No traceback, no SQL."""
+    match error:
+        case DomainError():
+            text = error.detail
+        case asyncpg.PostgresError():
+            text = ": ".join(part for part in (error.message or str(error), error.detail) if part)
+        case WrongAnswer() | asyncpg.InterfaceError():
+            text = str(error)
+        case _:
+            text = f"{type(error).__name__}: {error}".removesuffix(": ")
+    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 1] + "…"
+
+
+def storable(text: str | None) -> str | None:
+    """A kind's text without what Postgres does not store: U+0000 and halves of characters."""
+    return text and text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+
+
+# Exactly once
+
+CREATE = """
+create schema if not exists batch_data;
+create table if not exists batch_data.executed (
+    work_id uuid primary key,
+    run int not null,
+    attempt int not null,
+    results bytea, -- JSON; null once they are on the log
+    at timestamptz not null default now()
+);
+"""
+# In the order of the array, so that two workers never wait for each other.
+LOCK = """
+select pg_advisory_xact_lock(hashtextextended('boxoffice.batch.work.' || work_id, 0)) from unnest($1::text[]) as work_id
+"""
+FIND = "select work_id, run, attempt, results from batch_data.executed where work_id = any($1::uuid[])"
+RECORD = """
+insert into batch_data.executed (work_id, run, attempt, results)
+select * from unnest($1::uuid[], $2::int[], $3::int[], $4::bytea[])
+on conflict (work_id) do update
+set run = excluded.run, attempt = excluded.attempt, results = excluded.results, at = excluded.at
+"""
+FORGET = """
+update batch_data.executed as known set results = null
+from unnest($1::uuid[], $2::int[], $3::int[]) as told (work_id, run, attempt)
+where (known.work_id, known.run, known.attempt) = (told.work_id, told.run, told.attempt)
+"""
+SWEEP = "delete from batch_data.executed where results is null and at < now() - interval '1 day'"
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(list[Result]).decode
+
+
+class Due(msgspec.Struct, frozen=True):
+    """A piece of work that is due: the `attempt`th try in a run. `numbers` are the rows of its `tasks`."""
+
+    work_id: UUID
+    run: int
+    attempt: int
+    numbers: Sequence[int]
+    tasks: Sequence[Task[Any]]
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """Turns of a piece come one after the other."""
+        return self.run, self.attempt
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What was done of a piece of work in its latest turn. `results`: None once they are on the log."""
+
+    turn: tuple[int, int]
+    results: list[Result] | None
+
+
+async def execute(
+    pool: asyncpg.Pool, kind: Kind[Any], due: Sequence[Due], requests: Asks | None = None
+) -> list[list[Result]]:
+    """Execute pieces of one kind together; the results of each. What has none is to be tried again, as another attempt.
+
+    Those of a transactional kind are executed once: who asks again for the same attempt gets the same results; who asks
+    for one that is on the log already gets none. Raises Unavailable: ask again, it is not known whether it was done.
+    """
+    if not kind.transactional:
+        return await _results(kind, Work(requests=requests), nullcontext, due)
+    try:
+        # Not stricter: what is read behind the lock is to be what was committed before it.
+        async with pool.acquire() as acquired, acquired.transaction(isolation="read_committed"):
+            connection: asyncpg.Connection = acquired  # type: ignore[assignment]  # it behaves like one
+            known = await _lock(connection, kind, due)
+            new = _newer(due, known)
+            if new:
+                results = await _results(kind, Work(connection), Savepoints(connection).savepoint, new)
+                known |= {piece.work_id: Known(piece.turn, told) for piece, told in zip(new, results, strict=True)}
+                await connection.execute(RECORD, *_columns(new), [_encode(told) for told in results])
+    except (Unavailable, *CONNECTION_LOST) as error:
+        raise unavailable(error) from error
+    return [_told_before(piece, known[piece.work_id]) for piece in due]
+
+
+async def forget(pool: asyncpg.Pool, told: Sequence[Due]) -> None:
+    """The results of these are on the log now. That they were executed is known for another day. Raises Unavailable."""
+    try:
+        await pool.execute(FORGET, *_columns(told))
+    except CONNECTION_LOST as error:
+        raise unavailable(error) from error
+
+
+async def sweep(pool: asyncpg.Pool) -> None:
+    """Delete what was forgotten a day ago, which is longer than anybody asks for it. Raises Unavailable."""
+    try:
+        await pool.execute(SWEEP)
+    except CONNECTION_LOST as error:
+        raise unavailable(error) from error
+
+
+async def _lock(connection: asyncpg.Connection, kind: Kind[Any], due: Sequence[Due]) -> dict[UUID, Known]:
+    """Wait until nobody else executes these pieces; what was done of them before."""
+    work_ids = {piece.work_id for piece in due}
+    await connection.execute(LOCK, sorted(map(str, work_ids)), timeout=kind.timeout)
+    return {
+        row["work_id"]: Known((row["run"], row["attempt"]), None if row["results"] is None else _decode(row["results"]))
+        for row in await connection.fetch(FIND, work_ids)
+    }
+
+
+def _newer(due: Sequence[Due], known: Mapping[UUID, Known]) -> list[Due]:
+    """The pieces whose turn was not executed; each once, however often it was delivered."""
+    newest: dict[UUID, Due] = {}
+    for piece in sorted(due, key=lambda piece: piece.turn):
+        if piece.work_id not in known or piece.turn > known[piece.work_id].turn:
+            newest[piece.work_id] = piece
+    return list(newest.values())
+
+
+def _told_before(piece: Due, known: Known) -> list[Result]:
+    return known.results or [] if known.turn == piece.turn else []
+
+
+def _columns(pieces: Sequence[Due]) -> tuple[list[UUID], list[int], list[int]]:
+    return (
+        [piece.work_id for piece in pieces],
+        [piece.run for piece in pieces],
+        [piece.attempt for piece in pieces],
+    )
+
+
+async def _results(kind: Kind[Any], work: Work, savepoint: Savepoint, due: Sequence[Due]) -> list[list[Result]]:
+    """Execute pieces; what came of each. Raises Unavailable."""
+    tasks = [task for piece in due for task in piece.tasks]
+    answers: list[Answer] = []
+    for start in range(0, len(tasks), kind.limit):
+        isolated = await isolate(kind, work, tasks[start : start + kind.limit], savepoint)
+        BISECT_DEPTH.labels(kind.name).observe(isolated.depth)
+        answers += isolated.answers
+    answer = iter(answers)
+    return [
+        [
+            result
+            for number in piece.numbers
+            if (result := _result(number, next(answer), last=piece.attempt >= kind.attempts))
+        ]
+        for piece in due
+    ]
+
+
+def _result(number: int, answer: Answer, *, last: bool) -> Result | None:
+    """What became of an operation for good, or None if it is to be tried again."""
+    match answer:
+        case Done(output):
+            return Result(number, output=storable(output))
+        case Refused(error):
+            return Result(number, "failed", storable(error))
+        case TryAgain(error):
+            return Result(number, "failed", storable(error)) if last else None
+        case _:
+            assert_never(answer)
+
+
+class Savepoints:
+    """Savepoints of a transaction, one after the other: each begins as the one before it ends, in one round trip."""
+
+    def __init__(self, connection: asyncpg.Connection) -> None:
+        self._connection = connection
+        self._begun = False
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """What is done inside is undone if it raises, and the transaction goes on. Raises Unavailable if it cannot."""
+        if not self._begun:
+            await self._connection.execute("set constraints all immediate; savepoint halving")
+            self._begun = True
+        try:
+            yield
+            await self._connection.execute("release savepoint halving; savepoint halving")
+        except BLAMELESS:
+            raise  # all of it is undone
+        except Exception as error:
+            try:
+                await self._connection.execute("rollback to savepoint halving")
+            except CONNECTION_LOST as lost:
+                raise unavailable(lost) from error
+            raise

@@ -1,0 +1,122 @@
+"""How operations get in: opened, added a piece at a time while they stream, and submitted when all of them are in."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from uuid import UUID
+
+import msgspec
+
+from common.clock import new_id, now
+from common.errors import DomainError, Invalid
+from common.events import BatchLifecycle, Operation, Priority, RefusedRow
+from common.projector import ReadYourWrites
+from services.batch.domain import (
+    AbandonBatch,
+    AddOperations,
+    Batch,
+    BatchCommand,
+    OnInvalid,
+    OpenBatch,
+    RefuseRows,
+    SubmitBatch,
+    Works,
+    work_id_of,
+)
+from services.batch.upload import Pieces
+
+AT_ONCE = 8
+"""Pieces that are on their way to the log at a time; reading goes on meanwhile, so this also bounds memory."""
+
+REFUSED_TOGETHER = 500
+
+VisibleBatches = ReadYourWrites[BatchCommand, Batch, BatchLifecycle]
+Blocks = AsyncIterator[tuple[list[Operation], list[RefusedRow]]]
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What is to be done with the operations of a batch."""
+
+    kind: str
+    user_id: str
+    priority: Priority
+    on_invalid: OnInvalid
+    run_at: datetime | None
+
+
+class Intake:
+    """Takes in batches."""
+
+    def __init__(self, batches: VisibleBatches, works: Mapping[Priority, Works]) -> None:
+        self._batches = batches
+        self._works = works
+
+    async def take_in(self, wanted: Wanted, blocks: Blocks) -> UUID:
+        """Take in a batch; its id. Raises Invalid for what cannot be read (with the batch's id where it was opened).
+
+        If it breaks off, whatever the reason, nothing of the batch runs.
+        """
+        first = await anext(blocks)  # what cannot be read at all opens no batch
+        batch_id = new_id()
+        opened = OpenBatch(
+            batch_id, wanted.kind, wanted.user_id, wanted.priority, wanted.on_invalid, wanted.run_at, now()
+        )
+        await self._batches.handle(batch_id, opened)
+        try:
+            operations, works = await self._add(batch_id, wanted, first, blocks)
+        except BaseException as error:
+            told = error.detail if isinstance(error, DomainError) else "The upload broke off."
+            command = AbandonBatch(f"{told} Nothing of the batch ran.", now())
+            await asyncio.shield(self._batches.handle(batch_id, command))
+            if isinstance(error, Invalid):
+                error.context["batch_id"] = batch_id
+            raise
+        await self._batches.handle(batch_id, SubmitBatch(operations, works, now()))
+        return batch_id
+
+    async def _add(
+        self, batch_id: UUID, wanted: Wanted, first: tuple[list[Operation], list[RefusedRow]], blocks: Blocks
+    ) -> tuple[int, int]:
+        """Put operations on the log as they come; how many there were, and in how many pieces."""
+        pieces, refused = Pieces(), list[RefusedRow]()
+        operations = works = 0
+        under_way: set[asyncio.Task[object]] = set()
+        good, bad = first
+        try:
+            while True:
+                for piece in pieces.add(good):
+                    under_way.add(asyncio.create_task(self._add_piece(batch_id, wanted, works, piece)))
+                    operations, works = operations + len(piece), works + 1
+                    under_way = await at_most(AT_ONCE, under_way)
+                refused += bad
+                while len(refused) >= REFUSED_TOGETHER:
+                    await self._batches.handle(batch_id, RefuseRows(refused[:REFUSED_TOGETHER], now()))
+                    del refused[:REFUSED_TOGETHER]
+                try:
+                    good, bad = await anext(blocks)
+                except StopAsyncIteration:
+                    break
+            for piece in pieces.rest():
+                under_way.add(asyncio.create_task(self._add_piece(batch_id, wanted, works, piece)))
+                operations, works = operations + len(piece), works + 1
+            if refused:
+                await self._batches.handle(batch_id, RefuseRows(refused, now()))
+            await at_most(0, under_way)
+        finally:
+            for task in under_way:
+                task.cancel()
+        return operations, works
+
+    async def _add_piece(self, batch_id: UUID, wanted: Wanted, work: int, piece: list[Operation]) -> None:
+        work_id = work_id_of(batch_id, work)
+        command = AddOperations(work_id, batch_id, work, wanted.kind, wanted.user_id, piece, now())
+        await self._works[wanted.priority].handle(work_id, command)
+
+
+async def at_most(limit: int, under_way: set[asyncio.Task[object]]) -> set[asyncio.Task[object]]:
+    """Wait until no more than `limit` are under way; which. Raises what one of them raises."""
+    while len(under_way) > limit:
+        done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    return under_way

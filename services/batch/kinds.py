@@ -1,0 +1,148 @@
+"""What a kind of operation is: the protocol that plugins implement, and where they are found.
+
+A kind is a class with a name, the Struct of one operation, and one way to execute many:
+
+    class Seat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+        row: str
+        number: int
+
+    class ReserveSeats(Kind[Seat]):
+        name = "seats.reserve"
+        operation = Seat
+
+        async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Done]:
+            await work.connection.execute(
+                "insert into seats (row, number) select * from unnest($1::text[], $2::int[])",
+                [task.what.row for task in operations],
+                [task.what.number for task in operations],
+            )
+            return [Done()] * len(operations)
+
+and an entry point in the group `boxoffice.batch_kinds`, whose name is the kind's:
+
+    [project.entry-points."boxoffice.batch_kinds"]
+    "seats.reserve" = "my_package:ReserveSeats"
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import ClassVar, Generic, TypeVar
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from common.errors import Invalid
+from common.requests import Asks
+
+Op = TypeVar("Op", bound=msgspec.Struct)
+
+
+class Task(msgspec.Struct, Generic[Op], frozen=True):
+    """An operation that is to be executed. `id` is the same at every try: what is made of it is made once.
+
+    `user_id` is who asked for it and whose rights count.
+    """
+
+    id: UUID
+    user_id: str
+    what: Op
+
+
+class Done(msgspec.Struct, frozen=True):
+    """It is done; `output` is what there is to show for it: an id, an address."""
+
+    output: str | None = None
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """It cannot be done, now or later: `error` says why, to whoever asked."""
+
+    error: str
+
+
+class TryAgain(msgspec.Struct, frozen=True):
+    """It could not be done now and may be later, up to the kind's `attempts`."""
+
+    error: str
+
+
+Answer = Done | Refused | TryAgain
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What a kind works with: `connection`, if it is transactional, or else `requests`, which asks other services."""
+
+    transaction: asyncpg.Connection | None = None
+    requests: Asks | None = None
+
+    @property
+    def connection(self) -> asyncpg.Connection:
+        """It is in the transaction that also records what was done: together or not at all.
+
+        Constraints are checked at once there, deferred ones too. Raises TypeError for a kind that is not transactional.
+        """
+        if self.transaction is None:
+            raise TypeError("only a kind with `transactional = True` has a connection")
+        return self.transaction
+
+
+class Kind(ABC, Generic[Op]):
+    """A kind of operation. One instance serves all workers of a process.
+
+    `attempts`: how often an operation is tried before it fails for good. `timeout`: seconds for one `execute_many`.
+    `limit`: operations in one `execute_many` at most, if that is less than BOXOFFICE_BATCH_LIMIT. `transactional`:
+    execute_many writes only through `work.connection`; such a kind is executed once for each operation, whatever
+    crashes. Others may be asked again for the same `Task.id`, and must then answer the same and make nothing twice.
+    `tables`: what `boxoffice migrate` runs for it, safe to repeat (`create table if not exists ...`).
+    """
+
+    name: ClassVar[str]
+    operation: ClassVar[type[msgspec.Struct]]
+    attempts: ClassVar[int] = 10
+    timeout: ClassVar[float] = 30
+    limit: ClassVar[int] = 1000
+    transactional: ClassVar[bool] = True
+    tables: ClassVar[str] = ""
+
+    @abstractmethod
+    async def execute_many(self, work: Work, operations: Sequence[Task[Op]]) -> Sequence[Answer]:
+        """Execute all of `operations`, best by one statement; an answer for each, in their order.
+
+        What raises refuses all of them: they are then executed in halves, down to the bad ones, whose error is told.
+        Unavailable (and a lost connection or a timeout) is nobody's fault: all of it is tried again later.
+        """
+
+    async def execute_one(self, work: Work, operation: Task[Op]) -> Answer:
+        """Execute one. What it raises is why this one fails."""
+        return answered(self.name, await self.execute_many(work, [operation]), 1)[0]
+
+
+class WrongAnswer(Exception):
+    """A kind did not give one answer for each operation."""
+
+
+def answered(kind: str, answers: object, wanted: int) -> Sequence[Answer]:
+    """`answers`, if they are an answer for each of so many operations. Raises WrongAnswer."""
+    if not isinstance(answers, Sequence) or not all(isinstance(answer, Answer) for answer in answers):
+        raise WrongAnswer(f"Kind {kind} is broken: it did not answer with a list of Done, Refused or TryAgain.")
+    if len(answers) != wanted:
+        raise WrongAnswer(f"Kind {kind} is broken: it gave {len(answers)} answers for {wanted} operations.")
+    return answers
+
+
+GROUP = "boxoffice.batch_kinds"
+
+
+def installed() -> Mapping[str, type[Kind[msgspec.Struct]]]:
+    """The kinds of all installed packages, by name."""
+    return {point.name: point.load() for point in entry_points(group=GROUP)}
+
+
+def known(kinds: Mapping[str, Kind[msgspec.Struct]], name: str) -> Kind[msgspec.Struct]:
+    """The kind of this name. Raises Invalid, and says which there are."""
+    try:
+        return kinds[name]
+    except KeyError:
+        raise Invalid(f"There is no kind {name!r}; there are {', '.join(sorted(kinds))}.", field="kind") from None

@@ -1,0 +1,300 @@
+"""What can be asked about batches and operations: the tables, how the log fills them, and every query."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from common.errors import NotFound
+from common.event_log import Recorded
+from common.events import (
+    BatchCompleted,
+    BatchFailed,
+    BatchOpened,
+    BatchRetried,
+    BatchStarted,
+    BatchSubmitted,
+    OperationsExecuted,
+    Outcome,
+    Priority,
+    RowsRefused,
+)
+from common.paging import cursor_of, position_of
+from common.projector import ReadModel
+from services.batch import templates
+from services.batch.domain import OnInvalid, Status, operation_id_of
+
+TABLES = """
+create table batches (
+    id uuid primary key,
+    user_id text not null,
+    kind text not null,
+    priority text not null,
+    on_invalid text not null,
+    run_at timestamptz,
+    status text not null,
+    detail text,
+    operations bigint not null,
+    refused bigint not null,
+    created_at timestamptz not null,
+    submitted_at timestamptz,
+    started_at timestamptz,
+    completed_at timestamptz
+);
+create index on batches (user_id, created_at desc, id desc);
+create table pieces (
+    batch_id uuid not null,
+    work bigint not null,
+    succeeded bigint not null,
+    failed bigint not null,
+    cancelled bigint not null,
+    primary key (batch_id, work)
+);
+create table operations (
+    id uuid primary key,
+    user_id text not null,
+    kind text not null,
+    status text not null,
+    error text,
+    output text,
+    at timestamptz not null
+);
+create index on operations (id) where status <> 'succeeded';
+"""
+
+INSERT_BATCH = """
+insert into batches (id, user_id, kind, priority, on_invalid, run_at, status, operations, refused, created_at)
+values ($1, $2, $3, $4, $5, $6, 'PENDING', 0, 0, $7)
+"""
+
+SUBMIT_BATCH = "update batches set operations = $2, submitted_at = $3 where id = $1"
+REFUSE_ROWS = "update batches set refused = refused + $2 where id = $1"
+START_BATCH = "update batches set status = 'RUNNING', started_at = coalesce(started_at, $2) where id = $1"
+RETRY_BATCH = "update batches set status = 'RUNNING', completed_at = null where id = $1"
+END_BATCH = "update batches set status = $2, detail = $3, completed_at = $4 where id = $1"
+
+WRITE_PIECES = """
+insert into pieces (batch_id, work, succeeded, failed, cancelled)
+select batch_id, work, succeeded, failed, cancelled
+from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+    as new (batch_id, work, succeeded, failed, cancelled)
+on conflict (batch_id, work) do update
+    set succeeded = excluded.succeeded, failed = excluded.failed, cancelled = excluded.cancelled
+"""
+
+WRITE_OPERATIONS = """
+insert into operations (id, user_id, kind, status, error, output, at)
+select id, user_id, kind, status, error, output, at
+from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
+    as new (id, user_id, kind, status, error, output, at)
+on conflict (id) do update
+    set status = excluded.status, error = excluded.error, output = excluded.output, at = excluded.at
+"""
+
+
+async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
+    """Write what happened to batches one by one, and what became of operations as two statements."""
+    await templates.project_templates(connection, events)
+    pieces: dict[tuple[UUID, int], tuple[int, int, int]] = {}
+    operations: dict[UUID, tuple[object, ...]] = {}
+    for recorded in events:
+        match recorded.event:
+            case OperationsExecuted() as e:
+                owner_id = e.batch_id or e.work_id
+                for result in e.results:
+                    operation_id = operation_id_of(owner_id, result.number)
+                    row = (e.user_id, e.kind, result.outcome, result.error, result.output, e.at)
+                    operations[operation_id] = row
+                if e.batch_id:
+                    pieces[e.batch_id, e.work] = (e.succeeded, e.failed, e.cancelled)
+            case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at):
+                await connection.execute(INSERT_BATCH, batch_id, user_id, kind, priority, on_invalid, run_at, at)
+            case RowsRefused(batch_id, rows):
+                await connection.execute(REFUSE_ROWS, batch_id, len(rows))
+            case BatchSubmitted(batch_id, total, at=at):
+                await connection.execute(SUBMIT_BATCH, batch_id, total, at)
+            case BatchStarted(batch_id, at):
+                await connection.execute(START_BATCH, batch_id, at)
+            case BatchRetried(batch_id):
+                await connection.execute(RETRY_BATCH, batch_id)
+            case BatchFailed(batch_id, detail=detail, at=at):
+                await connection.execute(END_BATCH, batch_id, "FAILED", detail, at)
+            case BatchCompleted(batch_id, status=status, at=at):
+                await connection.execute(END_BATCH, batch_id, status, None, at)
+    if operations:
+        ended = [(operation_id, *row) for operation_id, row in operations.items()]
+        await connection.execute(WRITE_OPERATIONS, *zip(*ended, strict=True))
+    if pieces:
+        counts = [(*key, *ends) for key, ends in pieces.items()]
+        await connection.execute(WRITE_PIECES, *zip(*counts, strict=True))
+
+
+READ_MODEL = ReadModel("batch", TABLES + templates.TABLES, {"BATCH": project})
+
+
+class BatchCounts(msgspec.Struct, frozen=True):
+    """Rows of a batch: those that are operations and what became of them, and those that are none."""
+
+    operations: int
+    refused: int
+    pending: int
+    succeeded: int
+    failed: int
+    cancelled: int
+
+
+class BatchView(msgspec.Struct, frozen=True):
+    """A batch, as who handed it in sees it.
+
+    `progress` is the share of its operations that came to an end, `rate` how many a second since it started. `written`:
+    how far each of the two takers of results has come, in operations.
+    """
+
+    id: UUID
+    kind: str
+    status: Status
+    detail: str | None
+    priority: Priority
+    on_invalid: OnInvalid
+    run_at: datetime | None
+    counts: BatchCounts
+    progress: float
+    rate: float | None
+    created_at: datetime
+    submitted_at: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    written: dict[str, int]
+    report: str
+
+    @classmethod
+    def of_row(cls, row: asyncpg.Record, at: datetime) -> "BatchView":
+        """The view of a row of SELECT_BATCH."""
+        ended = row["succeeded"] + row["failed"] + row["cancelled"]
+        total = row["operations"]
+        seconds = ((row["completed_at"] or at) - row["started_at"]).total_seconds() if row["started_at"] else 0
+        return cls(
+            row["id"],
+            row["kind"],
+            row["status"],
+            row["detail"],
+            row["priority"],
+            row["on_invalid"],
+            row["run_at"],
+            BatchCounts(total, row["refused"], total - ended, row["succeeded"], row["failed"], row["cancelled"]),
+            round(ended / total, 4) if total else 0.0,
+            round(ended / seconds, 1) if seconds > 0 else None,
+            row["created_at"],
+            row["submitted_at"],
+            row["started_at"],
+            row["completed_at"],
+            {"operations": ended, "report": row["reported"]},
+            f"/api/batches/{row['id']}/report.csv",
+        )
+
+
+SELECT_BATCH = """
+select id, kind, status, detail, priority, on_invalid, run_at, operations, refused, created_at, submitted_at,
+       started_at, completed_at, coalesce(done.succeeded, 0)::bigint as succeeded,
+       coalesce(done.failed, 0)::bigint as failed, coalesce(done.cancelled, 0)::bigint as cancelled,
+       coalesce((
+           select sum(ended) from (
+               select distinct on (work) ended from batch_report.parts
+               where batch_id = batches.id order by work, sequence desc
+           ) as latest
+       ), 0)::bigint as reported
+from batches
+left join lateral (
+    select sum(succeeded) as succeeded, sum(failed) as failed, sum(cancelled) as cancelled
+    from pieces where batch_id = batches.id
+) as done on true
+"""
+
+BATCH_OF_USER = SELECT_BATCH + "where id = $1 and user_id = $2"
+
+BATCHES_OF_USER = (
+    SELECT_BATCH
+    + """
+where user_id = $1
+  and ($2::text is null or status = $2)
+  and ($3::timestamptz is null or (created_at, id) < ($3, $4::uuid))
+order by created_at desc, id desc
+limit $5
+"""
+)
+
+
+class BatchPage(msgspec.Struct, frozen=True):
+    """Some batches of a user, newest first. `next_cursor` is null on the last page."""
+
+    items: list[BatchView]
+    next_cursor: str | None
+
+
+async def batch(pool: asyncpg.Pool, batch_id: UUID, user_id: str, at: datetime) -> BatchView:
+    """Raises NotFound, also for somebody else's."""
+    row = await pool.fetchrow(BATCH_OF_USER, batch_id, user_id)
+    if row is None:
+        raise NotFound(f"You have no batch {batch_id}.")
+    return BatchView.of_row(row, at)
+
+
+async def batches(
+    pool: asyncpg.Pool, user_id: str, at: datetime, *, status: Status | None, limit: int, cursor: str | None
+) -> BatchPage:
+    """A user's batches. Raises Invalid for a cursor that is none."""
+    rows = await pool.fetch(BATCHES_OF_USER, user_id, status, *position_of(cursor), limit + 1)
+    items = [BatchView.of_row(row, at) for row in rows[:limit]]
+    return BatchPage(items, cursor_of(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
+
+
+class OperationView(msgspec.Struct, frozen=True):
+    """An operation and what became of it. `row` is its row in its batch; for one of its own, 1."""
+
+    id: UUID
+    row: int
+    kind: str
+    status: Outcome | Literal["pending"]
+    error: str | None = None
+    output: str | None = None
+    at: datetime | None = None
+
+
+class OperationPage(msgspec.Struct, frozen=True):
+    """Some operations of a batch that came to an end, by row. `next_cursor` is null on the last page."""
+
+    items: list[OperationView]
+    next_cursor: str | None
+
+
+OPERATIONS_OF_BATCH = """
+select id, kind, status, error, output, at
+from operations
+where id > $1 and id <= $2 and ($3::text is null or status = $3)
+order by id
+limit $4
+"""
+
+OPERATION_OF_USER = "select id, kind, status, error, output, at from operations where id = $1 and user_id = $2"
+
+
+async def operations(
+    pool: asyncpg.Pool, batch_id: UUID, last: int, *, status: Outcome | None, limit: int, after: int
+) -> OperationPage:
+    """Operations of a batch of `last` rows that came to an end, from the row after `after`."""
+    rows = await pool.fetch(
+        OPERATIONS_OF_BATCH, operation_id_of(batch_id, after), operation_id_of(batch_id, last), status, limit + 1
+    )
+    items = [OperationView(row=row["id"].int - batch_id.int, **row) for row in rows[:limit]]
+    return OperationPage(items, str(items[-1].row) if len(rows) > limit else None)
+
+
+async def operation(pool: asyncpg.Pool, operation_id: UUID, user_id: str) -> OperationView:
+    """An operation that came to an end. Raises NotFound."""
+    row = await pool.fetchrow(OPERATION_OF_USER, operation_id, user_id)
+    if row is None:
+        raise NotFound(f"You have no operation {operation_id}.")
+    return OperationView(row=1, **row)

@@ -1,0 +1,208 @@
+"""`boxoffice batch`: hand in a file of operations, watch it, look at what became of it; over HTTP."""
+
+import asyncio
+import csv
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from common.errors import DomainError, Invalid, Unavailable
+
+MEDIA_TYPES: Mapping[str, str] = {
+    ".csv": "text/csv",
+    ".ndjson": "application/x-ndjson",
+    ".jsonl": "application/x-ndjson",
+}
+BLOCK = 64 * 1024
+ERRORS_SHOWN = 10
+COLOURS = {"COMPLETED": "green", "COMPLETED_WITH_ERRORS": "yellow", "FAILED": "red", "CANCELLED": "yellow"}
+
+
+class Refusal(DomainError):
+    """What the system answered instead."""
+
+
+class Batches:
+    """The batches of one user, at one address."""
+
+    def __init__(self, http: httpx.AsyncClient, console: Console) -> None:
+        self._http = http
+        self._console = console
+
+    async def submit(self, file: Path, kind: str, options: Mapping[str, str]) -> dict[str, Any]:
+        """Upload a file, with a bar. Raises Invalid, Refusal."""
+        media_type = MEDIA_TYPES.get(file.suffix.lower())
+        if media_type is None:
+            raise Invalid(f"{file}: What is it? Its name must end in {', '.join(MEDIA_TYPES)}.")
+        columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task("", total=size_of(file))
+            answer = await self._http.post(
+                "/api/batches",
+                params={"kind": kind, **options},
+                content=blocks_of(file, lambda sent: bar.update(task, advance=sent)),
+                headers={"Content-Type": media_type},
+                timeout=600,
+            )
+        return told(answer)
+
+    async def watch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Show a batch's progress until it is over."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            task = bar.add_task(batch["status"].lower(), total=batch["counts"]["operations"])
+            while True:
+                done = batch["counts"]["operations"] - batch["counts"]["pending"]
+                bar.update(task, completed=done, description=batch["status"].lower())
+                written = batch["written"]
+                if batch["completed_at"] and min(written.values()) >= done:
+                    return batch
+                await asyncio.sleep(0.2)
+                batch = await self.read(batch["id"])
+
+    async def read(self, batch_id: str) -> dict[str, Any]:
+        """One batch. Raises Refusal."""
+        return told(await self._http.get(f"/api/batches/{batch_id}"))
+
+    async def newest(self) -> list[dict[str, Any]]:
+        """The newest batches."""
+        items: list[dict[str, Any]] = told(await self._http.get("/api/batches", params={"limit": "20"}))["items"]
+        return items
+
+    async def failed(self, batch_id: str, limit: int) -> list[dict[str, Any]]:
+        """The first operations that failed."""
+        path = f"/api/batches/{batch_id}/operations"
+        answer = await self._http.get(path, params={"status": "failed", "limit": str(limit)})
+        items: list[dict[str, Any]] = told(answer)["items"]
+        return items
+
+    async def act(self, batch_id: str, what: str) -> dict[str, Any]:
+        """Cancel it or try again what failed. Raises Refusal."""
+        return told(await self._http.post(f"/api/batches/{batch_id}/{what}"))
+
+    async def report(self, batch_id: str) -> AsyncIterator[bytes]:
+        """The lines of its report."""
+        async with self._http.stream("GET", f"/api/batches/{batch_id}/report.csv") as answer:
+            if answer.status_code != 200:
+                await answer.aread()
+                told(answer)
+            async for block in answer.aiter_bytes():
+                yield block
+
+    async def tell(self, batch: dict[str, Any]) -> None:
+        """Show a batch, and the first things that went wrong with it."""
+        counts, colour = batch["counts"], COLOURS.get(batch["status"], "cyan")
+        say = self._console.print
+        say(f"[bold {colour}]{batch['status']}[/] {batch['kind']} [dim]{batch['id']}[/]", soft_wrap=True)
+        if batch["detail"]:
+            say(f"  {batch['detail']}", markup=False, soft_wrap=True)
+        ends = "  ".join(f"{counts[end]:,} {end}" for end in ("succeeded", "failed", "cancelled", "pending", "refused"))
+        say(f"  {ends}" + (f"  [dim]{batch['rate']:,.0f}/s[/]" if batch["rate"] else ""))
+        if not (counts["failed"] or counts["refused"]):
+            return
+        shown = 0
+        async for row in rows_of(self.report(batch["id"])):
+            if row.get("status") in ("failed", "refused"):
+                say(f"  row {row['row']}: {row['error']}", markup=False, soft_wrap=True)
+                shown += 1
+                if shown == ERRORS_SHOWN:
+                    break
+        more = counts["failed"] + counts["refused"] - shown
+        if more > 0:
+            say(f"  [dim]and {more:,} more: boxoffice batch report {batch['id']}[/]", soft_wrap=True)
+
+
+def size_of(file: Path) -> int:
+    """Bytes of a file."""
+    return file.stat().st_size
+
+
+async def blocks_of(file: Path, sent: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """A file in blocks; `sent` is told each block's size."""
+    with file.open("rb") as source:
+        while block := source.read(BLOCK):
+            yield block
+            sent(len(block))
+
+
+async def rows_of(blocks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, str]]:
+    """The rows of a report, as they come."""
+    names: list[str] = []
+    rest = b""
+    async for block in blocks:
+        *lines, rest = (rest + block).split(b"\n")
+        for cells in csv.reader(line.decode() for line in lines):
+            if names:
+                yield dict(zip(names, cells, strict=False))
+            else:
+                names = cells
+
+
+def told(answer: httpx.Response) -> dict[str, Any]:
+    """What an answer holds. Raises Refusal for a problem."""
+    if answer.is_success:
+        held: dict[str, Any] = answer.json()
+        return held
+    try:
+        problem = answer.json()
+        raise Refusal(f"{problem['title']}: {problem['detail']}")
+    except (ValueError, KeyError):
+        raise Refusal(f"{answer.status_code}: {answer.text[:200]}") from None
+
+
+@asynccontextmanager
+async def batches_at(url: str, user: str, console: Console) -> AsyncIterator[Batches]:
+    """The batches of `user` at `url`. Raises Unavailable when nobody answers there."""
+    headers = {"Authorization": f"Bearer dev:{user}"}
+    async with httpx.AsyncClient(base_url=url, timeout=30, headers=headers) as http:
+        try:
+            yield Batches(http, console)
+        except httpx.TransportError as error:
+            raise Unavailable(f"{url} does not answer ({type(error).__name__}). Is it running?") from error
+
+
+async def submit(batches: Batches, file: Path, kind: str, options: Mapping[str, str], *, watch: bool) -> bool:
+    """Hand in a file and watch it; whether all of it went well."""
+    batch = await batches.submit(file, kind, options)
+    if watch:
+        batch = await batches.watch(batch)
+    await batches.tell(batch)
+    return batch["status"] in ("PENDING", "RUNNING", "COMPLETED")
+
+
+async def listed(batches: Batches, console: Console) -> None:
+    """Show the newest batches."""
+    table = Table(box=None)
+    for name in ("batch", "kind", "status", "operations", "failed", "refused", "created"):
+        table.add_column(name, no_wrap=True)
+    for batch in await batches.newest():
+        counts, colour = batch["counts"], COLOURS.get(batch["status"], "cyan")
+        table.add_row(
+            batch["id"],
+            batch["kind"],
+            f"[{colour}]{batch['status']}[/]",
+            f"{counts['operations']:,}",
+            f"{counts['failed']:,}",
+            f"{counts['refused']:,}",
+            batch["created_at"][:19],
+        )
+    console.print(table, crop=False, soft_wrap=True)
+
+
+async def write_report(batches: Batches, batch_id: str, to: Path | None) -> None:
+    """Write a batch's report to a file or to stdout."""
+    target = to.open("wb") if to else sys.stdout.buffer
+    try:
+        async for block in batches.report(batch_id):
+            target.write(block)
+    finally:
+        target.flush()
+        if to:
+            target.close()

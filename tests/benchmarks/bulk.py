@@ -1,0 +1,91 @@
+"""Records in bulk, from the upload of a CSV to committed with results, against COPY of the same rows."""
+
+import asyncio
+import io
+from statistics import median
+from time import perf_counter
+
+import asyncpg
+import httpx
+
+from tests.benchmarks.process import Served, serving
+from tests.benchmarks.row import Measured, Row, Scene, alternate, at_least
+
+MODULE = ("services.cli.main", "serve", "batch")
+WITHIN = 300.0
+ONE_BY_ONE = 2_000
+COPIED = "create table if not exists copied (owner text, key text, value text, primary key (owner, key))"
+INSERTED = "create table if not exists inserted (owner text, key text, value text, primary key (owner, key))"
+ADA = {"Authorization": "Bearer dev:ada"}
+
+
+def rows_of(turn: int, count: int) -> list[tuple[str, str]]:
+    """Records that no other turn has."""
+    return [(f"{turn}-{number}", f"some text {number}") for number in range(count)]
+
+
+async def submit(served: Served, rows: list[tuple[str, str]]) -> float:
+    """Seconds from the first byte of the upload until every operation has its result where it can be read."""
+    body = ("key,value\n" + "".join(f"{key},{value}\n" for key, value in rows)).encode()
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", headers=ADA, timeout=WITHIN) as http:
+        began = perf_counter()
+        answer = await http.post(
+            "/api/batches", params={"kind": "records.insert"}, content=body, headers={"Content-Type": "text/csv"}
+        )
+        answer.raise_for_status()
+        path = answer.headers["location"]
+        async with asyncio.timeout(WITHIN):
+            while True:
+                batch = (await http.get(path)).json()
+                if batch["completed_at"] and min(batch["written"].values()) == len(rows):
+                    break
+                await asyncio.sleep(0.02)
+        took = perf_counter() - began
+    if batch["counts"]["succeeded"] != len(rows):
+        raise RuntimeError(f"not every record was inserted: {batch['counts']}")
+    return took
+
+
+async def measure(scene: Scene) -> Measured:
+    """Rows per second."""
+    count = scene.size(200_000, 10_000)
+    turns = iter(range(100))
+    async with (
+        scene.system() as platform,
+        serving(MODULE, platform.settings, scene.home) as served,
+        asyncpg.create_pool(platform.settings.database_url, min_size=1, max_size=1) as pool,
+    ):
+        await pool.execute(COPIED)
+        await pool.execute(INSERTED)
+        cpu: list[float] = []
+
+        async def ours() -> float:
+            rows, used = rows_of(next(turns), count), served.cpu_seconds
+            took = await submit(served, rows)
+            cpu.append((served.cpu_seconds - used) / count * 1e6)
+            return count / took
+
+        async def copy() -> float:
+            turn = next(turns)
+            source = io.BytesIO("".join(f"ada,{key},{value}\n" for key, value in rows_of(turn, count)).encode())
+            began = perf_counter()
+            async with pool.acquire() as connection:
+                await connection.copy_to_table("copied", source=source, format="csv")
+            return count / (perf_counter() - began)
+
+        figures = await alternate(scene, ours, copy)
+        scene.tell("one statement each")
+        began = perf_counter()
+        for key, value in rows_of(next(turns), ONE_BY_ONE):
+            await pool.execute("insert into inserted (owner, key, value) values ('ada', $1, $2)", key, value)
+        alone = ONE_BY_ONE / (perf_counter() - began)
+    details = {
+        "rows": count,
+        "cpu_us_per_row": median(cpu),
+        "one_statement_each_per_second": alone,
+        "times_one_statement_each": median(figures[0]) / alone,
+    }
+    return Measured("/s", *figures, details=details)
+
+
+BULK = Row("bulk", "records.insert, CSV upload to results", "Postgres COPY of the same rows", at_least(0.2), measure)

@@ -1,0 +1,398 @@
+"""Operations in bulk over HTTP, with the batch service as processes of their own that are killed."""
+
+import asyncio
+import csv
+import io
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+
+from common.clock import now
+from common.errors import Invalid, NotFound
+from common.requests import Requester
+from common.requests.batch import Operations
+from common.runtime import Platform
+from services.batch.kinds_records import Record
+from tests.harness import ServiceProcess, eventually
+
+ADA = {"Authorization": "Bearer dev:ada"}
+EVE = {"Authorization": "Bearer dev:eve"}
+OPERATOR = {"Authorization": "Bearer dev:operator"}
+CSV = {"Content-Type": "text/csv"}
+RECORDS = {"kind": "records.insert"}
+KEYS = "select key from batch_data.records where owner = 'ada'"
+
+
+class Office:
+    """The batch service and who uses it."""
+
+    def __init__(self, process: ServiceProcess, http: httpx.AsyncClient, database_url: str) -> None:
+        self.process = process
+        self._http = http
+        self._database_url = database_url
+
+    async def ask(self, method: str, path: str, *, who: dict[str, str] = ADA, **request: Any) -> httpx.Response:
+        headers = who | request.pop("headers", {})
+        return await self._http.request(method, self.process.url + path, headers=headers, **request)
+
+    async def submit(self, body: str | bytes | AsyncIterator[bytes], **options: str) -> dict[str, Any]:
+        """Hand in records as CSV."""
+        content = body.encode() if isinstance(body, str) else body
+        answer = await self.ask("POST", "/api/batches", params=RECORDS | options, content=content, headers=CSV)
+        assert answer.status_code == 202, answer.text
+        batch: dict[str, Any] = answer.json()
+        return batch
+
+    async def batch(self, batch_id: str) -> dict[str, Any]:
+        answer = await self.ask("GET", f"/api/batches/{batch_id}")
+        assert answer.status_code == 200, answer.text
+        batch: dict[str, Any] = answer.json()
+        return batch
+
+    async def over(self, batch_id: str, status: str, within: float = 60) -> dict[str, Any]:
+        """The batch when it has come to this end, and all of it is written."""
+
+        async def look() -> tuple[str, bool]:
+            try:
+                batch = await self.batch(batch_id)
+            except httpx.TransportError:
+                return "gone", False
+            return batch["status"], min(batch["written"].values()) == max(batch["written"].values())
+
+        await eventually(look, (status, True), within)
+        return await self.batch(batch_id)
+
+    async def report(self, batch_id: str) -> list[dict[str, str]]:
+        answer = await self.ask("GET", f"/api/batches/{batch_id}/report.csv")
+        assert answer.status_code == 200
+        return list(csv.DictReader(io.StringIO(answer.text)))
+
+    async def keys(self) -> list[str]:
+        """The records that are there."""
+        connection = await asyncpg.connect(self._database_url)
+        try:
+            return [row["key"] for row in await connection.fetch(KEYS)]
+        finally:
+            await connection.close()
+
+
+@pytest.fixture
+async def office(platform: Platform, home: Path) -> AsyncIterator[Office]:
+    async with (
+        ServiceProcess("batch", platform.settings, home) as process,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
+        yield Office(process, http, platform.settings.database_url)
+
+
+def records(keys: Sequence[object]) -> str:
+    """A CSV of records."""
+    return "key,value\n" + "".join(f"{key},v{key}\n" for key in keys)
+
+
+async def test_a_file_is_executed_and_its_bad_rows_are_told(office: Office) -> None:
+    rows = [f"{n},v{n}" for n in range(1, 2001)]
+    rows[99] = ",nothing"  # row 100 has no key
+    rows[499] = "a,b,c"  # row 500 has a cell too many
+    rows[1499] = "7,again"  # row 1500 is a key that is there
+    batch = await office.submit("key,value\n" + "\n".join(rows))
+    assert batch["counts"]["operations"] == 1998
+    assert batch["counts"]["refused"] == 2
+    over = await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
+    assert (over["counts"]["succeeded"], over["counts"]["failed"], over["counts"]["pending"]) == (1997, 1, 0)
+    assert over["progress"] == 1
+    wanted = {str(n) for n in range(1, 2001)} - {"100", "500", "1500"}
+    assert sorted(await office.keys()) == sorted(wanted)
+
+    report = await office.report(batch["id"])
+    assert len(report) == 2000
+    bad = {row["row"]: row for row in report if row["status"] != "succeeded"}
+    assert {row: line["status"] for row, line in bad.items()} == {
+        "100": "refused",
+        "500": "refused",
+        "1500": "failed",
+    }
+    assert "key" in bad["100"]["error"]
+    assert "'7'" in bad["1500"]["error"]
+
+    failed = await office.ask("GET", f"/api/batches/{batch['id']}/operations", params={"status": "failed"})
+    (operation,) = failed.json()["items"]
+    assert operation["row"] == 1500
+    assert (await office.ask("GET", f"/api/operations/{operation['id']}")).json()["status"] == "failed"
+    assert (await office.ask("GET", f"/api/operations/{operation['id']}", who=EVE)).status_code == 404
+    for path in ("", "/operations", "/report.csv"):
+        assert (await office.ask("GET", f"/api/batches/{batch['id']}{path}", who=EVE)).status_code == 404
+
+
+async def test_what_failed_is_tried_again_when_somebody_asks(office: Office) -> None:
+    await office.over((await office.submit(records([7])))["id"], "COMPLETED")
+    batch = await office.submit(records(range(10)))
+    await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
+    connection = await asyncpg.connect(office._database_url)  # noqa: SLF001 (somebody mends what was wrong)
+    await connection.execute("delete from batch_data.records where key = '7'")
+    await connection.close()
+    assert (await office.ask("POST", f"/api/batches/{batch['id']}/retry", who=EVE)).status_code == 404
+    retried = await office.ask("POST", f"/api/batches/{batch['id']}/retry")
+    assert (retried.status_code, retried.json()["status"]) == (202, "RUNNING")
+    over = await office.over(batch["id"], "COMPLETED")
+    assert (over["counts"]["succeeded"], over["counts"]["failed"]) == (10, 0)
+    assert sorted(await office.keys()) == [str(n) for n in range(10)]
+    told = [(row["row"], row["run"], row["status"]) for row in await office.report(batch["id"])]
+    assert sorted(told) == sorted(
+        [("8", "1", "failed"), ("8", "2", "succeeded")] + [(str(n), "1", "succeeded") for n in range(1, 11) if n != 8]
+    )
+    assert (await office.ask("POST", f"/api/batches/{batch['id']}/retry")).status_code == 409
+
+
+async def test_operations_come_as_json_too_and_one_by_one(office: Office) -> None:
+    operations = [{"key": f"j{n}", "value": "v"} for n in range(3)]
+    answer = await office.ask("POST", "/api/batches", json={**RECORDS, "operations": [*operations, {"key": 5}]})
+    assert answer.status_code == 202
+    await office.over(answer.json()["id"], "COMPLETED_WITH_ERRORS")
+    single = [
+        office.ask("POST", "/api/operations", json={**RECORDS, "payload": {"key": f"s{n}", "value": "v"}})
+        for n in range(20)
+    ]
+    for created in await asyncio.gather(*single):
+        assert created.status_code == 202
+        path = created.headers["location"]
+
+        async def status(path: str = path) -> Any:
+            return (await office.ask("GET", path)).json()["status"]
+
+        await eventually(status, "succeeded")
+        assert (await office.ask("GET", path, who=EVE)).status_code == 404
+    assert sorted(await office.keys()) == sorted(["j0", "j1", "j2", *(f"s{n}" for n in range(20))])
+
+
+async def test_a_batch_waits_for_its_time_and_may_be_cancelled_before(office: Office) -> None:
+    later = (now() + timedelta(hours=1)).isoformat()
+    batch = await office.submit(records(range(3)), run_at=later)
+    assert batch["status"] == "PENDING"
+    assert (await office.ask("POST", f"/api/batches/{batch['id']}/cancel", who=EVE)).status_code == 404
+    cancelled = await office.ask("POST", f"/api/batches/{batch['id']}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "CANCELLED")
+    soon = await office.submit(records(range(10, 13)), run_at=(now() + timedelta(seconds=1)).isoformat())
+    over = await office.over(soon["id"], "COMPLETED")
+    assert over["started_at"] >= soon["run_at"]
+    assert sorted(await office.keys()) == ["10", "11", "12"]
+
+
+async def test_a_paused_kind_waits_until_it_is_resumed(office: Office) -> None:
+    path = "/api/batch-kinds/records.insert"
+    assert (await office.ask("POST", f"{path}/pause")).status_code == 403
+    assert (await office.ask("POST", f"{path}/pause", who=OPERATOR)).json()["paused"]
+    batch = await office.submit(records(range(3)))
+    await eventually(lambda: status_of(office, batch["id"]), "RUNNING")
+    cancelled = await office.submit(records(range(10, 13)))
+    await eventually(lambda: status_of(office, cancelled["id"]), "RUNNING")
+    assert (await office.ask("POST", f"/api/batches/{cancelled['id']}/cancel")).status_code == 200
+    assert await office.keys() == []
+    assert not (await office.ask("POST", f"{path}/resume", who=OPERATOR)).json()["paused"]
+    await office.over(batch["id"], "COMPLETED")
+    await office.over(cancelled["id"], "CANCELLED")
+    assert sorted(await office.keys()) == ["0", "1", "2"]
+
+
+async def status_of(office: Office, batch_id: str) -> str:
+    status: str = (await office.batch(batch_id))["status"]
+    return status
+
+
+async def test_an_upload_that_breaks_off_runs_nothing(office: Office) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield records(range(30_000)).encode()
+        await eventually(lambda: opened(office), 1)
+        raise ConnectionAbortedError("the person went away")
+
+    with pytest.raises(ConnectionAbortedError):
+        await office.submit(half())
+    (batch,) = (await office.ask("GET", "/api/batches")).json()["items"]
+    over = await office.over(batch["id"], "FAILED")
+    assert "broke off" in over["detail"]
+    assert await office.keys() == []
+
+
+async def opened(office: Office) -> int:
+    return len((await office.ask("GET", "/api/batches")).json()["items"])
+
+
+BAD: dict[str, tuple[str, dict[str, str], int, str]] = {
+    "an unknown kind": (records([1]), {"kind": "seats.fly"}, 422, "records.insert"),
+    "nothing": ("", RECORDS, 422, "empty"),
+    "only a header": ("key,value\n", RECORDS, 422, "header"),
+    "a wrong delimiter": ("key;value\n1;2\n", RECORDS, 422, "comma"),
+    "a missing column": ("key\n1\n", RECORDS, 422, "value"),
+    "a column too many": ("key,value,colour\n1,2,3\n", RECORDS, 422, "colour"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_a_file_that_is_none_is_refused_as_a_whole(office: Office, case: str) -> None:
+    body, parameters, status, says = BAD[case]
+    answer = await office.ask("POST", "/api/batches", params=parameters, content=body.encode(), headers=CSV)
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert says in answer.json()["detail"]
+
+
+async def test_a_bad_row_rejects_the_batch_if_that_was_wanted(office: Office) -> None:
+    batch = await office.submit("key,value\n1,2\n,3\n", on_invalid="reject")
+    over = await office.over(batch["id"], "FAILED")
+    assert "nothing ran" in over["detail"]
+    assert await office.keys() == []
+
+
+async def test_tickets_are_listed_in_bulk_by_the_service_that_owns_them(
+    office: Office, platform: Platform, home: Path
+) -> None:
+    body = "title,price,currency,quantity\n" + "".join(f"Show {n},2500,EUR,10\n" for n in range(1200))
+    create = {"kind": "tickets.create"}
+    answer = await office.ask("POST", "/api/batches", params=create, content=body.encode(), headers=CSV)
+    assert answer.status_code == 202, answer.text  # nobody answers for tickets yet: it waits
+    async with ServiceProcess("tickets", platform.settings, home) as tickets:
+        batch = await office.over(answer.json()["id"], "COMPLETED", 120)
+        assert batch["counts"]["succeeded"] == 1200
+        operations = await office.ask("GET", f"/api/batches/{batch['id']}/operations", params={"limit": "1000"})
+        listed = {operation["output"] for operation in operations.json()["items"]}
+        assert len(listed) == 1000
+        ticket_id = listed.pop()
+        async with httpx.AsyncClient(timeout=10) as http:
+
+            async def seller() -> Any:
+                return (await http.get(f"{tickets.url}/api/tickets/{ticket_id}")).json().get("seller_id")
+
+            await eventually(seller, "ada")
+        change = f"ticket_id,price\n{ticket_id},1900\n"
+        update = {"kind": "tickets.update"}
+        foreign = await office.ask("POST", "/api/batches", params=update, content=change.encode(), headers=CSV, who=EVE)
+        path = f"/api/batches/{foreign.json()['id']}"
+
+        async def status() -> Any:
+            return (await office.ask("GET", path, who=EVE)).json()["status"]
+
+        await eventually(status, "FAILED")
+        (failed,) = (await office.ask("GET", f"{path}/operations", who=EVE)).json()["items"]
+        assert "somebody else's" in failed["error"]
+
+
+PLUGIN = '''
+from collections.abc import Sequence
+
+import msgspec
+
+from services.batch.kinds import Answer, Done, Kind, Task, Work
+
+
+class Seat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    row: str
+    number: int
+
+
+class ReserveSeats(Kind[Seat]):
+    """Reserves seats by row and number."""
+
+    name = "seats.reserve"
+    operation = Seat
+    tables = "create table if not exists batch_data.seats (row text, number bigint, primary key (row, number))"
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
+        await work.connection.execute(
+            "insert into batch_data.seats (row, number) select * from unnest($1::text[], $2::bigint[])",
+            [task.what.row for task in operations],
+            [task.what.number for task in operations],
+        )
+        return [Done(f"{task.what.row}{task.what.number}") for task in operations]
+'''
+
+
+async def test_a_kind_comes_from_a_package_of_its_own(platform: Platform, home: Path) -> None:
+    package = home / "plugin"
+    about = package / "seats-1.0.dist-info"
+    about.mkdir(parents=True)
+    (package / "seats.py").write_text(PLUGIN)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: seats\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[boxoffice.batch_kinds]\nseats.reserve = seats:ReserveSeats\n")
+    settings = platform.settings
+    named = {"BOXOFFICE_NATS_URL": settings.nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url}
+    with_plugin = {"PYTHONPATH": str(package)}
+    migrate = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.cli.main", "migrate"), env={**os.environ, **named, **with_plugin}
+    )
+    assert await migrate.wait() == 0
+    async with (
+        ServiceProcess("batch", settings, home, **with_plugin) as process,
+        httpx.AsyncClient(timeout=30) as http,
+    ):
+        office = Office(process, http, settings.database_url)
+        kinds = (await office.ask("GET", "/api/batch-kinds")).json()
+        (kind,) = [kind for kind in kinds if kind["name"] == "seats.reserve"]
+        assert kind["about"] == "Reserves seats by row and number."
+        rows = "row,number\n" + "".join(f"A,{n}\n" for n in range(1, 101)) + "A,7\nA,x\n"
+        answer = await office.ask(
+            "POST", "/api/batches", params={"kind": "seats.reserve"}, content=rows.encode(), headers=CSV
+        )
+        batch = await office.over(answer.json()["id"], "COMPLETED_WITH_ERRORS")
+        counts = batch["counts"]
+        assert (counts["succeeded"], counts["failed"], counts["refused"]) == (100, 1, 1)
+        report = {row["row"]: row for row in await office.report(batch["id"])}
+        assert report["7"]["output"] == "A7"
+        assert "already exists" in report["101"]["error"]
+        assert report["102"]["error"].startswith("number: ")
+
+
+async def test_another_service_hands_in_single_operations(office: Office, platform: Platform) -> None:
+    operations = Operations(Requester(platform.client))
+    request_id = uuid4()
+    record = Record("from another", "service")
+    first = await operations.create("records.insert", record, user_id="ada", request_id=request_id)
+    again = await operations.create("records.insert", record, user_id="ada", request_id=request_id)
+    assert first.id == again.id
+
+    async def status() -> str:
+        return (await operations.get(first.id, user_id="ada")).status
+
+    await eventually(status, "succeeded")
+    with pytest.raises(NotFound):
+        await operations.get(first.id, user_id="eve")
+    with pytest.raises(Invalid, match=r"seats.fly.*records.insert"):
+        await operations.create("seats.fly", record, user_id="ada")
+    assert await office.keys() == ["from another"]
+
+
+async def test_whatever_is_killed_every_operation_is_executed_once(platform: Platform, home: Path) -> None:
+    total = 20_000
+    async with AsyncExitStack() as stack:
+        fast = {"BOXOFFICE_BATCH_LIMIT": "200"}
+        replicas = [
+            await stack.enter_async_context(ServiceProcess("batch", platform.settings, home, **fast)) for _ in range(2)
+        ]
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=30))
+        office = Office(replicas[0], http, platform.settings.database_url)
+        rows = [*range(total), *range(0, total, 1000)]  # 20 keys come twice
+        batch = await office.submit(records(rows))
+        for turn in range(6):
+            before = len(await office.keys())
+            office.process = replicas[(turn + 1) % 2]
+            await replicas[turn % 2].kill()
+            await replicas[turn % 2].start()
+
+            async def further(before: int = before) -> bool:
+                return len(await office.keys()) > before or before >= total
+
+            await eventually(further, True, 60)
+        over = await office.over(batch["id"], "COMPLETED_WITH_ERRORS", 120)
+        assert (over["counts"]["succeeded"], over["counts"]["failed"]) == (total, 20)
+        keys = Counter(await office.keys())
+        assert keys == Counter(map(str, range(total)))
+        report = Counter(row["row"] for row in await office.report(batch["id"]))
+        assert report == Counter(str(row) for row in range(1, len(rows) + 1))

@@ -1,0 +1,262 @@
+"""What a batch and a piece of its work may do and become, as sentences."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+import pytest
+from msgspec import Raw
+
+from common.errors import Conflict, NotFound
+from common.events import (
+    BatchCancelled,
+    BatchCompleted,
+    BatchFailed,
+    BatchLifecycle,
+    BatchOpened,
+    BatchRetried,
+    BatchStarted,
+    BatchSubmitted,
+    KindPaused,
+    KindResumed,
+    Operation,
+    OperationsAdded,
+    OperationsExecuted,
+    RefusedRow,
+    Result,
+    RowsRefused,
+    WorkCounted,
+    WorkEvent,
+    WorkReleased,
+)
+from services.batch.domain import (
+    BATCHES,
+    KINDS,
+    WORKS,
+    AbandonBatch,
+    AddOperations,
+    Batch,
+    BatchCommand,
+    CancelBatch,
+    Counts,
+    CountWork,
+    OnInvalid,
+    OpenBatch,
+    Piece,
+    RecordResults,
+    RefuseRows,
+    ReleaseWork,
+    RetryBatch,
+    SetPaused,
+    StartBatch,
+    SubmitBatch,
+    WorkCommand,
+    operation_id_of,
+)
+from tests.given import Given
+
+BATCH = UUID(int=1 << 64)
+WORK = UUID(int=2)
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+LATER = NOON + timedelta(minutes=5)
+KIND = "records.insert"
+ROW = RefusedRow(3, "price", "Expected a number")
+
+
+def opened(on_invalid: OnInvalid = "skip", run_at: datetime | None = None) -> BatchOpened:
+    return BatchOpened(BATCH, KIND, "ada", "normal", on_invalid, run_at, NOON)
+
+
+refused = RowsRefused(BATCH, [ROW], NOON)
+submitted = BatchSubmitted(BATCH, 1000, 2, 0, NOON)
+started = BatchStarted(BATCH, NOON)
+cancelled = BatchCancelled(BATCH, NOON)
+
+
+def counted(work: int, succeeded: int = 0, failed: int = 0, cancelled: int = 0, run: int = 1) -> WorkCounted:
+    return WorkCounted(BATCH, work, run, succeeded, failed, cancelled, NOON)
+
+
+def count(work: int, succeeded: int = 0, failed: int = 0, cancelled: int = 0, run: int = 1) -> CountWork:
+    return CountWork(work, run, Counts(succeeded, failed, cancelled), NOON)
+
+
+def completed(
+    status: Literal["COMPLETED", "COMPLETED_WITH_ERRORS", "CANCELLED", "FAILED"],
+    succeeded: int = 0,
+    failed: int = 0,
+    cancelled: int = 0,
+    refused: int = 0,
+) -> BatchCompleted:
+    return BatchCompleted(BATCH, "ada", KIND, status, succeeded, failed, cancelled, refused, NOON)
+
+
+def given(*events: BatchLifecycle) -> Given[BatchCommand, Batch, BatchLifecycle]:
+    return Given(BATCHES, *events)
+
+
+def test_a_batch_is_opened_once() -> None:
+    open_it = OpenBatch(BATCH, KIND, "ada", "normal", "skip", None, NOON)
+    given().when(open_it).then(opened())
+    given(opened()).when(open_it).then()
+
+
+def test_a_batch_of_which_all_is_in_is_submitted_once() -> None:
+    given(opened()).when(SubmitBatch(1000, 2, NOON)).then(submitted)
+    given(opened(), submitted).when(SubmitBatch(1000, 2, NOON)).then()
+
+
+def test_rows_that_are_no_operations_are_skipped_or_end_it_all() -> None:
+    given(opened()).when(RefuseRows([ROW], NOON)).then(refused)
+    given(opened(), refused).when(SubmitBatch(1000, 2, NOON)).then(BatchSubmitted(BATCH, 1000, 2, 1, NOON))
+    rejected = BatchFailed(BATCH, "ada", KIND, "invalid", "1 rows are no operations, so nothing ran.", NOON)
+    given(opened("reject"), refused).when(SubmitBatch(1000, 2, NOON)).then(rejected)
+
+
+def test_a_batch_without_an_operation_fails() -> None:
+    nothing = BatchFailed(BATCH, "ada", KIND, "invalid", "There is no row that is an operation.", NOON)
+    given(opened(), refused).when(SubmitBatch(0, 0, NOON)).then(nothing)
+
+
+def test_an_upload_that_broke_off_ends_it_and_nothing_of_it_is_submitted_later() -> None:
+    abandoned = BatchFailed(BATCH, "ada", KIND, "abandoned", "gone", NOON)
+    given(opened()).when(AbandonBatch("gone", NOON)).then(abandoned)
+    given(opened(), abandoned).when(SubmitBatch(1000, 2, NOON)).then()
+    given(opened(), abandoned).when(StartBatch(NOON)).then()
+    given(opened(), submitted).when(AbandonBatch("gone", NOON)).then()
+
+
+def test_only_a_batch_that_was_submitted_starts_and_once() -> None:
+    given(opened()).when(StartBatch(NOON)).then()
+    given(opened(), submitted).when(StartBatch(NOON)).then(started)
+    given(opened(), submitted, started).when(StartBatch(NOON)).then()
+
+
+def test_a_batch_is_complete_when_all_of_its_work_is_counted() -> None:
+    running = given(opened(), submitted, started)
+    running.when(count(0, 500)).then(counted(0, 500))
+    given(opened(), submitted, started, counted(0, 500)).when(count(0, 500)).then()
+    given(opened(), submitted, started, counted(0, 500)).when(count(1, 500)).then(
+        counted(1, 500), completed("COMPLETED", 1000)
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "end"),
+    [
+        (Counts(499, 1), Counts(500), completed("COMPLETED_WITH_ERRORS", 999, 1)),
+        (Counts(0, 500), Counts(0, 500), completed("FAILED", 0, 1000)),
+    ],
+)
+def test_how_a_batch_ends_depends_on_its_operations(first: Counts, second: Counts, end: BatchCompleted) -> None:
+    before = counted(0, first.succeeded, first.failed)
+    given(opened(), submitted, started, before).when(count(1, second.succeeded, second.failed)).then(
+        counted(1, second.succeeded, second.failed), end
+    )
+
+
+def test_skipped_rows_are_errors_too() -> None:
+    all_in = BatchSubmitted(BATCH, 500, 1, 1, NOON)
+    given(opened(), refused, all_in, started).when(count(0, 500)).then(
+        counted(0, 500), completed("COMPLETED_WITH_ERRORS", 500, refused=1)
+    )
+
+
+def test_a_batch_that_waits_is_cancelled_at_once_and_one_that_runs_when_its_work_has_ended() -> None:
+    cancel = CancelBatch("ada", NOON)
+    given(opened(run_at=LATER), submitted).when(cancel).then(cancelled, completed("CANCELLED", cancelled=1000))
+    given(opened(), submitted, started).when(cancel).then(cancelled)
+    given(opened(), submitted, started, cancelled).when(cancel).then()
+    given(opened(), submitted, started, cancelled, counted(0, 500)).when(count(1, 0, 0, 500)).then(
+        counted(1, 0, 0, 500), completed("CANCELLED", 500, cancelled=500)
+    )
+    given(opened(), submitted, started, counted(0, 500), counted(1, 500), completed("COMPLETED", 1000)).when(
+        cancel
+    ).refused(Conflict, "over", batch_status="COMPLETED")
+
+
+@pytest.mark.parametrize("command", [CancelBatch("eve", NOON), RetryBatch("eve", NOON)])
+def test_somebody_elses_batch_looks_as_if_it_were_not_there(command: BatchCommand) -> None:
+    given(opened(), submitted).when(command).refused(NotFound, "no such batch")
+    given().when(command).refused(NotFound, "no such batch")
+
+
+def test_only_what_failed_is_tried_again() -> None:
+    over = (opened(), submitted, started, counted(0, 500), counted(1, 450, 50))
+    retried = BatchRetried(BATCH, [1], 2, NOON)
+    end = completed("COMPLETED_WITH_ERRORS", 950, 50)
+    given(*over, end).when(RetryBatch("ada", NOON)).then(retried)
+    given(*over, end, retried).when(count(1, 450, 50)).then()  # of the first run, once more
+    given(*over, end, retried).when(count(1, 500, run=2)).then(counted(1, 500, run=2), completed("COMPLETED", 1000))
+    given(opened(), submitted, started).when(RetryBatch("ada", NOON)).refused(
+        Conflict, "still RUNNING", batch_status="RUNNING"
+    )
+    given(opened(), submitted, started, counted(0, 500), counted(1, 500), completed("COMPLETED", 1000)).when(
+        RetryBatch("ada", NOON)
+    ).refused(Conflict, "no operation of it failed", batch_status="COMPLETED")
+
+
+OPERATIONS = [Operation(number, Raw(b"{}")) for number in (1, 2, 3)]
+added = OperationsAdded(WORK, BATCH, 0, KIND, "ada", OPERATIONS, NOON)
+alone = OperationsAdded(WORK, None, 0, KIND, "ada", OPERATIONS[:1], NOON, released=True)
+released = WorkReleased(WORK, BATCH, 0, KIND, 1, 3, NOON)
+
+
+def executed(
+    *results: Result, left: int, attempt: int = 1, ends: tuple[int, int, int] = (0, 0, 0), run: int = 1
+) -> OperationsExecuted:
+    return OperationsExecuted(WORK, BATCH, 0, KIND, "ada", run, attempt, list(results), left, *ends, NOON)
+
+
+def piece(*events: WorkEvent) -> Given[WorkCommand, Piece, WorkEvent]:
+    return Given(WORKS["normal"], *events)
+
+
+def test_operations_are_added_once_and_released_once_a_run() -> None:
+    add = AddOperations(WORK, BATCH, 0, KIND, "ada", OPERATIONS, NOON)
+    piece().when(add).then(added)
+    piece(added).when(add).then()
+    piece(added).when(ReleaseWork(1, NOON)).then(released)
+    piece(added, released).when(ReleaseWork(1, NOON)).then()
+
+
+def test_what_belongs_to_no_batch_is_not_released() -> None:
+    piece(alone).when(ReleaseWork(2, NOON)).then()
+
+
+def test_each_operation_has_one_result_and_the_rest_comes_again() -> None:
+    first, second = Result(1), Result(2, "failed", "taken")
+    piece(added, released).when(RecordResults(1, 1, [first, second], NOON)).then(
+        executed(first, second, left=1, ends=(1, 1, 0))
+    )
+    before = (added, released, executed(first, second, left=1, ends=(1, 1, 0)))
+    piece(*before).when(RecordResults(1, 1, [first, second], NOON)).then()  # told before
+    piece(*before).when(RecordResults(1, 2, [Result(1, "failed"), Result(3)], NOON)).then(
+        executed(Result(3), left=0, attempt=2, ends=(2, 1, 0))
+    )
+
+
+def test_a_try_without_a_result_counts_as_one() -> None:
+    piece(added, released).when(RecordResults(1, 1, [], NOON)).then(executed(left=3))
+
+
+def test_a_second_run_leaves_what_succeeded_and_begins_its_tries_anew() -> None:
+    first = executed(Result(1), Result(2), Result(3, "failed", "taken"), left=0, attempt=10, ends=(2, 1, 0))
+    again = WorkReleased(WORK, BATCH, 0, KIND, 2, 3, NOON)
+    piece(added, released, first).when(ReleaseWork(2, NOON)).then(again)
+    piece(added, released, first, again).when(RecordResults(2, 1, [Result(3)], NOON)).then(
+        executed(Result(3), left=0, ends=(3, 0, 0), run=2)
+    )
+    piece(added, released, first, again).when(RecordResults(1, 11, [Result(3)], NOON)).then()
+
+
+def test_a_kind_is_paused_and_resumed() -> None:
+    Given(KINDS).when(SetPaused(KIND, True, NOON)).then(KindPaused(KIND, NOON))
+    Given(KINDS).when(SetPaused(KIND, False, NOON)).then()
+    Given(KINDS, KindPaused(KIND, NOON)).when(SetPaused(KIND, False, NOON)).then(KindResumed(KIND, NOON))
+
+
+def test_the_ids_of_a_batchs_operations_follow_each_other() -> None:
+    ids = [operation_id_of(BATCH, number) for number in range(1, 1001)]
+    assert ids == sorted(ids)
+    assert len({BATCH, *ids}) == 1001
