@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter as Tally
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 import structlog
+from prometheus_client import Counter, Histogram
 
 from common.clock import now
 from common.errors import Retry, Unavailable
@@ -30,6 +32,15 @@ from services.batch.kinds import Kind, Task, known
 from services.batch.settings import BatchSettings
 
 log = structlog.get_logger()
+
+OPERATIONS = Counter("boxoffice_batch_operations_total", "Operations that came to an end", ["kind", "outcome"])
+RETRIES = Counter("boxoffice_batch_retries_total", "Operations that are to be tried again", ["kind"])
+QUEUE_AGE = Histogram(
+    "boxoffice_batch_queue_seconds",
+    "How long a released piece of work waited here until it was executed",
+    ["priority"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300),
+)
 
 PAUSED_SECONDS = 2.0
 """How often a piece of a paused kind looks whether it may go on."""
@@ -136,7 +147,10 @@ class Collector:
                             await queue.filled.wait()
                     except TimeoutError:
                         pass
-                if taken := queue.take(min(self._limit, self._kinds[kind].limit)):
+                taken = queue.take(min(self._limit, self._kinds[kind].limit))
+                for piece in taken:
+                    QUEUE_AGE.labels(piece.priority).observe(asyncio.get_running_loop().time() - piece.since)
+                if taken:
                     await self._settle(kind, taken)
         finally:
             queue.workers -= 1
@@ -215,6 +229,10 @@ class Collector:
             handled = await self._works[waiting.priority].handle(waiting.work_id, command)
         except Unavailable as error:
             return error
+        if handled.events:  # and not told by somebody else before
+            for outcome, times in Tally(result.outcome for result in results).items():
+                OPERATIONS.labels(piece.kind, outcome).inc(times)
+            RETRIES.labels(piece.kind).inc(len(handled.state.left))
         if handled.state.left:
             return Retry(random.uniform(0.5, 1) * min(300, 2 ** (piece.attempt + 1)))  # noqa: S311 (jitter)
         return None

@@ -134,6 +134,38 @@ async def test_a_file_is_executed_and_its_bad_rows_are_told(office: Office) -> N
         assert (await office.ask("GET", f"/api/batches/{batch['id']}{path}", who=EVE)).status_code == 404
 
 
+async def test_what_became_of_operations_is_measured(office: Office) -> None:
+    await office.over((await office.submit(records([1, 2, 3, 3]), priority="high"))["id"], "COMPLETED_WITH_ERRORS")
+    metrics = (await office.ask("GET", "/metrics")).text.splitlines()
+    assert 'boxoffice_batch_operations_total{kind="records.insert",outcome="succeeded"} 3.0' in metrics
+    assert 'boxoffice_batch_operations_total{kind="records.insert",outcome="failed"} 1.0' in metrics
+    assert 'boxoffice_batch_queue_seconds_count{priority="high"} 1.0' in metrics
+    assert any(line.startswith("boxoffice_batch_statement_operations_count{") for line in metrics)
+
+
+async def test_a_taker_of_results_that_is_held_up_does_not_hold_up_the_other(
+    office: Office, platform: Platform
+) -> None:
+    connection = await asyncpg.connect(platform.settings.database_url)
+    try:
+        async with connection.transaction():  # nobody writes reports meanwhile
+            await connection.execute("lock table batch_report.parts in exclusive mode")
+            batch = await office.submit(records(range(3000)))
+
+            async def written() -> tuple[str, int, int]:
+                seen = await office.batch(batch["id"])
+                return seen["status"], seen["written"]["operations"], seen["written"]["report"]
+
+            await eventually(written, ("COMPLETED", 3000, 0))
+            await office.process.kill()  # and with it both of them
+            await office.process.start()
+            await eventually(written, ("COMPLETED", 3000, 0))
+        await office.over(batch["id"], "COMPLETED")
+    finally:
+        await connection.close()
+    assert Counter(row["row"] for row in await office.report(batch["id"])) == Counter(map(str, range(1, 3001)))
+
+
 async def test_what_failed_is_tried_again_when_somebody_asks(office: Office) -> None:
     await office.over((await office.submit(records([7])))["id"], "COMPLETED")
     batch = await office.submit(records(range(10)))
