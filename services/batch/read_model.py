@@ -252,9 +252,10 @@ async def batches(
 
 
 class OperationView(msgspec.Struct, frozen=True):
-    """An operation and what became of it. `row` is its row in its batch; for one of its own, 1."""
+    """An operation and what became of it. `row` is its row in its batch; for one that belongs to none, 1."""
 
     id: UUID
+    batch_id: UUID | None
     row: int
     kind: str
     status: Outcome | Literal["pending"]
@@ -278,6 +279,15 @@ order by id
 limit $4
 """
 
+# The ids of a batch's operations follow its own.
+BATCH_AROUND = """
+select id, kind, operations + refused as rows, completed_at
+from batches
+where id < $1 and user_id = $2
+order by id desc
+limit 1
+"""
+
 OPERATION_OF_USER = "select id, kind, status, error, output, at from operations where id = $1 and user_id = $2"
 
 
@@ -288,13 +298,19 @@ async def operations(
     rows = await pool.fetch(
         OPERATIONS_OF_BATCH, operation_id_of(batch_id, after), operation_id_of(batch_id, last), status, limit + 1
     )
-    items = [OperationView(row=row["id"].int - batch_id.int, **row) for row in rows[:limit]]
+    items = [OperationView(batch_id=batch_id, row=row["id"].int - batch_id.int, **row) for row in rows[:limit]]
     return OperationPage(items, str(items[-1].row) if len(rows) > limit else None)
 
 
 async def operation(pool: asyncpg.Pool, operation_id: UUID, user_id: str) -> OperationView:
-    """An operation that came to an end. Raises NotFound."""
+    """An operation; of a batch also one that has not come to an end yet. Raises NotFound."""
     row = await pool.fetchrow(OPERATION_OF_USER, operation_id, user_id)
-    if row is None:
+    batch = await pool.fetchrow(BATCH_AROUND, operation_id, user_id)
+    place = operation_id.int - batch["id"].int if batch else 0
+    if batch is None or place > batch["rows"]:
+        batch, place = None, 1
+    if row is not None:
+        return OperationView(batch_id=batch["id"] if batch else None, row=place, **row)
+    if batch is None or batch["completed_at"] is not None:
         raise NotFound(f"You have no operation {operation_id}.")
-    return OperationView(row=1, **row)
+    return OperationView(operation_id, batch["id"], place, batch["kind"], "pending")

@@ -53,8 +53,8 @@ class Singles(msgspec.Struct, frozen=True):
             if piece.id and piece.batch_id is None and piece.user_id == user_id:
                 result = piece.results.get(1)
                 if result is None:
-                    return OperationView(operation_id, 1, piece.kind, "pending")
-                return OperationView(operation_id, 1, piece.kind, result.outcome, result.error, result.output)
+                    return OperationView(operation_id, None, 1, piece.kind, "pending")
+                return OperationView(operation_id, None, 1, piece.kind, result.outcome, result.error, result.output)
         try:
             return await read_model.operation(self.pool, operation_id, user_id)
         except NotFound:

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
@@ -128,7 +128,8 @@ async def test_a_file_is_executed_and_its_bad_rows_are_told(office: Office) -> N
     failed = await office.ask("GET", f"/api/batches/{batch['id']}/operations", params={"status": "failed"})
     (operation,) = failed.json()["items"]
     assert operation["row"] == 1500
-    assert (await office.ask("GET", f"/api/operations/{operation['id']}")).json()["status"] == "failed"
+    shown = (await office.ask("GET", f"/api/operations/{operation['id']}")).json()
+    assert (shown["status"], shown["batch_id"], shown["row"]) == ("failed", batch["id"], 1500)
     assert (await office.ask("GET", f"/api/operations/{operation['id']}", who=EVE)).status_code == 404
     for path in ("", "/operations", "/report.csv"):
         assert (await office.ask("GET", f"/api/batches/{batch['id']}{path}", who=EVE)).status_code == 404
@@ -211,6 +212,9 @@ async def test_a_batch_waits_for_its_time_and_may_be_cancelled_before(office: Of
     later = (now() + timedelta(hours=1)).isoformat()
     batch = await office.submit(records(range(3)), run_at=later)
     assert batch["status"] == "PENDING"
+    first = f"/api/operations/{UUID(int=UUID(batch['id']).int + 1)}"
+    assert (await office.ask("GET", first)).json()["status"] == "pending"
+    assert (await office.ask("GET", first, who=EVE)).status_code == 404
     assert (await office.ask("POST", f"/api/batches/{batch['id']}/cancel", who=EVE)).status_code == 404
     cancelled = await office.ask("POST", f"/api/batches/{batch['id']}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "CANCELLED")
