@@ -19,7 +19,7 @@ from common.clock import new_id, now
 from common.errors import Forbidden, Invalid
 from common.events import Operation, Outcome, Priority
 from common.http import BEARER, LOCATION_HEADER
-from common.problems import BODY_LIMIT, parsed, problems, shown
+from common.problems import BODY_LIMIT, BadRequest, FieldProblem, parsed, problems, shown
 from services.batch import read_model, report
 from services.batch.domain import (
     CancelBatch,
@@ -45,6 +45,7 @@ MEDIA_TYPES: Mapping[str, Literal["text/csv", "application/x-ndjson"]] = {
     "application/x-ndjson": "application/x-ndjson",
 }
 
+Moment = Annotated[datetime, Meta(tz=True, description="A time with its offset from UTC (RFC 3339)")]
 KindName = Annotated[str, Meta(min_length=1, max_length=100, examples=["records.insert"])]
 
 
@@ -54,7 +55,7 @@ class NewBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: KindName
     operations: Annotated[list[msgspec.Raw], Meta(min_length=1)]
     priority: Priority = "normal"
-    run_at: datetime | None = None
+    run_at: Moment | None = None
     on_invalid: OnInvalid = "skip"
 
 
@@ -64,7 +65,7 @@ class NewOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: KindName
     payload: msgspec.Raw
     priority: Priority = "normal"
-    run_at: datetime | None = None
+    run_at: Moment | None = None
 
 
 class KindView(msgspec.Struct, frozen=True):
@@ -113,7 +114,7 @@ class BatchController(Controller):
         desk: NamedDependency[BatchDesk],
         kind: Annotated[str | None, QueryParameter(max_length=100)] = None,
         priority: Annotated[Priority, QueryParameter()] = "normal",
-        run_at: Annotated[datetime | None, QueryParameter()] = None,
+        run_at: Annotated[Moment | None, QueryParameter()] = None,
         on_invalid: Annotated[OnInvalid, QueryParameter()] = "skip",
     ) -> Response[BatchView]:
         """Hand in operations: as JSON, or as a file (text/csv with a header, application/x-ndjson), which is streamed.
@@ -129,6 +130,10 @@ class BatchController(Controller):
         elif media_type in MEDIA_TYPES:
             if kind is None:
                 raise Invalid("kind: Required with a file; which kind of operation are its rows?", field="kind")
+            if run_at is not None and run_at.tzinfo is None:  # Litestar 2.25 does not look
+                raise BadRequest(
+                    FieldProblem("run_at", "Expected a time with its offset, such as 2030-12-31T20:00:00Z")
+                )
             wanted = Wanted(kind, request.user.id, priority, on_invalid, run_at)
             blocks = operations_in(request.stream(), MEDIA_TYPES[media_type], known(desk.kinds, kind).operation)
         else:

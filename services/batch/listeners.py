@@ -99,6 +99,7 @@ class ExecuteWork(Listener[OperationsAdded | WorkReleased]):
     durable = "batch-work-normal"
     priority: ClassVar[Priority] = "normal"
     concurrency = 1000
+    collects = 0.25  # what waits for its time, or for its kind to be resumed, may be many
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector

@@ -281,6 +281,21 @@ async def test_a_file_that_is_none_is_refused_as_a_whole(office: Office, case: s
     assert says in answer.json()["detail"]
 
 
+async def test_a_time_without_an_offset_is_refused(office: Office) -> None:
+    for answer in (
+        await office.ask("POST", "/api/batches", json={**RECORDS, "operations": [{}], "run_at": "2030-01-01T00:00:00"}),
+        await office.ask(
+            "POST",
+            "/api/batches",
+            params=RECORDS | {"run_at": "2030-01-01T00:00:00"},
+            headers=CSV,
+            content=b"key,value\n1,2\n",
+        ),
+    ):
+        assert answer.status_code == 400
+        assert answer.json()["errors"][0]["field"] == "run_at"
+
+
 async def test_a_bad_row_rejects_the_batch_if_that_was_wanted(office: Office) -> None:
     batch = await office.submit("key,value\n1,2\n,3\n", on_invalid="reject")
     over = await office.over(batch["id"], "FAILED")

@@ -1,0 +1,45 @@
+"""Which pieces of work come first: high before low, and low not never."""
+
+import asyncio
+from collections import deque
+from uuid import uuid4
+
+from common.events import Priority
+from services.batch.collector import FAIR, Queue, Waiting
+from services.batch.domain import PRIORITIES
+
+
+async def queue(**sizes: list[int]) -> Queue:
+    """A queue with pieces of these sizes by priority; those of low priority came first."""
+    waiting: dict[Priority, deque[Waiting]] = {priority: deque() for priority in PRIORITIES}
+    since = 0.0
+    for priority in reversed(PRIORITIES):
+        for size in sizes.get(priority, []):
+            since += 1
+            future = asyncio.get_running_loop().create_future()
+            waiting[priority].append(Waiting(priority, uuid4(), 1, size, since, future))
+    return Queue(waiting, asyncio.Event())
+
+
+def taken(pieces: list[Waiting]) -> list[tuple[str, int]]:
+    return [(piece.priority, piece.size) for piece in pieces]
+
+
+async def test_high_comes_before_normal_before_low() -> None:
+    waiting = await queue(low=[10], normal=[20], high=[30])
+    assert taken(waiting.take(1000)) == [("high", 30), ("normal", 20), ("low", 10)]
+    assert waiting.size == 0
+
+
+async def test_a_statement_takes_what_fits_and_one_piece_at_least() -> None:
+    waiting = await queue(normal=[500, 500, 1])
+    assert taken(waiting.take(900)) == [("normal", 500)]
+    assert taken(waiting.take(100)) == [("normal", 500)]
+    assert taken(waiting.take(100)) == [("normal", 1)]
+    assert taken(waiting.take(100)) == []
+
+
+async def test_low_is_served_now_and_then_however_much_high_there_is() -> None:
+    waiting = await queue(low=[500], high=[500] * 100)
+    first = [taken(waiting.take(500))[0][0] for _ in range(FAIR)]
+    assert first == ["high"] * (FAIR - 1) + ["low"]
