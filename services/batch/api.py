@@ -1,6 +1,7 @@
 """HTTP -> batches, operations, kinds."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -10,6 +11,7 @@ import msgspec
 from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from litestar.exceptions import HTTPException
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
@@ -17,9 +19,9 @@ from msgspec import Meta
 from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.errors import Forbidden, Invalid
-from common.events import Operation, Outcome, Priority
+from common.events import Outcome, Priority
 from common.http import BEARER, LOCATION_HEADER
-from common.problems import BODY_LIMIT, BadRequest, FieldProblem, parsed, problems, shown
+from common.problems import BODY_LIMIT, parsed, problems, shown
 from services.batch import read_model, report
 from services.batch.domain import (
     CancelBatch,
@@ -35,7 +37,7 @@ from services.batch.kinds import Kind, known
 from services.batch.read_model import BatchPage, BatchView, OperationPage, OperationView
 from services.batch.settings import BatchSettings
 from services.batch.singles import Singles
-from services.batch.upload import operations_in, operations_of
+from services.batch.upload import Read, operations_in, operations_of
 
 UPLOAD_LIMIT = 2_000_000_000
 """Bytes of an upload at most."""
@@ -46,6 +48,15 @@ MEDIA_TYPES: Mapping[str, Literal["text/csv", "application/x-ndjson"]] = {
 }
 
 Moment = Annotated[datetime, Meta(tz=True, description="A time with its offset from UTC (RFC 3339)")]
+MomentText = Annotated[
+    str | None,
+    QueryParameter(
+        max_length=40,
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})(?!\n)$",
+        description="A time with its offset from UTC, such as 2030-12-31T20:00:00Z",
+    ),
+]
+"""Litestar 2.25 would take a number for a time, and a time without an offset."""
 KindName = Annotated[str, Meta(min_length=1, max_length=100, examples=["records.insert"])]
 
 
@@ -57,6 +68,39 @@ class NewBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Priority = "normal"
     run_at: Moment | None = None
     on_invalid: OnInvalid = "skip"
+
+
+ONE_OF_PRIORITIES = Schema(type=OpenAPIType.STRING, enum=["high", "normal", "low"], default="normal")
+ANY = Schema(description="An operation, as its kind has it; what is none is refused by itself")
+FILE = Schema(type=OpenAPIType.STRING, min_length=1, description="One operation on each row")
+
+
+@dataclass
+class SubmitOperation(Operation):
+    """The documentation of a handler that reads its body itself."""
+
+    def __post_init__(self) -> None:
+        batch = Schema(
+            type=OpenAPIType.OBJECT,
+            description=NewBatch.__doc__,
+            required=["kind", "operations"],
+            properties={
+                "kind": Schema(type=OpenAPIType.STRING, min_length=1, max_length=100),
+                "operations": Schema(type=OpenAPIType.ARRAY, items=ANY, min_items=1),
+                "priority": ONE_OF_PRIORITIES,
+                "run_at": Schema(type=[OpenAPIType.STRING, OpenAPIType.NULL], format=OpenAPIFormat.DATE_TIME),
+                "on_invalid": Schema(type=OpenAPIType.STRING, enum=["skip", "reject"], default="skip"),
+            },
+            additional_properties=False,
+            examples=[{"kind": "records.insert", "operations": [{"key": "a", "value": "1"}]}],
+        )
+        self.request_body = RequestBody(
+            required=True,
+            content={
+                "application/json": OpenAPIMediaType(schema=batch),
+                **{media_type: OpenAPIMediaType(schema=FILE) for media_type in MEDIA_TYPES},
+            },
+        )
 
 
 class NewOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,6 +149,7 @@ class BatchController(Controller):
         "/",
         status_code=202,
         request_max_body_size=UPLOAD_LIMIT,
+        operation_class=SubmitOperation,
         responses=problems(400, 401, 413, 415, 422, 503),
         response_headers=[LOCATION_HEADER],
     )
@@ -114,7 +159,7 @@ class BatchController(Controller):
         desk: NamedDependency[BatchDesk],
         kind: Annotated[str | None, QueryParameter(max_length=100)] = None,
         priority: Annotated[Priority, QueryParameter()] = "normal",
-        run_at: Annotated[Moment | None, QueryParameter()] = None,
+        run_at: MomentText = None,
         on_invalid: Annotated[OnInvalid, QueryParameter()] = "skip",
     ) -> Response[BatchView]:
         """Hand in operations: as JSON, or as a file (text/csv with a header, application/x-ndjson), which is streamed.
@@ -130,11 +175,7 @@ class BatchController(Controller):
         elif media_type in MEDIA_TYPES:
             if kind is None:
                 raise Invalid("kind: Required with a file; which kind of operation are its rows?", field="kind")
-            if run_at is not None and run_at.tzinfo is None:  # Litestar 2.25 does not look
-                raise BadRequest(
-                    FieldProblem("run_at", "Expected a time with its offset, such as 2030-12-31T20:00:00Z")
-                )
-            wanted = Wanted(kind, request.user.id, priority, on_invalid, run_at)
+            wanted = Wanted(kind, request.user.id, priority, on_invalid, moment(run_at))
             blocks = operations_in(request.stream(), MEDIA_TYPES[media_type], known(desk.kinds, kind).operation)
         else:
             allowed = ", ".join(("application/json", *MEDIA_TYPES))
@@ -202,6 +243,14 @@ class BatchController(Controller):
         return await desk.batch(batch_id, request.user.id)
 
 
+def moment(text: str | None) -> datetime | None:
+    """A time that somebody wrote. Raises Invalid for one that there is not."""
+    try:
+        return msgspec.convert(text, Moment | None)
+    except msgspec.ValidationError as error:
+        raise Invalid(f"run_at: There is no such time as {text}.", field="run_at") from error
+
+
 async def whole(request: UserRequest) -> bytes:
     """A JSON body. Raises HTTPException (413) when it is larger than all others may be."""
     body = bytearray()
@@ -212,7 +261,7 @@ async def whole(request: UserRequest) -> bytes:
     return bytes(body)
 
 
-async def once(block: tuple[list[Operation], list[Any]]) -> AsyncIterator[tuple[list[Operation], list[Any]]]:
+async def once(block: Read) -> Blocks:
     """Operations that are all here already."""
     yield block
 

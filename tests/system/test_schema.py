@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
 @pytest.fixture
 async def shop(platform: Platform, home: Path) -> AsyncIterator[ServiceProcess]:
     """Everything with doors, in one process."""
-    async with ServiceProcess("tickets orders expiration", platform.settings, home) as process:
+    async with ServiceProcess("tickets orders expiration batch", platform.settings, home) as process:
         yield process
 
 
