@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -140,7 +141,7 @@ class Up:
             self.send(signal.SIGKILL)
             await self._process.wait()
         for each in self._seen:
-            if each.is_running():
+            with suppress(psutil.NoSuchProcess):  # some end with their parent
                 each.kill()
 
 
