@@ -96,6 +96,9 @@ class Kind(ABC, Generic[Op]):
     execute_many writes only through `work.connection`; such a kind is executed once for each operation, whatever
     crashes. Others may be asked again for the same `Task.id`, and must then answer the same and make nothing twice.
     `tables`: what `boxoffice migrate` runs for it, safe to repeat (`create table if not exists ...`).
+
+    `operation`: what its rows are checked against. Beware of a union of a list or dict and a `str` with limits in it:
+    msgspec 0.22 crashes on one.
     """
 
     name: ClassVar[str]

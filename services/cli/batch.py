@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from common.errors import DomainError, Invalid, Unavailable
 
@@ -179,21 +178,21 @@ async def submit(batches: Batches, file: Path, kind: str, options: Mapping[str, 
 
 async def listed(batches: Batches, console: Console) -> None:
     """Show the newest batches."""
-    table = Table(box=None)
-    for name in ("batch", "kind", "status", "operations", "failed", "refused", "created"):
-        table.add_column(name, no_wrap=True)
+    line = "{:<36}  {:<18} {:<21} {:>10} {:>7} {:>7}  {}"
+    titles = line.format("batch", "kind", "status", "operations", "failed", "refused", "created")
+    console.print(f"[dim]{titles}[/]", soft_wrap=True)  # a folded id cannot be copied
     for batch in await batches.newest():
-        counts, colour = batch["counts"], COLOURS.get(batch["status"], "cyan")
-        table.add_row(
+        counts, status = batch["counts"], batch["status"]
+        told = line.format(
             batch["id"],
             batch["kind"],
-            f"[{colour}]{batch['status']}[/]",
+            status,
             f"{counts['operations']:,}",
             f"{counts['failed']:,}",
             f"{counts['refused']:,}",
             batch["created_at"][:19],
         )
-    console.print(table, crop=False, soft_wrap=True)
+        console.print(told.replace(status, f"[{COLOURS.get(status, 'cyan')}]{status}[/]"), soft_wrap=True)
 
 
 async def write_report(batches: Batches, batch_id: str, to: Path | None) -> None:

@@ -336,6 +336,40 @@ async def test_tickets_are_listed_in_bulk_by_the_service_that_owns_them(
         assert "somebody else's" in failed["error"]
 
 
+async def command(office: Office, *arguments: str) -> tuple[int, str]:
+    """`boxoffice batch` as Ada: its exit code and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.cli.main", "batch", "--url", office.process.url, "--user", "ada", *arguments),
+        env={**os.environ, "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def test_a_file_is_handed_in_watched_and_reported_from_the_command_line(office: Office, home: Path) -> None:
+    file = home / "records.csv"
+    file.write_text(records(range(1200)) + ",no key\n")
+    code, said = await command(office, "submit", str(file), "--kind", "records.insert")
+    assert code == 1
+    assert "1,200 succeeded  0 failed  0 cancelled  0 pending  1 refused" in said
+    assert "row 1201: key: " in said
+    (batch,) = (await office.ask("GET", "/api/batches")).json()["items"]
+    assert batch["id"] in (await command(office, "ls"))[1]
+    assert "COMPLETED_WITH_ERRORS" in (await command(office, "show", batch["id"]))[1]
+    code, said = await command(office, "report", batch["id"])
+    assert (code, len(list(csv.DictReader(io.StringIO(said))))) == (0, 1201)
+    code, said = await command(office, "retry", batch["id"])
+    assert (code, "no operation of it failed" in said) == (1, True)
+    file.write_text(records(range(2000, 2010)))
+    code, said = await command(office, "submit", str(file), "--kind", "records.insert")
+    assert (code, "10 succeeded" in said) == (0, True)
+    code, said = await command(office, "submit", str(file), "--kind", "seats.fly")
+    assert (code, "There is no kind 'seats.fly'" in said) == (1, True)
+
+
 PLUGIN = '''
 from collections.abc import Sequence
 

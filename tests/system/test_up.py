@@ -119,7 +119,7 @@ class Up:
 
     def left_behind(self) -> list[str]:
         """What is still there of it: processes, an open port, sockets, locks, and the note that it runs."""
-        left = [f"process {each}" for each in self._seen if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        left = [f"process {each}" for each in self._seen if lives(each)]
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                 left.append(f"port {self.port}")
@@ -143,6 +143,14 @@ class Up:
         for each in self._seen:
             with suppress(psutil.NoSuchProcess):  # some end with their parent
                 each.kill()
+
+
+def lives(process: psutil.Process) -> bool:
+    """Whether a process is still there, and not only waits to be noticed as gone."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def sells(url: str) -> str:
