@@ -1,7 +1,9 @@
 """What is wrong, as HTTP tells it: problem details (RFC 9457) that name the field, what it held and what is allowed."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -124,18 +126,37 @@ class JsonRequest(Request[Any, Any, Any]):
 def parsed(body: bytes, kind: Any) -> Any:
     """A JSON body as what type `kind` is. Raises BadRequest."""
     try:
-        value = msgspec.json.decode(body, type=kind)
+        value = decoded(body, kind)
         BODY.decode(body.decode())
     except msgspec.ValidationError as error:
         path, message = explain(str(error), kind)
         raise BadRequest(FieldProblem(clipped(".".join(path)) or "body", message, found_in(body, path))) from error
     except msgspec.DecodeError as error:
-        raise BadRequest(FieldProblem("body", str(error))) from error
+        where = f" after byte {len(body)}" if str(error) == "Input data was truncated" else ""
+        raise BadRequest(FieldProblem("body", f"{error}{where}")) from error
     except UnicodeDecodeError as error:
         raise BadRequest(FieldProblem("body", f"Not UTF-8 (byte {error.start} of a text)")) from error
     except RecursionError as error:
         raise BadRequest(FieldProblem("body", "Nested too deeply")) from error
     return value
+
+
+def decoded(body: bytes, kind: Any) -> Any:
+    """JSON as type `kind`; 3.0 is an integer too, as JSON Schema has it. Raises msgspec.DecodeError."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError:
+        with suppress(ValueError, RecursionError, msgspec.MsgspecError):
+            return msgspec.json.decode(msgspec.json.encode(json.loads(body, parse_float=number)), type=kind)
+        raise
+
+
+def number(text: str) -> float:
+    """A number that is written as a float. Raises ValueError for one that is too large to be any."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return int(value) if value.is_integer() else value
 
 
 def names_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -184,7 +205,11 @@ def tell_domain_error(_: Request[Any, Any, Any], error: DomainError) -> Response
         headers["WWW-Authenticate"] = "Bearer"
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers["Retry-After"] = "1"
-    return problem(status, error.detail, headers, **error.context)
+    members = dict(error.context)
+    if isinstance(field := members.pop("field", None), str):
+        got = shown(members.pop("got")) if "got" in members else None
+        members["errors"] = [FieldProblem(field, error.detail.removeprefix(f"{field}: "), got)]
+    return problem(status, error.detail, headers, **members)
 
 
 def tell_bad_request(_: Request[Any, Any, Any], error: BadRequest) -> Response[Any]:
@@ -194,9 +219,19 @@ def tell_bad_request(_: Request[Any, Any, Any], error: BadRequest) -> Response[A
 
 def tell_bad_parameters(request: Request[Any, Any, Any], error: ValidationException) -> Response[Any]:
     """What Litestar found wrong: parameters in the path, the query and the headers, and a body that is missing."""
+    if isinstance(missing := error.__cause__, KeyError):  # Litestar 2.25 has no other sign of it
+        return tell_missing(request, missing.args[0])
     found = error.extra if isinstance(error.extra, list) else []
     errors = [parameter_problem(request, item["key"], item["message"]) for item in found]
     return problem(400, "; ".join(map(str, errors)) or error.detail, errors=errors)
+
+
+def tell_missing(request: Request[Any, Any, Any], name: str) -> Response[Any]:
+    """A parameter that is needed and not there."""
+    if name == "if-match":
+        detail = "If-Match: Required; say which version you have seen, by the ETag of your GET."
+        return tell_domain_error(request, PreconditionRequired(detail, field="If-Match"))
+    return tell_bad_request(request, BadRequest(FieldProblem(name, "Required")))
 
 
 def parameter_problem(request: Request[Any, Any, Any], key: str, message: str) -> FieldProblem:

@@ -18,10 +18,11 @@ from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
-from common.errors import Forbidden, Invalid
+from common.errors import Forbidden
 from common.events import Outcome, Priority
 from common.http import BEARER, LOCATION_HEADER
-from common.problems import BODY_LIMIT, parsed, problems, shown
+from common.paging import Cursor
+from common.problems import BODY_LIMIT, BadRequest, FieldProblem, parsed, problems, shown
 from services.batch import read_model, report
 from services.batch.domain import (
     CancelBatch,
@@ -51,9 +52,7 @@ Moment = Annotated[datetime, Meta(tz=True, description="A time with its offset f
 MomentText = Annotated[
     str | None,
     QueryParameter(
-        max_length=40,
-        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})(?!\n)$",
-        description="A time with its offset from UTC, such as 2030-12-31T20:00:00Z",
+        schema_extra={"format": "date-time"}, description="A time with its offset from UTC, as 2030-12-31T20:00:00Z"
     ),
 ]
 """Litestar 2.25 would take a number for a time, and a time without an offset."""
@@ -107,7 +106,7 @@ class NewOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One operation, which is executed together with others of its kind."""
 
     kind: KindName
-    payload: msgspec.Raw
+    payload: Annotated[msgspec.Raw, Meta(examples=[{"key": "a", "value": "1"}])]
     priority: Priority = "normal"
     run_at: Moment | None = None
 
@@ -150,7 +149,7 @@ class BatchController(Controller):
         status_code=202,
         request_max_body_size=UPLOAD_LIMIT,
         operation_class=SubmitOperation,
-        responses=problems(400, 401, 413, 415, 422, 503),
+        responses=problems(400, 401, 404, 413, 415, 422, 503),
         response_headers=[LOCATION_HEADER],
     )
     async def submit(
@@ -167,6 +166,7 @@ class BatchController(Controller):
         With a file, `kind` and the options are query parameters; with JSON they are in the body.
         """
         blocks: Blocks
+        start_at = moment(run_at)
         media_type = request.content_type[0]
         if media_type == "application/json":
             new = parsed(await whole(request), NewBatch)
@@ -174,8 +174,8 @@ class BatchController(Controller):
             blocks = once(operations_of(new.operations, known(desk.kinds, new.kind).operation))
         elif media_type in MEDIA_TYPES:
             if kind is None:
-                raise Invalid("kind: Required with a file; which kind of operation are its rows?", field="kind")
-            wanted = Wanted(kind, request.user.id, priority, on_invalid, moment(run_at))
+                raise BadRequest(FieldProblem("kind", "Required with a file; which kind of operation are its rows?"))
+            wanted = Wanted(kind, request.user.id, priority, on_invalid, start_at)
             blocks = operations_in(request.stream(), MEDIA_TYPES[media_type], known(desk.kinds, kind).operation)
         else:
             allowed = ", ".join(("application/json", *MEDIA_TYPES))
@@ -185,14 +185,14 @@ class BatchController(Controller):
         batch = await desk.batch(batch_id, request.user.id)
         return Response(batch, status_code=202, headers={"Location": f"/api/batches/{batch_id}"})
 
-    @get("/", responses=problems(400, 401, 422, 503))
+    @get("/", responses=problems(400, 401, 503))
     async def list(
         self,
         request: UserRequest,
         desk: NamedDependency[BatchDesk],
         status: Annotated[Status | None, QueryParameter()] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-        cursor: Annotated[str | None, QueryParameter(max_length=200)] = None,
+        cursor: Cursor = None,
     ) -> BatchPage:
         """Your batches, newest first."""
         return await read_model.batches(desk.pool, request.user.id, now(), status=status, limit=limit, cursor=cursor)
@@ -202,7 +202,7 @@ class BatchController(Controller):
         """One of your batches, and how far it has come."""
         return await desk.batch(batch_id, request.user.id)
 
-    @get("/{batch_id:str}/operations", responses=problems(400, 401, 404, 422, 503))
+    @get("/{batch_id:str}/operations", responses=problems(400, 401, 404, 503))
     async def operations(
         self,
         batch_id: FromPath[UUID],
@@ -244,11 +244,11 @@ class BatchController(Controller):
 
 
 def moment(text: str | None) -> datetime | None:
-    """A time that somebody wrote. Raises Invalid for one that there is not."""
+    """A time that somebody wrote. Raises BadRequest."""
     try:
         return msgspec.convert(text, Moment | None)
     except msgspec.ValidationError as error:
-        raise Invalid(f"run_at: There is no such time as {text}.", field="run_at") from error
+        raise BadRequest(FieldProblem("run_at", str(error), shown(text))) from error
 
 
 async def whole(request: UserRequest) -> bytes:
@@ -274,7 +274,9 @@ class OperationController(Controller):
     middleware = (RequiresUser(),)
     security = BEARER
 
-    @post("/", status_code=202, responses=problems(400, 401, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
+    @post(
+        "/", status_code=202, responses=problems(400, 401, 404, 413, 415, 422, 503), response_headers=[LOCATION_HEADER]
+    )
     async def create(
         self, data: JSONBody[NewOperation], request: UserRequest, desk: NamedDependency[BatchDesk]
     ) -> Response[OperationView]:
@@ -305,19 +307,19 @@ class KindController(Controller):
         """Which kinds there are, and what their operations hold."""
         return [await view(desk, name) for name in sorted(desk.kinds)]
 
-    @post("/{kind:str}/pause", status_code=200, responses=problems(400, 401, 403, 422, 503))
+    @post("/{kind:str}/pause", status_code=200, responses=problems(400, 401, 403, 404, 503))
     async def pause(self, kind: FromPath[str], request: UserRequest, desk: NamedDependency[BatchDesk]) -> KindView:
         """Begin nothing of this kind until it is resumed."""
         return await set_paused(desk, kind, request.user.id, paused=True)
 
-    @post("/{kind:str}/resume", status_code=200, responses=problems(400, 401, 403, 422, 503))
+    @post("/{kind:str}/resume", status_code=200, responses=problems(400, 401, 403, 404, 503))
     async def resume(self, kind: FromPath[str], request: UserRequest, desk: NamedDependency[BatchDesk]) -> KindView:
         """Let operations of this kind run again."""
         return await set_paused(desk, kind, request.user.id, paused=False)
 
 
 async def set_paused(desk: BatchDesk, kind: str, user_id: str, *, paused: bool) -> KindView:
-    """Pause or resume a kind. Raises Forbidden, Invalid."""
+    """Pause or resume a kind. Raises Forbidden, NotFound."""
     known(desk.kinds, kind)
     if user_id not in desk.settings.operators.split(","):
         raise Forbidden("Only operators may pause and resume kinds; BOXOFFICE_OPERATORS names them.")

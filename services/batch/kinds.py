@@ -33,7 +33,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from common.errors import Invalid
+from common.errors import NotFound
 from common.requests import Asks
 
 Op = TypeVar("Op", bound=msgspec.Struct)
@@ -144,8 +144,9 @@ def installed() -> Mapping[str, type[Kind[msgspec.Struct]]]:
 
 
 def known(kinds: Mapping[str, Kind[msgspec.Struct]], name: str) -> Kind[msgspec.Struct]:
-    """The kind of this name. Raises Invalid, and says which there are."""
+    """The kind of this name. Raises NotFound, and says which there are."""
     try:
         return kinds[name]
     except KeyError:
-        raise Invalid(f"There is no kind {name!r}; there are {', '.join(sorted(kinds))}.", field="kind") from None
+        detail = f"kind: There is no kind {name!r}; there are {', '.join(sorted(kinds))}"
+        raise NotFound(detail, field="kind", got=name) from None

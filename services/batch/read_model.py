@@ -245,7 +245,7 @@ async def batch(pool: asyncpg.Pool, batch_id: UUID, user_id: str, at: datetime) 
 async def batches(
     pool: asyncpg.Pool, user_id: str, at: datetime, *, status: Status | None, limit: int, cursor: str | None
 ) -> BatchPage:
-    """A user's batches. Raises Invalid for a cursor that is none."""
+    """A user's batches."""
     rows = await pool.fetch(BATCHES_OF_USER, user_id, status, *position_of(cursor), limit + 1)
     items = [BatchView.of_row(row, at) for row in rows[:limit]]
     return BatchPage(items, cursor_of(items[-1].created_at, items[-1].id) if len(rows) > limit else None)

@@ -35,7 +35,7 @@ class Singles(msgspec.Struct, frozen=True):
         priority: Priority,
         run_at: datetime | None,
     ) -> OperationView:
-        """Have an operation executed; a user's same request is the same one. Raises Invalid, Unavailable."""
+        """Have an operation executed; a user's same request is the same one. Raises Invalid, NotFound, Unavailable."""
         operations, refused = operations_of([payload], known(self.kinds, kind).operation)
         if refused:
             field = f"payload.{refused[0].column}" if refused[0].column else "payload"

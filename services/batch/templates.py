@@ -234,7 +234,7 @@ class TemplatePage(msgspec.Struct, frozen=True):
 
 
 async def templates(pool: asyncpg.Pool, user_id: str, *, limit: int, cursor: str | None) -> TemplatePage:
-    """A user's templates. Raises Invalid for a cursor that is none."""
+    """A user's templates."""
     rows = await pool.fetch(TEMPLATES_OF_USER, user_id, *position_of(cursor), limit + 1)
     items = [TemplateItem(**row) for row in rows[:limit]]
     return TemplatePage(items, cursor_of(items[-1].created_at, items[-1].id) if len(rows) > limit else None)

@@ -16,6 +16,7 @@ from common.errors import Invalid
 from common.etag import ETAG_HEADER, IfMatch, etag_of, version_in
 from common.events import TemplateEvent
 from common.http import BEARER, LINE, LOCATION_HEADER
+from common.paging import Cursor
 from common.problems import problems
 from common.projector import ReadYourWrites
 from services.batch import templates
@@ -97,13 +98,13 @@ class TemplateController(Controller):
         created.headers["Location"] = f"/api/templates/{template_id}"
         return created
 
-    @get("/", responses=problems(400, 401, 422, 503))
+    @get("/", responses=problems(400, 401, 503))
     async def list(
         self,
         request: UserRequest,
         template_desk: NamedDependency[TemplateDesk],
         limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-        cursor: Annotated[str | None, QueryParameter(max_length=200)] = None,
+        cursor: Cursor = None,
     ) -> TemplatePage:
         """Your templates, newest first."""
         return await templates.templates(template_desk.pool, request.user.id, limit=limit, cursor=cursor)
@@ -130,7 +131,7 @@ class TemplateController(Controller):
         template_id: FromPath[UUID],
         request: UserRequest,
         template_desk: NamedDependency[TemplateDesk],
-        if_match: IfMatch = None,
+        if_match: IfMatch,
     ) -> Response[TemplateView]:
         """Make a new version of your template, if nobody else did since you looked."""
         seen = version_in(if_match)

@@ -15,6 +15,7 @@ from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.errors import Invalid
 from common.http import BEARER, LOCATION_HEADER
+from common.paging import Cursor
 from common.problems import problems
 from services.orders import read_model
 from services.orders.domain import CancelOrder, PlaceOrder, Status
@@ -101,7 +102,7 @@ class OrderController(Controller):
             order_id = uuid5(request_id, str(data.ticket_id))
             known = await read_model.order_of_request(desk.pool, request_id)
             if known is not None and known.ticket_id != data.ticket_id:
-                raise Invalid("This Idempotency-Key was used for another ticket; take a new one.")
+                raise Invalid("Idempotency-Key: Used for another ticket; take a new one", field="Idempotency-Key")
         await desk.books.catch_up(data.ticket_id)
         at = now()
         longest = desk.settings.hold_seconds
@@ -111,14 +112,14 @@ class OrderController(Controller):
         order = OrderView.of(placed.state.order(order_id))
         return Response(order, status_code=201, headers={"Location": f"/api/orders/{order_id}"})
 
-    @get("/", responses=problems(400, 401, 422, 503))
+    @get("/", responses=problems(400, 401, 503))
     async def list(
         self,
         request: UserRequest,
         desk: NamedDependency[OrderDesk],
         status: Annotated[Status | None, QueryParameter()] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-        cursor: Annotated[str | None, QueryParameter(max_length=200)] = None,
+        cursor: Cursor = None,
     ) -> OrderPage:
         """Your orders, newest first."""
         return await read_model.orders(desk.pool, request.user.id, status=status, limit=limit, cursor=cursor)

@@ -157,7 +157,7 @@ def decide(command: OrderCommand, book: Book) -> list[OrderEvent]:
             if (known := book.orders.get(order_id)) is not None:
                 asked = (known.buyer_id, known.quantity, known.expires_at - known.created_at)
                 if asked != (buyer_id, quantity, expires_at - at):
-                    raise Invalid("This Idempotency-Key was used for another order; take a new one.")
+                    raise Invalid("Idempotency-Key: Used for another order; take a new one", field="Idempotency-Key")
                 return []
             ticket_id, listing = may_reserve(book, quantity)
             price = (listing.price, listing.currency)

@@ -174,7 +174,7 @@ async def order_of_request(pool: asyncpg.Pool, request_id: UUID) -> OrderView | 
 async def orders(
     pool: asyncpg.Pool, buyer_id: str, *, status: Status | None, limit: int, cursor: str | None
 ) -> OrderPage:
-    """A buyer's orders. Raises Invalid for a cursor that is none."""
+    """A buyer's orders."""
     rows = await pool.fetch(ORDERS_OF_BUYER, buyer_id, status, *position_of(cursor), limit + 1)
     items = [OrderView.of_row(row) for row in rows[:limit]]
     return OrderPage(items, cursor_of(items[-1].created_at, items[-1].id) if len(rows) > limit else None)

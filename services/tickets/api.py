@@ -14,6 +14,7 @@ from common.clock import new_id, now
 from common.etag import ETAG_HEADER, IfMatch, etag_of, version_in
 from common.events import TicketEvent
 from common.http import BEARER, LINE, LOCATION_HEADER, TEXT
+from common.paging import Cursor
 from common.problems import problems
 from common.projector import ReadYourWrites
 from common.requests.tickets import NewTicket, TicketChanges
@@ -43,12 +44,12 @@ class TicketController(Controller):
     path = "/api/tickets"
     tags = ("tickets",)
 
-    @get("/", responses=problems(400, 422, 503))
+    @get("/", responses=problems(400, 503))
     async def list(
         self,
         desk: NamedDependency[TicketDesk],
         limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-        cursor: Annotated[str | None, QueryParameter(max_length=200)] = None,
+        cursor: Cursor = None,
         q: Annotated[
             str | None, QueryParameter(min_length=1, max_length=200, pattern=TEXT, description=LINE.description)
         ] = None,
@@ -94,7 +95,7 @@ class TicketController(Controller):
         ticket_id: FromPath[UUID],
         request: UserRequest,
         desk: NamedDependency[TicketDesk],
-        if_match: IfMatch = None,
+        if_match: IfMatch,
     ) -> Response[TicketView]:
         """Change your listing, if nobody else did since you looked. Sold and reserved seats stay sold and reserved."""
         seen = version_in(if_match)

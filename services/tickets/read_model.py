@@ -198,7 +198,7 @@ async def taken(pool: asyncpg.Pool, ticket_id: UUID) -> int:
 
 
 async def tickets(pool: asyncpg.Pool, *, limit: int, cursor: str | None, q: str | None) -> TicketPage:
-    """What is on sale and has `q` in its title. Raises Invalid for a cursor that is none."""
+    """What is on sale and has `q` in its title."""
     before, before_id = position_of(cursor)
     pattern = q and LIKE_SPECIAL.sub(r"\\\g<0>", q)
     rows = await pool.fetch(TICKETS_ON_SALE, before, before_id, pattern, limit + 1)

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from common.clock import now
-from common.errors import Invalid, NotFound
+from common.errors import NotFound
 from common.requests import Requester
 from common.requests.batch import Operations
 from common.runtime import Platform
@@ -264,7 +264,7 @@ async def opened(office: Office) -> int:
 
 
 BAD: dict[str, tuple[str, dict[str, str], int, str]] = {
-    "an unknown kind": (records([1]), {"kind": "seats.fly"}, 422, "records.insert"),
+    "an unknown kind": (records([1]), {"kind": "seats.fly"}, 404, "records.insert"),
     "nothing": ("", RECORDS, 422, "empty"),
     "only a header": ("key,value\n", RECORDS, 422, "header"),
     "a wrong delimiter": ("key;value\n1;2\n", RECORDS, 422, "comma"),
@@ -449,7 +449,7 @@ async def test_another_service_hands_in_single_operations(office: Office, platfo
     await eventually(status, "succeeded")
     with pytest.raises(NotFound):
         await operations.get(first.id, user_id="eve")
-    with pytest.raises(Invalid, match=r"seats.fly.*records.insert"):
+    with pytest.raises(NotFound, match=r"seats.fly.*records.insert"):
         await operations.create("seats.fly", record, user_id="ada")
     assert await office.keys() == ["from another"]
 

@@ -1,7 +1,6 @@
 """The HTTP contract, point by point, as two replicas of the whole system keep it."""
 
 import asyncio
-import base64
 import json
 import re
 import tempfile
@@ -146,9 +145,9 @@ async def test_a_change_names_the_version_that_was_seen(shop: Shop) -> None:
 
     assert "If-Match" in problem(await change(None, price=1), 428)["detail"]
     for malformed in ("1", '"x"', '"-1"', '""', '"1", "2"', '"99999999999999999999"'):
-        told = problem(await change(malformed, price=1), 422)
-        assert "If-Match" in told["detail"]
-        assert malformed in told["detail"]
+        told = problem(await change(malformed, price=1), 400)
+        assert told["detail"].startswith("If-Match: Expected the ETag that GET gave you")
+        assert json.loads(told["errors"][0]["got"]) == malformed
     assert problem(await change('"2"', price=1), 412)["version"] == 1
 
     changed = await change('"1"', price=1900, venue=None)
@@ -548,7 +547,8 @@ WRONG_BODIES: dict[str, Wrong] = {
     "an object for a venue": ("/api/tickets", ticket(venue={"a": 1}), "venue", "`str | null`"),
     "a text for a price": ("/api/tickets", ticket(price="2500"), "price", '"2500"'),
     "a fraction": ("/api/tickets", ticket(price=24.99), "price", "24.99"),
-    "a float": ("/api/tickets", ticket(price=2500.0), "price", "2500.0"),
+    "a fraction beside a whole": ("/api/tickets", ticket(price=24.99, quantity=10.0), "price", "24.99"),
+    "a large whole": ("/api/tickets", ticket(price=1e300), "price", "`int`"),
     "a truth": ("/api/tickets", ticket(price=True), "price", "true"),
     "zero": ("/api/tickets", ticket(price=0), "price", ">= 1"),
     "a negative": ("/api/tickets", ticket(price=-1), "price", ">= 1"),
@@ -590,9 +590,14 @@ async def test_a_wrong_body_is_refused_by_field_with_what_is_allowed(
     said = problem(refused, 422 if "years" in told else 400)
     assert said["detail"].startswith(f"{field}: ")
     assert told in said["detail"]
-    if refused.status_code == 400:
-        assert [error["field"] for error in said["errors"]] == [field]
+    assert [error["field"] for error in said["errors"]] == [field]
     assert len(refused.content) < 1_000
+
+
+async def test_a_whole_number_may_be_written_with_a_point(shop: Shop) -> None:
+    body = ticket(price="~").replace(b'"~"', b"25e2").replace(b'"quantity": 10', b'"quantity": 10.0')
+    created = read(await shop.here.post("/api/tickets", content=body, headers=SAM | {"Content-Type": JSON}))
+    assert (created["price"], created["quantity"]) == (2500, 10)
 
 
 WRONG_PARAMETERS: dict[str, Wrong] = {
@@ -605,7 +610,7 @@ WRONG_PARAMETERS: dict[str, Wrong] = {
     "q=NUL": ("GET", b"/api/tickets?q=a%00b", "q", "one line of text"),
     "q=long": ("GET", b"/api/tickets?q=" + b"x" * 201, "q", "<= 200"),
     "status=lost": ("GET", b"/api/orders?status=lost", "status", "awaiting_payment, cancelled, complete, created"),
-    "cursor=long": ("GET", b"/api/tickets?cursor=" + b"A" * 201, "cursor", "<= 200"),
+    "cursor=long": ("GET", b"/api/tickets?cursor=" + b"1" * 201, "cursor", "that a list gave"),
     "ticket": ("GET", b"/api/tickets/nope", "ticket_id", '"nope"'),
     "ticket=NUL": ("GET", b"/api/tickets/%00", "ticket_id", "UUID"),
     "ticket=urn": ("DELETE", f"/api/tickets/urn:uuid:{NOBODYS}".encode(), "ticket_id", "UUID"),
@@ -625,25 +630,25 @@ async def test_a_wrong_parameter_is_refused_by_name_with_what_is_allowed(
 
 
 @pytest.mark.parametrize(
-    "inside",
+    "cursor",
     [
         "",
         "nonsense",
-        f"2030-01-01T00:00:00 {NOBODYS}",
-        f"0001-01-01T00:00:00+23:59 {NOBODYS}",
-        f"9999-12-31T23:59:59-23:59 {NOBODYS}",
-        f"99999-01-01T00:00:00+00:00 {NOBODYS}",
-        "2030-01-01T00:00:00+00:00 nope",
-        "2030-01-01T00:00:00+00:00",
-        "\x00 \x00",
+        f"1893456000000000-{NOBODYS}",
+        f"-1-{UUID(NOBODYS).hex}",
+        f"99999999999999999-{UUID(NOBODYS).hex}",
+        f"1893456000000000-{UUID(NOBODYS).hex}\n",
+        f"१२३-{UUID(NOBODYS).hex}",
+        "1893456000000000-nope",
+        "1893456000000000",
+        "\x00-\x00",
     ],
 )
-async def test_a_cursor_that_no_list_gave_is_refused(shop: Shop, inside: str) -> None:
-    for cursor in (base64.urlsafe_b64encode(inside.encode()).decode(), inside, inside[::-1], "===", "é"):
-        for path in ("/api/tickets", "/api/orders"):
-            told = problem(await shop.here.get(path, params={"cursor": cursor}, headers=ADA), 422)
-            assert told["detail"].startswith("cursor: ")
-            assert told["field"] == "cursor"
+async def test_a_cursor_that_no_list_gave_is_refused(shop: Shop, cursor: str) -> None:
+    for path in ("/api/tickets", "/api/orders"):
+        told = problem(await shop.here.get(path, params={"cursor": cursor}, headers=ADA), 400)
+        assert told["detail"].startswith("cursor: ")
+        assert [error["field"] for error in told["errors"]] == ["cursor"]
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_the_same_order_again_changes_nothing_whatever_became_of_it(since: tuple
 
 
 def test_the_same_order_id_with_another_quantity_is_invalid() -> None:
-    given(opened(10), created).when(place(3)).refused(Invalid, "Idempotency-Key")
+    given(opened(10), created).when(place(3)).refused(Invalid, "another order", field="Idempotency-Key")
 
 
 def test_the_same_order_may_be_asked_for_again_later() -> None:
@@ -209,11 +209,13 @@ def test_the_same_order_may_be_asked_for_again_later() -> None:
 
 
 def test_the_same_order_id_with_another_hold_is_invalid() -> None:
-    given(opened(10), created).when(PlaceOrder(ORDER, "ada", 2, LATER, NOON)).refused(Invalid, "Idempotency-Key")
+    given(opened(10), created).when(PlaceOrder(ORDER, "ada", 2, LATER, NOON)).refused(
+        Invalid, "another order", field="Idempotency-Key"
+    )
 
 
 def test_the_same_order_id_of_another_buyer_is_invalid() -> None:
-    given(opened(10), created).when(place(2, buyer="bob")).refused(Invalid, "Idempotency-Key")
+    given(opened(10), created).when(place(2, buyer="bob")).refused(Invalid, "another order", field="Idempotency-Key")
 
 
 # Paying
