@@ -36,10 +36,13 @@ class Authenticator:
         if self._mode == "off":
             raise Unauthenticated("Nobody can log in here: BOXOFFICE_AUTH is off.")
         if authorization is None:
-            raise Unauthenticated("Say who you are: `Authorization: Bearer dev:<name>`.")
+            raise Unauthenticated(
+                "Authorization: Required; say who you are: `Bearer dev:<name>`", field="Authorization"
+            )
         if not (token := DEV_TOKEN.fullmatch(authorization)):
             raise Unauthenticated(
-                "This Authorization header is not `Bearer dev:<name>`, with a name of 1 to 64 of A-Z a-z 0-9 _ . @ -"
+                "Authorization: Expected `Bearer dev:<name>`, with a name of 1 to 64 of A-Z a-z 0-9 _ . @ -",
+                field="Authorization",
             )
         return User(token[1])
 

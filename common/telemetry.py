@@ -7,9 +7,10 @@ from typing import Self
 
 import msgspec
 import structlog
+import structlog.stdlib
 import structlog.tracebacks
 from prometheus_client import Counter, Histogram, disable_created_metrics
-from structlog.typing import EventDict, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from common.clock import new_id
 
@@ -73,16 +74,24 @@ def configure_logging(level: str = "info", *, human: bool | None = None) -> None
         human = sys.stderr.isatty()
     brief = structlog.processors.ExceptionRenderer(BRIEF_TRACEBACKS)
     console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    common: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        _add_cause,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    ends: list[Processor] = [console] if human else [brief, structlog.processors.JSONRenderer()]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            _add_cause,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([console] if human else [brief, structlog.processors.JSONRenderer()]),
-        ],
+        processors=[*common, *ends],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+    # What libraries log, in the same form.
+    libraries = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.add_logger_name, *common],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ends],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(libraries)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

@@ -17,7 +17,7 @@ from common.projector import CheckpointMismatch, connect, fingerprint_of, verify
 from common.runtime import Platform
 from common.runtime import connect as connect_platform
 from common.settings import PREFIX, BadSetting, load, without_password
-from services.cli.embedded import DATA, find_running
+from services.cli.embedded import DATA, RUNNING, find_running
 from services.cli.servers import free_port
 from services.cli.system import READ_MODELS, SERVICES
 
@@ -92,6 +92,8 @@ def folder(data: Path) -> list[Finding]:
         found.append(Finding(f"`boxoffice up` runs as process {running.pid} at {running.url}", "well"))
     elif not os.access(data if data.exists() else Path(), os.W_OK):
         found.append(Finding(f"{data.absolute()} cannot be written", "wrong", "choose another folder with --data"))
+    elif (data / RUNNING).exists():
+        found.append(Finding("`boxoffice up` was killed here", "wrong", "run `make up`: it takes over what still runs"))
     elif (port := free_port(8080)) != 8080:
         found.append(Finding("port 8080 is taken", "note", f"`boxoffice up` will take {port}, or name one with --port"))
     return found
@@ -113,7 +115,9 @@ async def read_models(platform: Platform, database_url: str) -> AsyncIterator[Fi
             connection = await connect(database_url, name)
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             yield Finding(
-                f"Postgres does not answer: {error}", "wrong", f"start it, or set {PREFIX}DATABASE_URL to one that runs"
+                f"Postgres does not answer: {error}",
+                "wrong",
+                f"start it with `make up`, or set {PREFIX}DATABASE_URL to one that runs",
             )
             return
         try:

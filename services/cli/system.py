@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any
 
 import asyncpg
+import structlog
 import uvicorn
 from litestar import Litestar
 
@@ -31,6 +32,8 @@ from services.orders import payments
 from services.orders.read_model import READ_MODEL as ORDERS
 from services.orders.settings import OrdersSettings
 from services.tickets.read_model import READ_MODEL as TICKETS
+
+log = structlog.get_logger()
 
 SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManager[Service]], type[Settings]]] = {
     "tickets": (services.tickets.app.create_service, Settings),
@@ -98,7 +101,10 @@ async def serve(names: Sequence[str], environment: Mapping[str, str]) -> None:
             server = server_of(app)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, setattr, server, "should_exit", True)
+            log.info("serving", services=names, address="{}:{}".format(*door.getsockname()[:2]))
             await server.serve(sockets=[door])
+            log.info("stopping", services=names)
+    log.info("stopped", services=names)
 
 
 async def migrate(settings: Settings, report: Callable[[str], None]) -> int:

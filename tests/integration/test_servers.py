@@ -161,7 +161,7 @@ async def test_a_clean_stop_leaves_no_process_no_socket_and_no_pid_file(
         await server.start()
     socket_dir = Path(str(await query(postgres, "SHOW unix_socket_directories")))
     assert files(socket_dir) == {".s.PGSQL.5432", ".s.PGSQL.5432.lock"}
-    assert files(home) >= {"nats.pid", "postmaster.pid"}
+    assert files(home) >= {"nats.pid", "postmaster.pid", "supervisor.lock"}
     processes = [*family(nats_server.pid), *family(postgres.pid)]
     for server in (nats_server, postgres):
         await server.stop()
@@ -169,7 +169,7 @@ async def test_a_clean_stop_leaves_no_process_no_socket_and_no_pid_file(
         await server.stop()
     assert alive(processes) == []
     assert files(socket_dir) == set()
-    assert not files(home) & {"nats.pid", "postmaster.pid"}
+    assert not files(home) & {"nats.pid", "postmaster.pid", "supervisor.lock"}
 
 
 async def test_a_taken_port_is_refused_or_passed_over(home: Path, after: ExitStack) -> None:

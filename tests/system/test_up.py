@@ -1,7 +1,6 @@
 """`boxoffice up` and its sisters as a person at a terminal has them: real processes, signals, ports and folders."""
 
 import asyncio
-import fcntl
 import json
 import os
 import re
@@ -125,13 +124,7 @@ class Up:
                 left.append(f"port {self.port}")
         sockets = re.findall(r"host=([^&\s]+)&", self.said)
         left += [folder for folder in sockets if Path(folder.replace("%2F", "/")).exists()]
-        for lock in self.data.rglob("supervisor.lock"):
-            with lock.open() as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    left.append(f"lock {lock}")
-        return left + [str(note) for note in self.data.glob("running.json")]
+        return left + [str(left) for name in ("supervisor.lock", "running.json") for left in self.data.rglob(name)]
 
     async def __aenter__(self) -> Self:
         return self
@@ -262,6 +255,7 @@ async def test_control_c_twice_forces_it_and_it_starts_again_afterwards(home: Pa
             assert not payment.done()
             up.send(signal.SIGINT)
             assert await up.ended() == 130
+            assert "forced" in up.said
             with pytest.raises(httpx.TransportError):
                 await payment
 
@@ -312,6 +306,9 @@ async def test_what_a_killed_one_left_behind_does_not_hinder_the_next(home: Path
         order = await sells(up.url)
         up.send(signal.SIGKILL)
         assert await up.ended() == -9
+        code, said = await boxoffice("doctor", "--data", str(up.data))
+        assert code == 1
+        assert "`boxoffice up` was killed here" in said
         await up.start()
         async with httpx.AsyncClient(headers=ADA) as http:
             assert (await http.get(order)).status_code == 200
@@ -329,6 +326,18 @@ async def test_it_uses_servers_that_are_there_and_starts_none(home: Path, settin
         assert sorted(each.name for each in up.data.iterdir()) == ["boxoffice-data", "running.json"]
         up.send(signal.SIGINT)
         assert await up.ended() == 0
+
+
+async def test_it_says_which_servers_it_waits_for(home: Path, settings: Settings) -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen()
+        nats_url = f"nats://127.0.0.1:{deaf.getsockname()[1]}"
+        names = {"BOXOFFICE_NATS_URL": nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url}
+        async with Up(home, variables=names) as up:
+            await up.start(until=f"still waiting for {nats_url}")
+            up.send(signal.SIGINT)
+            assert await up.ended() == 0
 
 
 @pytest.mark.parametrize(
