@@ -1,7 +1,7 @@
 """Executes operations: many as one statement, halved down to the bad ones where it fails, each of them once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Generic, TypeVar, assert_never
 from uuid import UUID
@@ -18,6 +18,7 @@ from common.requests import Asks
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, TryAgain, Work, WrongAnswer, answered
 
 Op = TypeVar("Op", bound=msgspec.Struct)
+T = TypeVar("T")
 Savepoint = Callable[[], AbstractAsyncContextManager[object]]
 """What is done inside is undone if it raises."""
 
@@ -53,7 +54,14 @@ BLAMELESS = (
 )
 """Errors that no operation is to blame for: the same may succeed later."""
 
+TIMEOUTS = 12
+"""Timeouts that one `isolate` spends at most; what is left then is to be tried again."""
+
 LONGEST_ERROR = 1000
+
+
+class TooSlow(Exception):
+    """A kind did not answer in the time that it has."""
 
 
 class Isolated(msgspec.Struct, frozen=True):
@@ -65,7 +73,7 @@ class Isolated(msgspec.Struct, frozen=True):
 
 
 async def isolate(kind: Kind[Op], work: Work, tasks: Sequence[Task[Op]], savepoint: Savepoint) -> Isolated:
-    """Execute `tasks`; those that can be are, and the others are told why not.
+    """Execute `tasks`; those that can be are, and the others are told why not, or to come again.
 
     Raises Unavailable for what is nobody's fault; all of it is then to be undone and tried again.
     """
@@ -81,6 +89,7 @@ class _Isolation(Generic[Op]):
         self.answers: list[Answer] = []
         self.statements = 0
         self.depth = 0
+        self._timeouts = 0
         self._kind = kind
         self._work = work
         self._savepoint = savepoint
@@ -90,25 +99,34 @@ class _Isolation(Generic[Op]):
         """Execute all at once, or else up to the first bad one, and then those behind it.
 
         Where one was bad others may be: behind it, half as many are tried at once as there were between two bad ones on
-        average, and twice as many each time it goes well.
+        average, and twice as many each time it goes well. Where together they took too long, each is tried alone: most
+        cost little then, and one that hangs costs its timeout once.
         """
         together = between = len(tasks)
         behind_bad = 0
         while len(self.answers) < len(tasks):
             start = len(self.answers)
-            if await self._try(tasks[start : start + together]):
+            if self._timeouts >= TIMEOUTS:
+                self.answers += [TryAgain(f"Others before it {self._too_slow}.")] * (len(tasks) - start)
+            elif self._timeouts:
+                await self._one(tasks[start])
+            elif await self._try(tasks[start : start + together]):
                 together *= 2
-                continue
-            if len(self.answers) == start:
-                await self._halve(tasks[start : start + together])
-            between = (between + len(self.answers) - behind_bad) // 2
-            behind_bad = len(self.answers)
-            together = max(1, between // 2)
+            else:
+                if len(self.answers) == start:
+                    await self._halve(tasks[start : start + together])
+                between = (between + len(self.answers) - behind_bad) // 2
+                behind_bad = len(self.answers)
+                together = max(1, between // 2)
+
+    @property
+    def _too_slow(self) -> str:
+        return f"did not answer within {self._kind.timeout:g} s"
 
     async def _halve(self, tasks: Sequence[Task[Op]]) -> None:
         """Execute those of `tasks` before the first bad one, and that. They are known to fail together."""
         depth = 0
-        while len(tasks) > 1:
+        while len(tasks) > 1 and not self._timeouts:
             depth += 1
             middle = (len(tasks) + 1) // 2
             if await self._try(tasks[:middle]):
@@ -130,8 +148,7 @@ class _Isolation(Generic[Op]):
         STATEMENT_SIZES.labels(self._kind.name).observe(len(tasks))
         try:
             async with self._savepoint():
-                async with asyncio.timeout(self._kind.timeout):
-                    answers = await self._kind.execute_many(self._work, tasks)
+                answers = await self._in_time(self._kind.execute_many(self._work, tasks))
                 answers = answered(self._kind.name, answers, len(tasks))
         except BLAMELESS as error:
             raise unavailable(error) from error
@@ -146,17 +163,31 @@ class _Isolation(Generic[Op]):
         STATEMENT_SIZES.labels(self._kind.name).observe(1)
         try:
             async with self._savepoint():
-                async with asyncio.timeout(self._kind.timeout):
-                    answer = await self._kind.execute_one(self._work, task)
+                answer = await self._in_time(self._kind.execute_one(self._work, task))
                 answered(self._kind.name, [answer], 1)
         except BLAMELESS as error:
             raise unavailable(error) from error
+        except TooSlow as error:
+            log.warning("operation_too_slow", kind=self._kind.name, operation_id=str(task.id))
+            self.answers.append(TryAgain(f"It {error}."))
+            return False
         except Exception as error:
             self._explain(task, error)
             self.answers.append(Refused(told(error)))
             return False
         self.answers.append(answer)
         return True
+
+    async def _in_time(self, execution: Awaitable[T]) -> T:
+        """What the kind answers. Raises what it raises, but TooSlow when its time is over."""
+        try:
+            async with asyncio.timeout(self._kind.timeout) as limit:
+                return await execution
+        except Exception as error:
+            if not limit.expired():  # a timeout of its own is nobody's fault
+                raise
+            self._timeouts += 1
+            raise TooSlow(self._too_slow) from error
 
     def _explain(self, task: Task[Op], error: Exception) -> None:
         """Log where an error comes from that its author did not foresee; once, as the others are likely the same."""

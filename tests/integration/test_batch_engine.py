@@ -315,17 +315,49 @@ async def test_a_worker_that_is_cancelled_in_the_middle_leaves_nothing_behind(po
     assert await reserved(pool) == [1]
 
 
-async def test_a_timeout_leaves_nothing_behind_and_is_nobodys_fault(pool: asyncpg.Pool) -> None:
-    class Slow(ReserveSeats):
-        timeout = 0.2
+class Hangs(ReserveSeats):
+    """Postgres does not come to an end with seat 13."""
 
+    timeout = 1
+    attempts = 2
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
+        answers = await super().execute_many(work, operations)
+        if any(task.what.number == 13 for task in operations):
+            await work.connection.execute("select pg_sleep(600)")
+        return answers
+
+
+class HangsInside(Hangs):
+    """The same in a transaction of its own inside."""
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
+        async with work.connection.transaction():
+            return await super().execute_many(work, operations)
+
+
+@pytest.mark.parametrize("kind", [Hangs(), HangsInside()], ids=lambda kind: type(kind).__name__)
+async def test_an_operation_that_hangs_is_undone_and_in_the_end_fails_and_the_others_are_applied(
+    pool: asyncpg.Pool, kind: Hangs
+) -> None:
+    piece = seats(11, 12, 13, 14)
+    applied = [Result(1, output="A11"), Result(2, output="A12"), Result(4, output="A14")]
+    assert await execute(pool, kind, [piece]) == [applied]
+    assert (await reserved(pool), await remembered(pool)) == ([11, 12, 14], 1)
+    left = Due(piece.work_id, 1, 2, [3], [piece.tasks[2]])
+    assert await execute(pool, kind, [left]) == [[Result(3, "failed", "It did not answer within 1 s.")]]
+    assert await reserved(pool) == [11, 12, 14]
+
+
+async def test_a_timeout_within_a_kind_is_nobodys_fault_and_leaves_nothing_behind(pool: asyncpg.Pool) -> None:
+    class Impatient(ReserveSeats):
         async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
             answers = await super().execute_many(work, operations)
-            await work.connection.execute("select pg_sleep(60)")
+            await work.connection.execute("select pg_sleep(600)", timeout=0.1)
             return answers
 
     with pytest.raises(Unavailable):
-        await execute(pool, Slow(), [seats(1)])
+        await execute(pool, Impatient(), [seats(1, 2)])
     assert (await reserved(pool), await remembered(pool)) == ([], 0)
 
 
