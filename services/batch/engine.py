@@ -254,19 +254,33 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Result]).decode
 
 
-class Due(msgspec.Struct, frozen=True):
-    """A piece of work that is due: the `attempt`th try in a run. `numbers` are the rows of its `tasks`."""
+class Turn(msgspec.Struct, frozen=True):
+    """A piece of work in the `attempt`th try of a run."""
 
     work_id: UUID
     run: int
     attempt: int
-    numbers: Sequence[int]
-    tasks: Sequence[Task[Any]]
 
     @property
     def turn(self) -> tuple[int, int]:
         """Turns of a piece come one after the other."""
         return self.run, self.attempt
+
+
+class Due(Turn, frozen=True):
+    """It is to be executed. `numbers` are the rows of its `tasks`."""
+
+    numbers: Sequence[int]
+    tasks: Sequence[Task[Any]]
+
+
+class Declined(Turn, frozen=True):
+    """It is not to be executed; `instead` is to be told of what was not executed before."""
+
+    instead: Sequence[Result]
+
+
+T_turn = TypeVar("T_turn", bound=Turn)
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -286,22 +300,57 @@ async def execute(
     """
     if not kind.transactional:
         return await _results(kind, Work(requests=requests), nullcontext, due)
+
+    async def results(connection: asyncpg.Connection, new: Sequence[Due]) -> list[list[Result]]:
+        return await _results(kind, Work(connection), Savepoints(connection).savepoint, new)
+
+    return await _once(pool, due, results, within=kind.timeout)
+
+
+async def decline(pool: asyncpg.Pool, declined: Sequence[Declined]) -> list[list[Result]]:
+    """The results of pieces that are not executed, nor by a worker that comes late: it then tells the same.
+
+    What was executed before is told as it was. Raises Unavailable.
+    """
+
+    async def results(_: asyncpg.Connection, new: Sequence[Declined]) -> list[list[Result]]:
+        return [list(piece.instead) for piece in new]
+
+    before = await _once(pool, declined, results, within=Kind.timeout)
+    told = [{result.number: result for result in results} for results in before]
+    return [
+        [*known.values(), *(result for result in piece.instead if result.number not in known)]
+        for piece, known in zip(declined, told, strict=True)
+    ]
+
+
+async def _once(
+    pool: asyncpg.Pool,
+    pieces: Sequence[T_turn],
+    results_of: Callable[[asyncpg.Connection, Sequence[T_turn]], Awaitable[list[list[Result]]]],
+    *,
+    within: float,
+) -> list[list[Result]]:
+    """The results of pieces, made in the transaction that also records them; known ones are not made again.
+
+    It waits `within` seconds for others who have one of them. Raises Unavailable.
+    """
     try:
         # Not stricter: what is read behind the lock is to be what was committed before it.
         async with pool.acquire() as acquired, acquired.transaction(isolation="read_committed"):
             connection: asyncpg.Connection = acquired  # type: ignore[assignment]  # it behaves like one
-            known = await _lock(connection, kind, due)
-            new = _newer(due, known)
+            known = await _lock(connection, pieces, within)
+            new = _newer(pieces, known)
             if new:
-                results = await _results(kind, Work(connection), Savepoints(connection).savepoint, new)
+                results = await results_of(connection, new)
                 known |= {piece.work_id: Known(piece.turn, told) for piece, told in zip(new, results, strict=True)}
                 await connection.execute(RECORD, *_columns(new), [_encode(told) for told in results])
     except (Unavailable, *CONNECTION_LOST) as error:
         raise unavailable(error) from error
-    return [_told_before(piece, known[piece.work_id]) for piece in due]
+    return [_told_before(piece, known[piece.work_id]) for piece in pieces]
 
 
-async def forget(pool: asyncpg.Pool, told: Sequence[Due]) -> None:
+async def forget(pool: asyncpg.Pool, told: Sequence[Turn]) -> None:
     """The results of these are on the log now. That they were executed is known for another day. Raises Unavailable."""
     try:
         await pool.execute(FORGET, *_columns(told))
@@ -317,30 +366,30 @@ async def sweep(pool: asyncpg.Pool) -> None:
         raise unavailable(error) from error
 
 
-async def _lock(connection: asyncpg.Connection, kind: Kind[Any], due: Sequence[Due]) -> dict[UUID, Known]:
+async def _lock(connection: asyncpg.Connection, pieces: Sequence[Turn], within: float) -> dict[UUID, Known]:
     """Wait until nobody else executes these pieces; what was done of them before."""
-    work_ids = {piece.work_id for piece in due}
-    await connection.execute(LOCK, sorted(map(str, work_ids)), timeout=kind.timeout)
+    work_ids = {piece.work_id for piece in pieces}
+    await connection.execute(LOCK, sorted(map(str, work_ids)), timeout=within)
     return {
         row["work_id"]: Known((row["run"], row["attempt"]), None if row["results"] is None else _decode(row["results"]))
         for row in await connection.fetch(FIND, work_ids)
     }
 
 
-def _newer(due: Sequence[Due], known: Mapping[UUID, Known]) -> list[Due]:
+def _newer(pieces: Sequence[T_turn], known: Mapping[UUID, Known]) -> list[T_turn]:
     """The pieces whose turn was not executed; each once, however often it was delivered."""
-    newest: dict[UUID, Due] = {}
-    for piece in sorted(due, key=lambda piece: piece.turn):
+    newest: dict[UUID, T_turn] = {}
+    for piece in sorted(pieces, key=lambda piece: piece.turn):
         if piece.work_id not in known or piece.turn > known[piece.work_id].turn:
             newest[piece.work_id] = piece
     return list(newest.values())
 
 
-def _told_before(piece: Due, known: Known) -> list[Result]:
+def _told_before(piece: Turn, known: Known) -> list[Result]:
     return known.results or [] if known.turn == piece.turn else []
 
 
-def _columns(pieces: Sequence[Due]) -> tuple[list[UUID], list[int], list[int]]:
+def _columns(pieces: Sequence[Turn]) -> tuple[list[UUID], list[int], list[int]]:
     return (
         [piece.work_id for piece in pieces],
         [piece.run for piece in pieces],
