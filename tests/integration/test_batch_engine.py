@@ -358,7 +358,7 @@ async def test_a_worker_that_is_cancelled_in_the_middle_leaves_nothing_behind(po
 class Hangs(ReserveSeats):
     """Postgres does not come to an end with seat 13."""
 
-    timeout = 1
+    timeout = 2
     attempts = 2
 
     async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
@@ -385,7 +385,7 @@ async def test_an_operation_that_hangs_is_undone_and_in_the_end_fails_and_the_ot
     assert await execute(pool, kind, [piece]) == [applied]
     assert (await reserved(pool), await remembered(pool)) == ([11, 12, 14], 1)
     left = Due(piece.work_id, 1, 2, [3], [piece.tasks[2]])
-    assert await execute(pool, kind, [left]) == [[Result(3, "failed", "It did not answer within 1 s.")]]
+    assert await execute(pool, kind, [left]) == [[Result(3, "failed", "It did not answer within 2 s.")]]
     assert await reserved(pool) == [11, 12, 14]
 
 
