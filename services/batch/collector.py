@@ -92,6 +92,14 @@ class Queue(msgspec.Struct, eq=False):
         return taken
 
 
+def not_installed(piece: Piece) -> list[Result]:
+    """What becomes of a piece whose kind is not here: it comes again, as another replica may have it, up to a limit."""
+    if piece.attempt + 1 < Kind.attempts:
+        return []
+    error = f"Kind {piece.kind} is not installed here."
+    return [Result(operation.number, "failed", error) for operation in piece.left]
+
+
 class Collector:
     """Executes pieces of work, many as one statement where they come together."""
 
@@ -244,14 +252,6 @@ class Collector:
         if handled.state.left:
             return Retry(random.uniform(0.5, 1) * min(300, 2 ** (piece.attempt + 1)))  # noqa: S311 (jitter)
         return None
-
-
-def not_installed(piece: Piece) -> list[Result]:
-    """What becomes of a piece whose kind is not here: it comes again, as another replica may have it, up to a limit."""
-    if piece.attempt + 1 < Kind.attempts:
-        return []
-    error = f"Kind {piece.kind} is not installed here."
-    return [Result(operation.number, "failed", error) for operation in piece.left]
 
 
 class Sweeper:

@@ -45,6 +45,9 @@ create table batches (
     completed_at timestamptz
 );
 create index on batches (user_id, created_at desc, id desc);
+create table refused (
+    id uuid primary key -- what would be the operation's id, if the row were one
+);
 create table pieces (
     batch_id uuid not null,
     work bigint not null,
@@ -63,7 +66,6 @@ create table operations (
     at timestamptz not null
 );
 create index on operations (id) where status <> 'succeeded';
-create table refused (id uuid primary key); -- what would be the operation's id, if the row were one
 """
 
 INSERT_BATCH = """
@@ -76,6 +78,7 @@ REFUSE_ROWS = """
 with new as (insert into refused (id) select unnest($2::uuid[]) returning id)
 update batches set refused = refused + (select count(*) from new) where id = $1
 """
+IS_REFUSED = "select exists(select from refused where id = $1)"
 START_BATCH = "update batches set status = 'RUNNING', started_at = coalesce(started_at, $2) where id = $1"
 RETRY_BATCH = "update batches set status = 'RUNNING', completed_at = null where id = $1"
 END_BATCH = "update batches set status = $2, detail = $3, completed_at = $4 where id = $1"
@@ -292,8 +295,6 @@ order by id desc
 limit 1
 """
 
-IS_REFUSED = "select exists(select from refused where id = $1)"
-
 OPERATION_OF_USER = "select id, kind, status, error, output, at from operations where id = $1 and user_id = $2"
 
 
@@ -309,7 +310,7 @@ async def operations(
 
 
 async def operation(pool: asyncpg.Pool, operation_id: UUID, user_id: str) -> OperationView:
-    """An operation; of a batch also one that has not come to an end yet. Raises NotFound, also for a refused row."""
+    """An operation; of a batch also one that has not come to an end yet. Raises NotFound."""
     row = await pool.fetchrow(OPERATION_OF_USER, operation_id, user_id)
     batch = await pool.fetchrow(BATCH_AROUND, operation_id, user_id)
     place = operation_id.int - batch["id"].int if batch else 0
@@ -317,8 +318,8 @@ async def operation(pool: asyncpg.Pool, operation_id: UUID, user_id: str) -> Ope
         batch, place = None, 1
     if row is not None:
         return OperationView(batch_id=batch["id"] if batch else None, row=place, **row)
-    if batch and await pool.fetchval(IS_REFUSED, operation_id):
-        raise NotFound(f"Row {place} of batch {batch['id']} was refused, so it is no operation; the report says why.")
     if batch is None or batch["completed_at"] is not None:
         raise NotFound(f"You have no operation {operation_id}.")
+    if await pool.fetchval(IS_REFUSED, operation_id):
+        raise NotFound(f"Row {place} of batch {batch['id']} was refused, so it is no operation; the report says why.")
     return OperationView(operation_id, batch["id"], place, batch["kind"], "pending")

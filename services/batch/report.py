@@ -17,6 +17,12 @@ HEADER = "row,run,status,error,output,operation_id,at\r\n"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that a spreadsheet would execute (OWASP, CSV injection)."""
 
+
+def harmless(cell: object) -> object:
+    """A cell that no spreadsheet takes for a formula: such a text, which somebody else wrote, after an apostrophe."""
+    return "'" + cell if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
 TABLES = """
 create table parts (
     batch_id uuid not null,
@@ -48,42 +54,29 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
             case OperationsExecuted(batch_id=UUID() as batch_id) as e:
                 moment = e.at.isoformat()
                 rows: list[tuple[object, ...]] = [
-                    (
-                        r.number,
-                        e.run,
-                        r.outcome,
-                        text(r.error),
-                        text(r.output),
-                        operation_id_of(batch_id, r.number),
-                        moment,
-                    )
+                    (r.number, e.run, r.outcome, r.error, r.output, operation_id_of(batch_id, r.number), moment)
                     for r in e.results
                 ]
                 ended = e.succeeded + e.failed + e.cancelled
                 parts.append((batch_id, recorded.sequence, e.work, ended, lines_of(rows)))
             case RowsRefused(batch_id, refused, at):
                 moment = at.isoformat()
-                rows = [(r.number, 1, "refused", text(reason(r.column, r.reason)), None, None, moment) for r in refused]
+                rows = [(r.number, 1, "refused", reason(r.column, r.reason), None, None, moment) for r in refused]
                 parts.append((batch_id, recorded.sequence, -1, 0, lines_of(rows)))
     if parts:
         await connection.execute(INSERT_PARTS, *zip(*parts, strict=True))
 
 
-def reason(column: str | None, why: str) -> str:
+def reason(column: str | None, text: str) -> str:
     """Why a row is no operation."""
-    return f"{column}: {why}" if column else why
-
-
-def text(cell: str | None) -> str | None:
-    """What somebody else wrote, as a cell that no spreadsheet takes for a formula: with an apostrophe before it."""
-    return "'" + cell if cell and cell.startswith(FORMULA) else cell
+    return f"{column}: {text}" if column else text
 
 
 def lines_of(rows: Sequence[tuple[object, ...]]) -> str:
     """Rows as CSV."""
-    lines = io.StringIO()
-    csv.writer(lines).writerows(rows)
-    return lines.getvalue()
+    text = io.StringIO()
+    csv.writer(text).writerows([harmless(cell) for cell in row] for row in rows)
+    return text.getvalue()
 
 
 READ_MODEL = ReadModel("batch_report", TABLES, {"BATCH": project})

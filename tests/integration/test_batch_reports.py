@@ -79,10 +79,9 @@ async def test_a_row_that_was_refused_is_no_operation_and_another_is_pending_unt
             await read_model.operation(pool, operation_id_of(BATCH, row), user_id)
     assert await pool.fetchval("select refused from batches") == 2
     await tables.told(BatchCompleted(BATCH, "ada", KIND, "COMPLETED_WITH_ERRORS", 2, 0, 0, 2, NOON))
-    with pytest.raises(NotFound, match="You have no operation"):
-        await read_model.operation(pool, operation_id_of(BATCH, 1), "ada")
-    with pytest.raises(NotFound, match="was refused"):
-        await read_model.operation(pool, operation_id_of(BATCH, 2), "ada")
+    for row in (1, 2):
+        with pytest.raises(NotFound, match="You have no operation"):
+            await read_model.operation(pool, operation_id_of(BATCH, row), "ada")
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
