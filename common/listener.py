@@ -107,9 +107,11 @@ class Subscription:
         try:
             await self._pull(inbox)
         finally:
-            await self._drain(subscription)
-            for helper in helpers:
-                helper.cancel()
+            try:
+                await self._drain(subscription)
+            finally:  # also when it is cancelled once more
+                for task in (*helpers, *self._running):
+                    task.cancel()
             await self._tell()
 
     async def settled(self) -> int:

@@ -15,6 +15,7 @@ from common.runtime import Platform, connect
 from common.settings import Settings
 from services.cli import system
 from services.cli.servers import NatsServer, PostgresServer, free_port
+from tests.harness import Proxy
 
 
 @pytest.fixture
@@ -31,6 +32,13 @@ async def nats(home: Path) -> AsyncIterator[NatsServer]:
     await server.start()
     yield server
     await server.stop()
+
+
+@pytest.fixture
+async def proxy(nats: NatsServer) -> AsyncIterator[Proxy]:
+    """What stands between that NATS server and whoever connects through it."""
+    async with Proxy(nats) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session")

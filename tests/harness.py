@@ -5,17 +5,20 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 
 import httpx
 
 from common.settings import Settings
-from services.cli.servers import free_port
+from services.cli.servers import NatsServer, free_port
 
 READY_SECONDS = 30.0
 
 T = TypeVar("T")
+Fate = Literal["pass", "drop", "cut"]
+Judge = Callable[[bytes], Fate]
 
 
 async def eventually(look: Callable[[], Awaitable[T]], wanted: T, within: float = 20.0) -> None:
@@ -90,3 +93,49 @@ class ServiceProcess:
 
     async def __aexit__(self, *_: object) -> None:
         await self.kill()
+
+
+class Proxy:
+    """Stands between clients and NATS. `requests` and `answers` decide what becomes of each protocol frame."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self.requests: Judge = lambda _: "pass"
+        self.answers: Judge = lambda _: "pass"
+        self._port = int(server.url.rpartition(":")[2])
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        self._door = await asyncio.start_server(self._join, "127.0.0.1", 0)
+        self.url = f"nats://127.0.0.1:{self._door.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._door.close()
+        for writer in self._writers:
+            writer.close()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        both = {writer, far_writer}
+        self._writers |= both
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await asyncio.gather(
+                    self._carry(reader, far_writer, lambda frame: self.requests(frame)),
+                    self._carry(far_reader, writer, lambda frame: self.answers(frame)),
+                )
+        finally:
+            for each in both:
+                each.close()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, judge: Judge) -> None:
+        while True:
+            frame = await reader.readuntil(b"\r\n")
+            if frame.startswith((b"PUB", b"HPUB", b"MSG", b"HMSG")):
+                frame += await reader.readexactly(int(frame.split()[-1]) + 2)
+            match judge(frame):
+                case "pass":
+                    writer.write(frame)
+                    await writer.drain()
+                case "cut":
+                    raise ConnectionResetError

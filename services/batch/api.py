@@ -221,7 +221,10 @@ class BatchController(Controller):
 
     @get("/{batch_id:str}/report.csv", media_type="text/csv", responses=problems(400, 401, 404, 503))
     async def report(self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]) -> Stream:
-        """What became of each row, as far as it is known, as CSV."""
+        """What became of each row, as far as it is known, as CSV.
+
+        An error or output that a spreadsheet would take for a formula has an apostrophe before it.
+        """
         await desk.batch(batch_id, request.user.id)
         name = f'attachment; filename="batch-{batch_id}.csv"'
         return Stream(report.report(desk.pool, batch_id), headers={"Content-Disposition": name})

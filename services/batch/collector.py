@@ -28,7 +28,7 @@ from services.batch.domain import (
     kind_id_of,
     operation_id_of,
 )
-from services.batch.kinds import Kind, Task, known
+from services.batch.kinds import Kind, Task
 from services.batch.settings import BatchSettings
 
 log = structlog.get_logger()
@@ -92,6 +92,14 @@ class Queue(msgspec.Struct, eq=False):
         return taken
 
 
+def not_installed(piece: Piece) -> list[Result]:
+    """What becomes of a piece whose kind is not here: it comes again, as another replica may have it, up to a limit."""
+    if piece.attempt + 1 < Kind.attempts:
+        return []
+    error = f"Kind {piece.kind} is not installed here."
+    return [Result(operation.number, "failed", error) for operation in piece.left]
+
+
 class Collector:
     """Executes pieces of work, many as one statement where they come together."""
 
@@ -120,9 +128,8 @@ class Collector:
     async def execute(self, priority: Priority, work_id: UUID, kind: str, run: int, size: int) -> None:
         """Execute a piece of work; it returns when all of its results are on the log.
 
-        Raises Retry when some of it, or all, is to be tried again; Unavailable; Invalid for a kind that is not there.
+        Raises Retry when some of it, or all, is to be tried again; Unavailable.
         """
-        known(self._kinds, kind)
         loop = asyncio.get_running_loop()
         queue = self._queues.setdefault(kind, Queue({priority: deque() for priority in PRIORITIES}, asyncio.Event()))
         piece = Waiting(priority, work_id, run, size, loop.time(), loop.create_future())
@@ -147,7 +154,7 @@ class Collector:
                             await queue.filled.wait()
                     except TimeoutError:
                         pass
-                taken = queue.take(min(self._limit, self._kinds[kind].limit))
+                taken = queue.take(min(self._limit, self._kinds[kind].limit) if kind in self._kinds else self._limit)
                 for piece in taken:
                     QUEUE_AGE.labels(piece.priority).observe(asyncio.get_running_loop().time() - piece.since)
                 if taken:
@@ -180,30 +187,39 @@ class Collector:
             batch_id: (await self._batches.load(batch_id, fresh=True)).state.cancelled
             for batch_id in {piece.batch_id for piece in pieces if piece.batch_id}
         }
-        kind = self._kinds[name]
+        kind = self._kinds.get(name)
+        if kind is None:
+            log.warning("kind_not_installed", kind=name, operations=sum(waiting.size for waiting in taken))
         due: dict[int, engine.Due] = {}
+        declined: dict[int, engine.Declined] = {}
         outdated: dict[int, list[Result]] = {}
         results: dict[int, list[Result]] = {}
         for place, (waiting, piece) in enumerate(zip(taken, pieces, strict=True)):
             if piece.run != waiting.run or not piece.left:
                 continue  # it is done already
             if piece.batch_id and cancelled[piece.batch_id]:
-                results[place] = [Result(operation.number, "cancelled") for operation in piece.left]
+                stopped = [Result(operation.number, "cancelled") for operation in piece.left]
+                declined[place] = engine.Declined(waiting.work_id, piece.run, piece.attempt + 1, stopped)
+            elif kind is None:
+                declined[place] = engine.Declined(waiting.work_id, piece.run, piece.attempt + 1, not_installed(piece))
             else:
                 due[place], outdated[place] = self._due(kind, waiting, piece)
         for place, told in zip(due, await self._executed(kind, list(due.values())), strict=True):
             results[place] = outdated[place] + told
+        if declined:
+            results |= zip(declined, await engine.decline(self._pool, list(declined.values())), strict=True)
         outcomes: list[Exception | None] = [None] * len(taken)
         recorded = await asyncio.gather(*(self._record(taken[n], pieces[n], results[n]) for n in results))
         for place, outcome in zip(results, recorded, strict=True):
             outcomes[place] = outcome
-        if on_the_log := [due[place] for place in due if not isinstance(outcomes[place], Unavailable)]:
+        turns = [*due.items(), *declined.items()]
+        if on_the_log := [turn for place, turn in turns if not isinstance(outcomes[place], Unavailable)]:
             await engine.forget(self._pool, on_the_log)
         return outcomes
 
-    async def _executed(self, kind: Kind[msgspec.Struct], due: Sequence[engine.Due]) -> list[list[Result]]:
+    async def _executed(self, kind: Kind[msgspec.Struct] | None, due: Sequence[engine.Due]) -> list[list[Result]]:
         """What came of the operations of pieces. Raises Unavailable."""
-        return await engine.execute(self._pool, kind, due, self._requests) if due else []
+        return await engine.execute(self._pool, kind, due, self._requests) if kind and due else []
 
     def _due(self, kind: Kind[msgspec.Struct], waiting: Waiting, piece: Piece) -> tuple[engine.Due, list[Result]]:
         """What is to be executed of a piece; and what cannot be, as the kind has changed since it was taken in."""

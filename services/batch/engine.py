@@ -1,7 +1,7 @@
 """Executes operations: many as one statement, halved down to the bad ones where it fails, each of them once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, Generic, TypeVar, assert_never
 from uuid import UUID
@@ -18,6 +18,7 @@ from common.requests import Asks
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, TryAgain, Work, WrongAnswer, answered
 
 Op = TypeVar("Op", bound=msgspec.Struct)
+T = TypeVar("T")
 Savepoint = Callable[[], AbstractAsyncContextManager[object]]
 """What is done inside is undone if it raises."""
 
@@ -53,7 +54,14 @@ BLAMELESS = (
 )
 """Errors that no operation is to blame for: the same may succeed later."""
 
+TIMEOUTS = 12
+"""Timeouts that one `isolate` spends at most; what is left then is to be tried again."""
+
 LONGEST_ERROR = 1000
+
+
+class TooSlow(Exception):
+    """A kind did not answer in the time that it has."""
 
 
 class Isolated(msgspec.Struct, frozen=True):
@@ -65,7 +73,7 @@ class Isolated(msgspec.Struct, frozen=True):
 
 
 async def isolate(kind: Kind[Op], work: Work, tasks: Sequence[Task[Op]], savepoint: Savepoint) -> Isolated:
-    """Execute `tasks`; those that can be are, and the others are told why not.
+    """Execute `tasks`; those that can be are, and the others are told why not, or to come again.
 
     Raises Unavailable for what is nobody's fault; all of it is then to be undone and tried again.
     """
@@ -81,6 +89,7 @@ class _Isolation(Generic[Op]):
         self.answers: list[Answer] = []
         self.statements = 0
         self.depth = 0
+        self._timeouts = 0
         self._kind = kind
         self._work = work
         self._savepoint = savepoint
@@ -90,25 +99,34 @@ class _Isolation(Generic[Op]):
         """Execute all at once, or else up to the first bad one, and then those behind it.
 
         Where one was bad others may be: behind it, half as many are tried at once as there were between two bad ones on
-        average, and twice as many each time it goes well.
+        average, and twice as many each time it goes well. Where together they took too long, each is tried alone: most
+        cost little then, and one that hangs costs its timeout once.
         """
         together = between = len(tasks)
         behind_bad = 0
         while len(self.answers) < len(tasks):
             start = len(self.answers)
-            if await self._try(tasks[start : start + together]):
+            if self._timeouts >= TIMEOUTS:
+                self.answers += [TryAgain(f"Others before it {self._too_slow}.")] * (len(tasks) - start)
+            elif self._timeouts:
+                await self._one(tasks[start])
+            elif await self._try(tasks[start : start + together]):
                 together *= 2
-                continue
-            if len(self.answers) == start:
-                await self._halve(tasks[start : start + together])
-            between = (between + len(self.answers) - behind_bad) // 2
-            behind_bad = len(self.answers)
-            together = max(1, between // 2)
+            else:
+                if len(self.answers) == start:
+                    await self._halve(tasks[start : start + together])
+                between = (between + len(self.answers) - behind_bad) // 2
+                behind_bad = len(self.answers)
+                together = max(1, between // 2)
+
+    @property
+    def _too_slow(self) -> str:
+        return f"did not answer within {self._kind.timeout:g} s"
 
     async def _halve(self, tasks: Sequence[Task[Op]]) -> None:
         """Execute those of `tasks` before the first bad one, and that. They are known to fail together."""
         depth = 0
-        while len(tasks) > 1:
+        while len(tasks) > 1 and not self._timeouts:
             depth += 1
             middle = (len(tasks) + 1) // 2
             if await self._try(tasks[:middle]):
@@ -130,8 +148,7 @@ class _Isolation(Generic[Op]):
         STATEMENT_SIZES.labels(self._kind.name).observe(len(tasks))
         try:
             async with self._savepoint():
-                async with asyncio.timeout(self._kind.timeout):
-                    answers = await self._kind.execute_many(self._work, tasks)
+                answers = await self._in_time(self._kind.execute_many(self._work, tasks))
                 answers = answered(self._kind.name, answers, len(tasks))
         except BLAMELESS as error:
             raise unavailable(error) from error
@@ -146,17 +163,31 @@ class _Isolation(Generic[Op]):
         STATEMENT_SIZES.labels(self._kind.name).observe(1)
         try:
             async with self._savepoint():
-                async with asyncio.timeout(self._kind.timeout):
-                    answer = await self._kind.execute_one(self._work, task)
+                answer = await self._in_time(self._kind.execute_one(self._work, task))
                 answered(self._kind.name, [answer], 1)
         except BLAMELESS as error:
             raise unavailable(error) from error
+        except TooSlow as error:
+            log.warning("operation_too_slow", kind=self._kind.name, operation_id=str(task.id))
+            self.answers.append(TryAgain(f"It {error}."))
+            return False
         except Exception as error:
             self._explain(task, error)
             self.answers.append(Refused(told(error)))
             return False
         self.answers.append(answer)
         return True
+
+    async def _in_time(self, execution: Awaitable[T]) -> T:
+        """What the kind answers. Raises what it raises, but TooSlow when its time is over."""
+        try:
+            async with asyncio.timeout(self._kind.timeout) as limit:
+                return await execution
+        except Exception as error:
+            if not limit.expired():  # a timeout of its own is nobody's fault
+                raise
+            self._timeouts += 1
+            raise TooSlow(self._too_slow) from error
 
     def _explain(self, task: Task[Op], error: Exception) -> None:
         """Log where an error comes from that its author did not foresee; once, as the others are likely the same."""
@@ -223,19 +254,33 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Result]).decode
 
 
-class Due(msgspec.Struct, frozen=True):
-    """A piece of work that is due: the `attempt`th try in a run. `numbers` are the rows of its `tasks`."""
+class Turn(msgspec.Struct, frozen=True):
+    """A piece of work in the `attempt`th try of a run."""
 
     work_id: UUID
     run: int
     attempt: int
-    numbers: Sequence[int]
-    tasks: Sequence[Task[Any]]
 
     @property
     def turn(self) -> tuple[int, int]:
         """Turns of a piece come one after the other."""
         return self.run, self.attempt
+
+
+class Due(Turn, frozen=True):
+    """It is to be executed. `numbers` are the rows of its `tasks`."""
+
+    numbers: Sequence[int]
+    tasks: Sequence[Task[Any]]
+
+
+class Declined(Turn, frozen=True):
+    """It is not to be executed; `instead` is to be told of what was not executed before."""
+
+    instead: Sequence[Result]
+
+
+T_turn = TypeVar("T_turn", bound=Turn)
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -255,22 +300,57 @@ async def execute(
     """
     if not kind.transactional:
         return await _results(kind, Work(requests=requests), nullcontext, due)
+
+    async def results(connection: asyncpg.Connection, new: Sequence[Due]) -> list[list[Result]]:
+        return await _results(kind, Work(connection), Savepoints(connection).savepoint, new)
+
+    return await _once(pool, due, results, within=kind.timeout)
+
+
+async def decline(pool: asyncpg.Pool, declined: Sequence[Declined]) -> list[list[Result]]:
+    """The results of pieces that are not executed, nor by a worker that comes late: it then tells the same.
+
+    What was executed before is told as it was. Raises Unavailable.
+    """
+
+    async def results(_: asyncpg.Connection, new: Sequence[Declined]) -> list[list[Result]]:
+        return [list(piece.instead) for piece in new]
+
+    before = await _once(pool, declined, results, within=Kind.timeout)
+    told = [{result.number: result for result in results} for results in before]
+    return [
+        [*known.values(), *(result for result in piece.instead if result.number not in known)]
+        for piece, known in zip(declined, told, strict=True)
+    ]
+
+
+async def _once(
+    pool: asyncpg.Pool,
+    pieces: Sequence[T_turn],
+    results_of: Callable[[asyncpg.Connection, Sequence[T_turn]], Awaitable[list[list[Result]]]],
+    *,
+    within: float,
+) -> list[list[Result]]:
+    """The results of pieces, made in the transaction that also records them; known ones are not made again.
+
+    It waits `within` seconds for others who have one of them. Raises Unavailable.
+    """
     try:
         # Not stricter: what is read behind the lock is to be what was committed before it.
         async with pool.acquire() as acquired, acquired.transaction(isolation="read_committed"):
             connection: asyncpg.Connection = acquired  # type: ignore[assignment]  # it behaves like one
-            known = await _lock(connection, kind, due)
-            new = _newer(due, known)
+            known = await _lock(connection, pieces, within)
+            new = _newer(pieces, known)
             if new:
-                results = await _results(kind, Work(connection), Savepoints(connection).savepoint, new)
+                results = await results_of(connection, new)
                 known |= {piece.work_id: Known(piece.turn, told) for piece, told in zip(new, results, strict=True)}
                 await connection.execute(RECORD, *_columns(new), [_encode(told) for told in results])
     except (Unavailable, *CONNECTION_LOST) as error:
         raise unavailable(error) from error
-    return [_told_before(piece, known[piece.work_id]) for piece in due]
+    return [_told_before(piece, known[piece.work_id]) for piece in pieces]
 
 
-async def forget(pool: asyncpg.Pool, told: Sequence[Due]) -> None:
+async def forget(pool: asyncpg.Pool, told: Sequence[Turn]) -> None:
     """The results of these are on the log now. That they were executed is known for another day. Raises Unavailable."""
     try:
         await pool.execute(FORGET, *_columns(told))
@@ -286,30 +366,30 @@ async def sweep(pool: asyncpg.Pool) -> None:
         raise unavailable(error) from error
 
 
-async def _lock(connection: asyncpg.Connection, kind: Kind[Any], due: Sequence[Due]) -> dict[UUID, Known]:
+async def _lock(connection: asyncpg.Connection, pieces: Sequence[Turn], within: float) -> dict[UUID, Known]:
     """Wait until nobody else executes these pieces; what was done of them before."""
-    work_ids = {piece.work_id for piece in due}
-    await connection.execute(LOCK, sorted(map(str, work_ids)), timeout=kind.timeout)
+    work_ids = {piece.work_id for piece in pieces}
+    await connection.execute(LOCK, sorted(map(str, work_ids)), timeout=within)
     return {
         row["work_id"]: Known((row["run"], row["attempt"]), None if row["results"] is None else _decode(row["results"]))
         for row in await connection.fetch(FIND, work_ids)
     }
 
 
-def _newer(due: Sequence[Due], known: Mapping[UUID, Known]) -> list[Due]:
+def _newer(pieces: Sequence[T_turn], known: Mapping[UUID, Known]) -> list[T_turn]:
     """The pieces whose turn was not executed; each once, however often it was delivered."""
-    newest: dict[UUID, Due] = {}
-    for piece in sorted(due, key=lambda piece: piece.turn):
+    newest: dict[UUID, T_turn] = {}
+    for piece in sorted(pieces, key=lambda piece: piece.turn):
         if piece.work_id not in known or piece.turn > known[piece.work_id].turn:
             newest[piece.work_id] = piece
     return list(newest.values())
 
 
-def _told_before(piece: Due, known: Known) -> list[Result]:
+def _told_before(piece: Turn, known: Known) -> list[Result]:
     return known.results or [] if known.turn == piece.turn else []
 
 
-def _columns(pieces: Sequence[Due]) -> tuple[list[UUID], list[int], list[int]]:
+def _columns(pieces: Sequence[Turn]) -> tuple[list[UUID], list[int], list[int]]:
     return (
         [piece.work_id for piece in pieces],
         [piece.run for piece in pieces],

@@ -91,11 +91,12 @@ class Work(msgspec.Struct, frozen=True):
 class Kind(ABC, Generic[Op]):
     """A kind of operation. One instance serves all workers of a process.
 
-    `attempts`: how often an operation is tried before it fails for good. `timeout`: seconds for one `execute_many`.
-    `limit`: operations in one `execute_many` at most, if that is less than BOXOFFICE_BATCH_LIMIT. `transactional`:
-    execute_many writes only through `work.connection`; such a kind is executed once for each operation, whatever
-    crashes. Others may be asked again for the same `Task.id`, and must then answer the same and make nothing twice.
-    `tables`: what `boxoffice migrate` runs for it, safe to repeat (`create table if not exists ...`).
+    `attempts`: how often an operation is tried before it fails for good. `timeout`: seconds for one `execute_many`;
+    what takes longer together is executed one by one, and what takes longer alone is tried again. `limit`: operations
+    in one `execute_many` at most, if that is less than BOXOFFICE_BATCH_LIMIT. `transactional`: execute_many writes only
+    through `work.connection`; such a kind is executed once for each operation, whatever crashes. Others may be asked
+    again for the same `Task.id`, and must then answer the same and make nothing twice. `tables`: what `boxoffice
+    migrate` runs for it, safe to repeat (`create table if not exists ...`).
 
     `operation`: what its rows are checked against. Beware of a union of a list or dict and a `str` with limits in it:
     msgspec 0.22 crashes on one.
@@ -114,7 +115,7 @@ class Kind(ABC, Generic[Op]):
         """Execute all of `operations`, best by one statement; an answer for each, in their order.
 
         What raises refuses all of them: they are then executed in halves, down to the bad ones, whose error is told.
-        Unavailable (and a lost connection or a timeout) is nobody's fault: all of it is tried again later.
+        Unavailable (and a lost connection, or a timeout within) is nobody's fault: all of it is tried again later.
         """
 
     async def execute_one(self, work: Work, operation: Task[Op]) -> Answer:

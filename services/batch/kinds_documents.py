@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
@@ -9,6 +10,7 @@ import asyncpg
 import msgspec
 from litestar import Controller, Response, get
 from litestar.di import NamedDependency
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIResponse, Operation, Schema
 from litestar.params import FromPath
 from msgspec import Meta
 
@@ -123,6 +125,20 @@ class DocumentDesk(msgspec.Struct, frozen=True):
     pool: asyncpg.Pool
 
 
+@dataclass
+class FetchDocument(Operation):
+    """The documentation of a handler whose answer is of one of several media types."""
+
+    def __post_init__(self) -> None:
+        assert self.responses
+        found = self.responses["200"]
+        assert isinstance(found, OpenAPIResponse)
+        found.content = {
+            media_type: OpenAPIMediaType(schema=Schema(content_media_type=media_type))
+            for media_type in MEDIA_TYPES.values()
+        }
+
+
 class DocumentController(Controller):
     """Documents that were made for you; somebody else's answer like absent ones."""
 
@@ -131,15 +147,11 @@ class DocumentController(Controller):
     middleware = (RequiresUser(),)
     security = BEARER
 
-    @get(
-        "/{document_id:str}",
-        media_type="application/pdf",
-        responses=problems(400, 401, 404, 503),
-    )
+    @get("/{document_id:str}", operation_class=FetchDocument, responses=problems(400, 401, 404, 503))
     async def read(
         self, document_id: FromPath[UUID], request: UserRequest, document_desk: NamedDependency[DocumentDesk]
     ) -> Response[bytes]:
-        """Fetch a document: `text/html` or `application/pdf`."""
+        """Fetch a document, of the format that its template has."""
         row = await document_desk.pool.fetchrow(DOCUMENT_OF_USER, document_id, request.user.id)
         if row is None:
             raise NotFound(f"You have no document {document_id}.")

@@ -45,6 +45,9 @@ create table batches (
     completed_at timestamptz
 );
 create index on batches (user_id, created_at desc, id desc);
+create table refused (
+    id uuid primary key -- what would be the operation's id, if the row were one
+);
 create table pieces (
     batch_id uuid not null,
     work bigint not null,
@@ -71,7 +74,11 @@ values ($1, $2, $3, $4, $5, $6, 'PENDING', 0, 0, $7)
 """
 
 SUBMIT_BATCH = "update batches set operations = $2, submitted_at = $3 where id = $1"
-REFUSE_ROWS = "update batches set refused = refused + $2 where id = $1"
+REFUSE_ROWS = """
+with new as (insert into refused (id) select unnest($2::uuid[]) returning id)
+update batches set refused = refused + (select count(*) from new) where id = $1
+"""
+IS_REFUSED = "select exists(select from refused where id = $1)"
 START_BATCH = "update batches set status = 'RUNNING', started_at = coalesce(started_at, $2) where id = $1"
 RETRY_BATCH = "update batches set status = 'RUNNING', completed_at = null where id = $1"
 END_BATCH = "update batches set status = $2, detail = $3, completed_at = $4 where id = $1"
@@ -113,7 +120,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
             case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at):
                 await connection.execute(INSERT_BATCH, batch_id, user_id, kind, priority, on_invalid, run_at, at)
             case RowsRefused(batch_id, rows):
-                await connection.execute(REFUSE_ROWS, batch_id, len(rows))
+                await connection.execute(REFUSE_ROWS, batch_id, [operation_id_of(batch_id, row.number) for row in rows])
             case BatchSubmitted(batch_id, total, at=at):
                 await connection.execute(SUBMIT_BATCH, batch_id, total, at)
             case BatchStarted(batch_id, at):
@@ -313,4 +320,6 @@ async def operation(pool: asyncpg.Pool, operation_id: UUID, user_id: str) -> Ope
         return OperationView(batch_id=batch["id"] if batch else None, row=place, **row)
     if batch is None or batch["completed_at"] is not None:
         raise NotFound(f"You have no operation {operation_id}.")
+    if await pool.fetchval(IS_REFUSED, operation_id):
+        raise NotFound(f"Row {place} of batch {batch['id']} was refused, so it is no operation; the report says why.")
     return OperationView(operation_id, batch["id"], place, batch["kind"], "pending")

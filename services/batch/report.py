@@ -14,6 +14,15 @@ from services.batch.domain import operation_id_of
 
 HEADER = "row,run,status,error,output,operation_id,at\r\n"
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that a spreadsheet would execute (OWASP, CSV injection)."""
+
+
+def harmless(cell: object) -> object:
+    """A cell that no spreadsheet takes for a formula: such a text, which somebody else wrote, after an apostrophe."""
+    return "'" + cell if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
 TABLES = """
 create table parts (
     batch_id uuid not null,
@@ -66,7 +75,7 @@ def reason(column: str | None, text: str) -> str:
 def lines_of(rows: Sequence[tuple[object, ...]]) -> str:
     """Rows as CSV."""
     text = io.StringIO()
-    csv.writer(text).writerows(rows)
+    csv.writer(text).writerows([harmless(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 

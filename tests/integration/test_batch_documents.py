@@ -255,6 +255,10 @@ async def test_operations_become_documents_which_only_their_owner_fetches(desk: 
     assert html.headers["content-disposition"] == f'attachment; filename="{ids[1]}.html"'
     assert html.headers["content-security-policy"].startswith("sandbox; default-src 'none';")
     assert {answer.headers["x-content-type-options"] for answer in (pdf, html)} == {"nosniff"}
+    documented = (await desk.client.get("/api/openapi.json")).json()["paths"]["/api/documents/{document_id}"]["get"]
+    assert set(documented["responses"]["200"]["content"]) == {
+        answer.headers["content-type"].partition(";")[0] for answer in (pdf, html)
+    }
     for path in (f"/api/documents/{ids[0]}", f"/api/documents/{new_id()}"):
         assert "You have no document" in problem(await desk.client.get(path, headers=EVE), 404)["detail"]
     problem(await desk.client.get(f"/api/documents/{ids[0]}"), 401)

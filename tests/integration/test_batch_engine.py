@@ -13,7 +13,7 @@ import pytest
 from common.errors import Unavailable
 from common.events import Result
 from services.batch import engine
-from services.batch.engine import Due, execute, forget, sweep
+from services.batch.engine import Declined, Due, decline, execute, forget, sweep
 from services.batch.kinds import Answer, Done, Kind, Task, TryAgain, Work
 from services.batch.kinds_records import InsertRecords, Record
 from tests.harness import eventually
@@ -86,6 +86,10 @@ def seats(*numbers: int, row: str = "A", work_id: UUID | None = None, run: int =
 
 def again(piece: Due, *, run: int = 1, attempt: int = 1) -> Due:
     return msgspec.structs.replace(piece, run=run, attempt=attempt)
+
+
+def declined(piece: Due, instead: list[Result]) -> Declined:
+    return Declined(piece.work_id, piece.run, piece.attempt, instead)
 
 
 def records(user_id: str, *pairs: tuple[str, str]) -> Due:
@@ -273,6 +277,42 @@ async def test_what_is_not_on_the_log_yet_is_not_forgotten(pool: asyncpg.Pool) -
     assert await reserved(pool) == [1, 2]
 
 
+# Declined
+
+
+async def test_what_was_declined_is_not_executed_by_a_worker_that_comes_late(pool: asyncpg.Pool) -> None:
+    piece = seats(1, 2)
+    stopped = [Result(1, "cancelled"), Result(2, "cancelled")]
+    assert await decline(pool, [declined(piece, stopped)]) == [stopped]
+    assert await execute(pool, ReserveSeats(), [piece]) == [stopped]
+    assert await reserved(pool) == []
+
+
+async def test_what_was_executed_before_it_was_declined_is_told_as_it_was(pool: asyncpg.Pool) -> None:
+    class Some(ReserveSeats):
+        async def execute_many(self, _: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
+            return [Done() if task.what.number == 1 else TryAgain("busy") for task in operations]
+
+    piece = seats(1, 2)
+    await execute(pool, Some(), [piece])
+    stopped = [Result(1, "cancelled"), Result(2, "cancelled")]
+    assert await decline(pool, [declined(piece, stopped)]) == [[Result(1), Result(2, "cancelled")]]
+
+
+async def test_who_declines_waits_for_a_worker_that_executes(pool: asyncpg.Pool) -> None:
+    kind, piece = Gate(), seats(1)
+    executing = asyncio.create_task(execute(pool, kind, [piece]))
+    await kind.reached.wait()
+    declining = asyncio.create_task(decline(pool, [declined(piece, [Result(1, "cancelled")])]))
+
+    async def waiting() -> int:
+        return int(await pool.fetchval("select count(*) from pg_locks where locktype = 'advisory' and not granted"))
+
+    await eventually(waiting, 1)
+    kind.opened.set()
+    assert await declining == await executing == [succeeded(1)]
+
+
 # What dies
 
 
@@ -315,23 +355,60 @@ async def test_a_worker_that_is_cancelled_in_the_middle_leaves_nothing_behind(po
     assert await reserved(pool) == [1]
 
 
-async def test_a_timeout_leaves_nothing_behind_and_is_nobodys_fault(pool: asyncpg.Pool) -> None:
-    class Slow(ReserveSeats):
-        timeout = 0.2
+class Hangs(ReserveSeats):
+    """Postgres does not come to an end with seat 13."""
 
+    timeout = 2
+    attempts = 2
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
+        answers = await super().execute_many(work, operations)
+        if any(task.what.number == 13 for task in operations):
+            await work.connection.execute("select pg_sleep(600)")
+        return answers
+
+
+class HangsInside(Hangs):
+    """The same in a transaction of its own inside."""
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
+        async with work.connection.transaction():
+            return await super().execute_many(work, operations)
+
+
+@pytest.mark.parametrize("kind", [Hangs(), HangsInside()], ids=lambda kind: type(kind).__name__)
+async def test_an_operation_that_hangs_is_undone_and_in_the_end_fails_and_the_others_are_applied(
+    pool: asyncpg.Pool, kind: Hangs
+) -> None:
+    piece = seats(11, 12, 13, 14)
+    applied = [Result(1, output="A11"), Result(2, output="A12"), Result(4, output="A14")]
+    assert await execute(pool, kind, [piece]) == [applied]
+    assert (await reserved(pool), await remembered(pool)) == ([11, 12, 14], 1)
+    left = Due(piece.work_id, 1, 2, [3], [piece.tasks[2]])
+    assert await execute(pool, kind, [left]) == [[Result(3, "failed", "It did not answer within 2 s.")]]
+    assert await reserved(pool) == [11, 12, 14]
+
+
+async def test_a_timeout_within_a_kind_is_nobodys_fault_and_leaves_nothing_behind(pool: asyncpg.Pool) -> None:
+    class Impatient(ReserveSeats):
         async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
             answers = await super().execute_many(work, operations)
-            await work.connection.execute("select pg_sleep(60)")
+            await work.connection.execute("select pg_sleep(600)", timeout=0.1)
             return answers
 
     with pytest.raises(Unavailable):
-        await execute(pool, Slow(), [seats(1)])
+        await execute(pool, Impatient(), [seats(1, 2)])
     assert (await reserved(pool), await remembered(pool)) == ([], 0)
 
 
 async def test_a_database_that_does_not_answer_is_asked_again(home: Path) -> None:
     async with asyncpg.create_pool(f"postgresql:///postgres?host={home}", min_size=0) as nobody:
-        for asking in (execute(nobody, ReserveSeats(), [seats(1)]), forget(nobody, [seats(1)]), sweep(nobody)):
+        for asking in (
+            execute(nobody, ReserveSeats(), [seats(1)]),
+            decline(nobody, [declined(seats(1), [])]),
+            forget(nobody, [seats(1)]),
+            sweep(nobody),
+        ):
             with pytest.raises(Unavailable):
                 await asking
 

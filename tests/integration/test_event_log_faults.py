@@ -7,9 +7,8 @@ import shutil
 import signal
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
-from typing import Literal, Self
 
 import msgspec
 import pytest
@@ -23,58 +22,9 @@ from common.settings import Settings
 from common.telemetry import IN_DOUBT
 from services.cli.servers import NatsServer
 from tests.facts import AT, STREAM, connected, draft, drafts, fact, first, numbers, tell, whole
-from tests.harness import eventually
+from tests.harness import Fate, Judge, Proxy, eventually
 
 A = "expiration.a"
-
-Fate = Literal["pass", "drop", "cut"]
-Judge = Callable[[bytes], Fate]
-
-
-class Proxy:
-    """Stands between a client and NATS. `requests` and `answers` decide what becomes of each protocol frame."""
-
-    def __init__(self, server: NatsServer) -> None:
-        self.requests: Judge = lambda _: "pass"
-        self.answers: Judge = lambda _: "pass"
-        self._port = int(server.url.rpartition(":")[2])
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    async def __aenter__(self) -> Self:
-        self._door = await asyncio.start_server(self._join, "127.0.0.1", 0)
-        self.url = f"nats://127.0.0.1:{self._door.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._door.close()
-        for writer in self._writers:
-            writer.close()
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        both = {writer, far_writer}
-        self._writers |= both
-        try:
-            with suppress(OSError, asyncio.IncompleteReadError):
-                await asyncio.gather(
-                    self._carry(reader, far_writer, lambda frame: self.requests(frame)),
-                    self._carry(far_reader, writer, lambda frame: self.answers(frame)),
-                )
-        finally:
-            for each in both:
-                each.close()
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, judge: Judge) -> None:
-        while True:
-            frame = await reader.readuntil(b"\r\n")
-            if frame.startswith((b"PUB", b"HPUB", b"MSG", b"HMSG")):
-                frame += await reader.readexactly(int(frame.split()[-1]) + 2)
-            match judge(frame):
-                case "pass":
-                    writer.write(frame)
-                    await writer.drain()
-                case "cut":
-                    raise ConnectionResetError
 
 
 def once(fate: Fate, when: Callable[[bytes], bool]) -> tuple[Judge, asyncio.Event]:
@@ -96,12 +46,6 @@ def is_append(frame: bytes) -> bool:
 
 def is_acknowledgement(frame: bytes) -> bool:
     return frame.startswith(b"MSG") and b'"seq":' in frame and b'"stream":"EXPIRATION"' in frame
-
-
-@pytest.fixture
-async def proxy(nats: NatsServer) -> AsyncIterator[Proxy]:
-    async with Proxy(nats) as proxy:
-        yield proxy
 
 
 @pytest.fixture

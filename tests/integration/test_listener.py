@@ -435,6 +435,26 @@ async def test_a_stop_does_not_wait_longer_than_declared_and_puts_everything_bac
     assert Counter(other.done) == Counter([*range(200), *range(1000, 1200)])
 
 
+async def test_a_stop_that_is_cut_short_leaves_nothing_running(streams: Platform) -> None:
+    def running() -> list[str]:
+        names = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+        return [name for name in names if name.removeprefix("Subscription.") in vars(Subscription)]
+
+    await streams.event_log.append(SUBJECT, drafts([1, 2]), expected=0)
+    stopping, other = Hear(), Hear()
+    stopping.hold(1)
+    worker = asyncio.create_task(Subscription(stopping, streams.client).run())
+    await until(lambda: stopping.begun == [1])
+    await eventually(lambda: pending(streams), 2)
+    worker.cancel()
+    async with listening(streams, other):
+        await until(lambda: other.done == [2])  # it stops, and waits for what runs
+    assert len(running()) > 1
+    worker.cancel()
+    await until(lambda: running() == [])
+    assert stopping.done == []
+
+
 async def test_a_stop_puts_back_what_is_only_just_coming_in(streams: Platform) -> None:
     class StopAtOnce(Hear):
         patience = 0

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from common.errors import Conflict, Unavailable
-from services.batch.engine import Isolated, isolate, told
+from services.batch.engine import TIMEOUTS, Isolated, isolate, told
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, TryAgain, Work
 from services.batch.kinds_records import Record
 
@@ -190,19 +190,78 @@ async def test_what_is_nobodys_fault_fails_no_operation_while_bad_ones_are_sough
         await isolate(kind, Work(), tasks_of(100), kind.table.savepoint)
 
 
-async def test_a_kind_that_takes_longer_than_its_timeout_is_tried_again_later() -> None:
-    class Hangs(Insert):
-        timeout = 0.01
+class Hangs(Insert):
+    """Hangs at `bad` keys."""
+
+    timeout = 0.05
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+        try:
+            return await super().execute_many(work, operations)
+        except Conflict:
+            await asyncio.Event().wait()
+            raise
+
+
+TOO_SLOW = TryAgain("It did not answer within 0.05 s.")
+
+
+@pytest.mark.parametrize("bad", [{0}, {63}, {7, 8, 40}, set(range(20, 30))])
+async def test_operations_that_hang_are_to_be_tried_again_and_the_others_are_applied(bad: set[int]) -> None:
+    kind = Hangs(Table(), [f"k{number}" for number in bad])
+    outcome = await isolated(kind, tasks_of(64))
+    assert outcome.answers == [TOO_SLOW if number in bad else Done(f"k{number}") for number in range(64)]
+    assert kind.table.rows == [f"k{number}" for number in range(64) if number not in bad]
+
+
+async def test_beside_one_that_hangs_another_that_is_bad_is_told() -> None:
+    class Both(Hangs):
+        async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+            if any(operation.what.key == "k3" for operation in operations):
+                self.calls.append(len(operations))
+                raise ZeroDivisionError
+            return await super().execute_many(work, operations)
+
+    outcome = await isolated(Both(Table(), ["k1"]), tasks_of(32))
+    told = {number: answer for number, answer in enumerate(outcome.answers) if not isinstance(answer, Done)}
+    assert told == {1: TOO_SLOW, 3: Refused("ZeroDivisionError")}
+
+
+async def test_of_what_takes_too_long_only_together_all_is_applied() -> None:
+    class Slow(Insert):
+        timeout = 0.05
 
         async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
-            await super().execute_many(work, operations)
-            await asyncio.Event().wait()
-            raise AssertionError
+            answers = await super().execute_many(work, operations)
+            if len(operations) > 5:
+                await asyncio.Event().wait()
+            return answers
 
-    kind = Hangs(Table())
-    with pytest.raises(Unavailable):
-        await isolate(kind, Work(), tasks_of(10), kind.table.savepoint)
-    assert (kind.calls, kind.table.rows) == ([10], [])
+    kind = Slow(Table())
+    outcome = await isolated(kind, tasks_of(40))
+    assert outcome.answers == [Done(f"k{number}") for number in range(40)]
+    assert kind.table.rows == [f"k{number}" for number in range(40)]
+
+
+async def test_a_kind_that_always_hangs_is_given_up_after_a_dozen_timeouts() -> None:
+    kind = Hangs(Table(), [f"k{number}" for number in range(1000)])
+    outcome = await isolated(kind, tasks_of(1000))
+    assert kind.calls == [1000] + [1] * (TIMEOUTS - 1)
+    rest = TryAgain("Others before it did not answer within 0.05 s.")
+    assert outcome.answers == [TOO_SLOW] * (TIMEOUTS - 1) + [rest] * (1000 - TIMEOUTS + 1)
+    assert kind.table.rows == []
+
+
+async def test_what_a_kind_makes_of_its_timeout_is_no_error_of_its_operations() -> None:
+    class Wraps(Hangs):
+        async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+            try:
+                return await super().execute_many(work, operations)
+            except asyncio.CancelledError:
+                raise RuntimeError("whatever it was") from None
+
+    outcome = await isolated(Wraps(Table(), ["k1"]), tasks_of(3))
+    assert outcome.answers == [Done("k0"), TOO_SLOW, Done("k2")]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,216 @@
+"""Collecting pieces of work and telling what became of them, also when workers die, batches end and kinds are gone."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, TypeVar
+
+import asyncpg
+import msgspec
+import pytest
+from msgspec import Raw
+from structlog.testing import capture_logs
+
+from common.aggregate import Aggregate
+from common.clock import new_id, now
+from common.errors import Retry, Unavailable
+from common.event_log import Draft
+from common.events import Operation, OperationsExecuted, Result
+from common.memory_log import MemoryLog
+from common.requests import Endpoint
+from services.batch import engine
+from services.batch.collector import Collector
+from services.batch.domain import (
+    BATCHES,
+    KINDS,
+    WORKS,
+    AddOperations,
+    Batch,
+    CancelBatch,
+    OpenBatch,
+    Piece,
+    ReleaseWork,
+    StartBatch,
+    SubmitBatch,
+    work_id_of,
+)
+from services.batch.kinds import Answer, Done, Kind, Task, TryAgain, Work
+from services.batch.kinds_records import InsertRecords, Record
+from services.batch.listeners import CountWorkDone
+from services.batch.settings import BatchSettings
+
+Q = TypeVar("Q", bound=msgspec.Struct)
+A = TypeVar("A", bound=msgspec.Struct)
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
+    async with asyncpg.create_pool(database_url, min_size=0) as pool:
+        await pool.execute(engine.CREATE + InsertRecords.tables)
+        yield pool
+
+
+class Nobody:
+    """Answers nothing."""
+
+    async def ask(self, endpoint: Endpoint[Q, A], question: Q, *, within: float = 10) -> A:
+        raise Unavailable(f"{endpoint.service} {question!r} {within}")
+
+
+class DyingLog(MemoryLog):
+    """A log that does not get the results while `dead`, as when the worker dies before it appends them."""
+
+    dead = False
+
+    async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
+        if self.dead and isinstance(drafts[0].event, OperationsExecuted):
+            raise Unavailable("The worker is dead.")
+        return await super().append(subject, drafts, expected=expected)
+
+
+class Insert(InsertRecords):
+    """Records; each shows its key."""
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+        await super().execute_many(work, operations)
+        return [Done(task.what.key) for task in operations]
+
+
+class NotYet(Insert):
+    """Records, of which `b` is to be tried again."""
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+        ready = [task for task in operations if task.what.key != "b"]
+        answers = dict(zip(ready, await super().execute_many(work, ready), strict=True))
+        return [answers.get(task, TryAgain("not yet")) for task in operations]
+
+
+DONE = {1: Result(1, output="a"), 2: Result(2, output="b"), 3: Result(3, output="c")}
+
+
+class Office:
+    """Workers, and one batch of one piece of work for them: records `a`, `b` and `c`."""
+
+    def __init__(self, pool: asyncpg.Pool) -> None:
+        self.log = DyingLog()
+        self.batch_id = new_id()
+        self.work_id = work_id_of(self.batch_id, 0)
+        self._pool = pool
+
+    async def submit(self) -> None:
+        batches, works = Aggregate(BATCHES, self.log), Aggregate(WORKS["normal"], self.log)
+        await batches.handle(
+            self.batch_id, OpenBatch(self.batch_id, "records.insert", "ada", "normal", "skip", None, now())
+        )
+        rows = [Operation(n, Raw(msgspec.json.encode(Record(key, "v")))) for n, key in enumerate("abc", 1)]
+        added = AddOperations(self.work_id, self.batch_id, 0, "records.insert", "ada", rows, now())
+        await works.handle(self.work_id, added)
+        await batches.handle(self.batch_id, SubmitBatch(3, 1, now()))
+        await batches.handle(self.batch_id, StartBatch(now()))
+        await works.handle(self.work_id, ReleaseWork(1, now()))
+
+    async def work(self, *kinds: Kind[Any]) -> None:
+        """Execute the piece as a worker that was started just now. Raises what the worker raises."""
+        works = {priority: Aggregate(decider, self.log) for priority, decider in WORKS.items()}
+        named = {kind.name: kind for kind in kinds}
+        batches, paused = Aggregate(BATCHES, self.log), Aggregate(KINDS, self.log)
+        settings = BatchSettings(nats_url="", database_url="", batch_interval_ms=0)
+        collector = Collector(self._pool, Nobody(), works, batches, paused, named, settings)
+        await collector.execute("normal", self.work_id, "records.insert", 1, 3)
+
+    async def die(self, kind: Kind[Any]) -> None:
+        """Work, and die between the commit and the append of the results."""
+        self.log.dead = True
+        with pytest.raises(Unavailable):
+            await self.work(kind)
+        self.log.dead = False
+
+    async def cancel(self) -> None:
+        await Aggregate(BATCHES, self.log).handle(self.batch_id, CancelBatch("ada", now()))
+
+    async def piece(self) -> Piece:
+        return (await Aggregate(WORKS["normal"], self.log).load(self.work_id)).state
+
+    async def told(self) -> dict[int, Result]:
+        """What the log tells of each operation."""
+        return dict((await self.piece()).results.items())
+
+    async def counted(self) -> Batch:
+        """The batch, with what was told counted."""
+        batches = Aggregate(BATCHES, self.log)
+        for recorded in await self.log.read(f"batch.normal.{self.work_id}"):
+            if isinstance(recorded.event, OperationsExecuted):
+                await CountWorkDone(batches).on(recorded.event)
+        return (await batches.load(self.batch_id)).state
+
+    async def keys(self) -> list[str]:
+        """The records that are there."""
+        return [row["key"] for row in await self._pool.fetch("select key from batch_data.records order by key")]
+
+
+@pytest.fixture
+async def office(pool: asyncpg.Pool) -> Office:
+    office = Office(pool)
+    await office.submit()
+    return office
+
+
+async def test_what_a_worker_had_executed_when_it_died_is_told_although_the_batch_was_cancelled(office: Office) -> None:
+    await office.die(Insert())
+    await office.cancel()
+    assert await office.keys() == ["a", "b", "c"]
+    await office.work(Insert())
+    assert await office.told() == DONE
+    assert (await office.counted()).status == "COMPLETED"
+
+
+async def test_what_a_worker_had_not_executed_when_it_died_is_cancelled(office: Office) -> None:
+    await office.die(NotYet())
+    await office.cancel()
+    await office.work(Insert())
+    assert await office.told() == DONE | {2: Result(2, "cancelled")}
+    assert (await office.counted()).status == "CANCELLED"
+    assert await office.keys() == ["a", "c"]
+
+
+async def test_nothing_of_a_batch_is_executed_after_it_was_cancelled(office: Office) -> None:
+    await office.cancel()
+    await office.work(Insert())
+    assert {result.outcome for result in (await office.told()).values()} == {"cancelled"}
+    assert await office.keys() == []
+
+
+async def test_operations_of_a_kind_that_is_not_installed_fail_in_the_end(office: Office) -> None:
+    for _ in range(Kind.attempts - 1):
+        with pytest.raises(Retry), capture_logs() as logs:
+            await office.work()
+        assert logs == [
+            {"event": "kind_not_installed", "log_level": "warning", "kind": "records.insert", "operations": 3}
+        ]
+        assert await office.told() == {}
+    await office.work()
+    error = "Kind records.insert is not installed here."
+    assert await office.told() == {number: Result(number, "failed", error) for number in (1, 2, 3)}
+    assert (await office.counted()).status == "FAILED"
+
+
+async def test_a_replica_that_has_the_kind_executes_what_another_could_not(office: Office) -> None:
+    with pytest.raises(Retry):
+        await office.work()
+    await office.work(Insert())
+    assert await office.told() == DONE
+    assert await office.keys() == ["a", "b", "c"]
+
+
+async def test_a_replica_without_the_kind_tells_what_one_with_it_had_executed(office: Office) -> None:
+    await office.die(Insert())
+    await office.work()
+    assert await office.told() == DONE
+    assert await office.keys() == ["a", "b", "c"]
+
+
+async def test_a_batch_of_a_kind_that_is_not_installed_can_be_cancelled(office: Office) -> None:
+    with pytest.raises(Retry):
+        await office.work()
+    await office.cancel()
+    await office.work()
+    assert {result.outcome for result in (await office.told()).values()} == {"cancelled"}
+    assert (await office.counted()).status == "CANCELLED"
