@@ -28,7 +28,7 @@ demo: install ## Play a whole sale against the running system
 	@$(BIN)/boxoffice demo $(ARGS)
 
 doctor: install ## Say what is wrong with this setup and how to mend it
-	@$(BIN)/boxoffice doctor
+	@$(BIN)/boxoffice doctor $(ARGS)
 
 check: .venv/tested ## Lint, types and the rules of who may import whom
 	$(BIN)/ruff check .

@@ -306,7 +306,10 @@ def _record(sequence: int, message: Msg) -> Recorded:
     subject = headers.get("Nats-Subject", message.subject)  # an answer to a direct get comes on an inbox
     if "ce-type" not in headers:
         raise UndecodableEvent(f"the message at sequence {sequence} on {subject} has no ce-type header")
-    return Recorded(subject, sequence, decode(headers["ce-type"], message.data), headers)
+    try:
+        return Recorded(subject, sequence, decode(headers["ce-type"], message.data), headers)
+    except UndecodableEvent as error:
+        raise UndecodableEvent(f"the message at sequence {sequence} on {subject}: {error}") from error
 
 
 def _records(messages: Sequence[tuple[int, Msg]]) -> tuple[list[Recorded], UndecodableEvent | None]:

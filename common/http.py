@@ -18,6 +18,7 @@ from litestar.enums import HttpMethod, OpenAPIMediaType, ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Schema, SecurityScheme
+from litestar.response import Redirect
 from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Message, Method, Receive, Scope, Send
 from litestar.typing import FieldDefinition
@@ -31,12 +32,17 @@ from common.runtime import Service, running
 from common.settings import Settings
 from common.telemetry import REQUESTS, Cause, cause
 
-TEXT = r"^[^\s\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069][^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*(?!\n)$"
-"""Text on one line that does not begin with a space: the pattern for what people write and read.
+TEXT = (
+    r"^[^\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
+    r"[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*(?!\n)$"
+)
+"""Text on one line that begins with something to be seen: the pattern for what people write and read.
 
 Without what turns the direction of the text around it (Unicode's bidirectional embeddings, overrides and isolates)."""
 
-LINE = Meta(min_length=1, max_length=200, pattern=TEXT, description="One line of text that does not begin with a space")
+LINE = Meta(
+    min_length=1, max_length=200, pattern=TEXT, description="One line of text that begins with something to be seen"
+)
 """What a name or a title is."""
 
 BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
@@ -133,6 +139,12 @@ def metrics() -> Response[bytes]:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8"))
 
 
+@get("/", include_in_schema=False, sync_to_thread=False)
+def root() -> Redirect:
+    """Where somebody begins who knows only the address."""
+    return Redirect("/api/docs")
+
+
 @get("/api/openapi.json", include_in_schema=False, sync_to_thread=False)
 def openapi(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     """What there is, for programs."""
@@ -192,6 +204,7 @@ def create_app(
     )
     app = Litestar(
         route_handlers=[
+            root,
             live,
             ready,
             metrics,

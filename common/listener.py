@@ -38,9 +38,10 @@ class Listener(ABC, Generic[E_contra]):
     `patience`: seconds that a running `on` is given to finish when the service stops; then it is cancelled, and the
     event put back.
 
-    `collects`: seconds for which verdicts are collected before the server is told, 0 for at once. A consumer on which
-    many thousands wait needs it: while more than 1,024 are pending, nats-server 2.15 gives up its look for what is due
-    again, for 100 ms, whenever a verdict comes in the middle of it (`checkPending`), and with verdicts all the time
+    `waits`: `on` puts events back by Retry as a matter of course, many of them or many times. Deliveries then say
+    nothing about failures, so only those that this process saw count as attempts; and verdicts are collected for a
+    moment before the server is told. While more than 1,024 are pending, nats-server 2.15 gives up its look for what is
+    due again, for 100 ms, whenever a verdict comes in the middle of it (`checkPending`), and with verdicts all the time
     finds nothing for seconds.
     """
 
@@ -48,7 +49,7 @@ class Listener(ABC, Generic[E_contra]):
     attempts: ClassVar[int] = 10
     concurrency: ClassVar[int] = 256
     patience: ClassVar[float] = 5
-    collects: ClassVar[float] = 0
+    waits: ClassVar[bool] = False
     hears: ClassVar[frozenset[str]] = frozenset()
 
     def __init_subclass__(cls) -> None:
@@ -76,6 +77,7 @@ class Subscription:
     """Runs one listener on its durable consumer, which must exist (`boxoffice migrate`)."""
 
     EXPIRES = 2.0  # seconds that one pull request waits on the server; a lost one is noticed a second later
+    COLLECT = 0.25  # seconds of verdicts; of 0.05, 0.1 and 0.2 only the last gave the server time to look at 100,000
 
     def __init__(self, listener: Listener[Any], client: Client) -> None:
         self.name = listener.durable
@@ -88,7 +90,7 @@ class Subscription:
         self._in_flight: dict[str, float] = {}  # by reply subject: when the server last heard of it, oldest first
         self._chains: dict[object, deque[tuple[Msg, Event]]] = {}
         self._verdicts: list[tuple[str, bytes]] = []  # collected, by reply subject
-        self._excused: dict[int, int] = {}  # by sequence: deliveries that were no failure of the event
+        self._known: dict[int, tuple[int, int]] = {}  # by sequence: failures of the event, deliveries that were none
         self._running: set[asyncio.Task[None]] = set()
         self._progress = asyncio.Event()
         self._log = log.bind(listener=listener.durable)
@@ -198,32 +200,35 @@ class Subscription:
             await self._settle(message, b"-NAK")
             raise
         except Retry as retry:
-            self._excuse(message)
+            self._attempts(message, failed=False)
             await self._settle(message, _later(retry.after))
             self._outcomes["retry"].inc()
         except Exception as error:
             await self._fail(message, error)
         else:
-            if self._excused:
-                self._excused.pop(delivery(message.reply)[1], None)
+            if self._known:
+                self._known.pop(delivery(message.reply)[1], None)
             await self._settle(message, b"+ACK")
             self._outcomes["done"].inc()
 
-    def _excuse(self, message: Msg) -> None:
-        """This delivery does not count as an attempt."""
-        sequence = delivery(message.reply)[1]
-        self._excused[sequence] = self._excused.get(sequence, 0) + 1
+    def _attempts(self, message: Msg, *, failed: bool) -> int:
+        """How often an event was tried in vain, now that this delivery has `failed`, or did not and is put back."""
+        deliveries, sequence, _ = delivery(message.reply)
+        failures, excused = self._known.get(sequence, (0, 0))
+        failures, excused = failures + failed, excused + (not failed)
+        if failed or not self._listener.waits:  # what waits may be settled elsewhere, and would be remembered for ever
+            self._known[sequence] = failures, excused
+        return failures if self._listener.waits else deliveries - excused
 
     async def _fail(self, message: Msg, error: Exception) -> None:
         """Back off, or give up after the last attempt. An unavailable server is no reason to give up on an event."""
-        if isinstance(error, Unavailable):
-            self._excuse(message)
         deliveries, sequence, _ = delivery(message.reply)
-        attempt = deliveries - self._excused.get(sequence, 0)
+        attempt = self._attempts(message, failed=not isinstance(error, Unavailable))
         told = self._log.bind(subject=message.subject, sequence=sequence, attempt=attempt, error=repr(error))
         last = attempt >= self._listener.attempts or isinstance(error, UndecodableEvent)
         if isinstance(error, Unavailable) or not last:
-            delay = random.uniform(0.5, 1) * min(60, 2 ** min(deliveries, 10))  # noqa: S311 (jitter)
+            tries = max(1, attempt) if self._listener.waits else deliveries
+            delay = random.uniform(0.5, 1) * min(60, 2 ** min(tries, 10))  # noqa: S311 (jitter)
             told.warning("listener_failed", again_in=round(delay, 1))
             await self._settle(message, _later(delay))
             self._outcomes["error"].inc()
@@ -233,7 +238,7 @@ class Subscription:
         except (nats.errors.Error, OSError, Unavailable):
             await self._settle(message, _later(5))  # the next delivery tries again to bury it
             return
-        self._excused.pop(sequence, None)
+        self._known.pop(sequence, None)
         told.error("dead_letter")
         DEAD_LETTERS.labels(self.name).inc()
         self._outcomes["dead"].inc()
@@ -260,7 +265,7 @@ class Subscription:
         self._in_flight.pop(message.reply, None)
         self._progress.set()
         self._verdicts.append((message.reply, verdict))
-        if not self._listener.collects:
+        if not self._listener.waits:
             await self._tell()
 
     async def _tell(self) -> None:
@@ -270,8 +275,8 @@ class Subscription:
                 await self._client.publish(reply, verdict)
 
     async def _tell_now_and_then(self) -> None:
-        while self._listener.collects:
-            await asyncio.sleep(self._listener.collects)
+        while self._listener.waits:
+            await asyncio.sleep(self.COLLECT)
             await self._tell()
 
     async def _keep_alive(self) -> None:

@@ -280,6 +280,8 @@ async def rebuild(
             if await connection.fetchval("select to_regnamespace($1) is not null", model.name):
                 await connection.execute(f'alter schema "{model.name}" rename to "{old}"')
             await connection.execute(f'alter schema "{beside}" rename to "{model.name}"')
+            for stream, sequence in reached.items():  # nobody else tells of what was written here
+                await connection.execute(f"notify {CHANNEL}, '{model.name}.{stream}:{sequence}'")
         await connection.execute(f'drop schema if exists "{old}" cascade')
         return sum(reached.values())
     finally:

@@ -141,6 +141,6 @@ def decode(tag: str, body: bytes) -> Event:
             tag, body = shape["type"], encode(shape)
         return _BY_TAG[tag].decode(body)
     except KeyError:
-        raise UndecodableEvent(f"unknown event type {tag!r}; known are {', '.join(sorted(_BY_TAG))}") from None
+        raise UndecodableEvent(f"there is no event type {tag!r} in this code") from None
     except msgspec.MsgspecError as error:
         raise UndecodableEvent(f"{tag}: {error}") from error

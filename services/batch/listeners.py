@@ -41,7 +41,7 @@ class ReleaseBatch(Listener[BatchSubmitted | BatchRetried]):
     """Lets the work of a batch run when its time has come."""
 
     durable = "batch-release"
-    collects = 0.25
+    waits = True
 
     def __init__(self, batches: Batches, works: Mapping[Priority, Works]) -> None:
         self.batches = batches
@@ -78,7 +78,7 @@ class AbandonUpload(Listener[BatchOpened]):
     """Gives up a batch that nobody hands in any more: the process that took it in was killed."""
 
     durable = "batch-abandon"
-    collects = 0.25
+    waits = True
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
@@ -99,7 +99,7 @@ class ExecuteWork(Listener[OperationsAdded | WorkReleased]):
     durable = "batch-work-normal"
     priority: ClassVar[Priority] = "normal"
     concurrency = 1000
-    collects = 0.25  # what waits for its time, or for its kind to be resumed, may be many
+    waits = True
 
     def __init__(self, collector: Collector) -> None:
         self.collector = collector

@@ -136,7 +136,7 @@ async def rows_of(blocks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, str]]
     names: list[str] = []
     rest = b""
     async for block in blocks:
-        *lines, rest = (rest + block).split(b"\n")
+        *lines, rest = (rest + block).split(b"\r\n")  # an error may have lines of its own
         for cells in csv.reader(line.decode() for line in lines):
             if names:
                 yield dict(zip(names, cells, strict=False))

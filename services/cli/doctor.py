@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import asyncpg
+import httpx
 import msgspec
 
 from common import topology
@@ -40,6 +41,12 @@ async def examine(environment: Mapping[str, str], data: Path = DATA) -> AsyncIte
         chosen = load(SERVICES["orders"][1], environment)
     except BadSetting:
         return
+    if PREFIX + "NATS_URL" not in environment:
+        mend = f"run `make up`, or set {PREFIX}NATS_URL and {PREFIX}DATABASE_URL"
+        yield Finding(f"nothing runs in {data}, and the environment names no servers", "wrong", mend)
+        return
+    if (running := find_running(data)) and running.url:
+        yield await readiness(running.url)
     try:
         async with connect_platform(chosen, "doctor", patience=3) as platform:
             yield Finding(f"NATS answers at {without_password(chosen.nats_url)}", "well")
@@ -49,6 +56,17 @@ async def examine(environment: Mapping[str, str], data: Path = DATA) -> AsyncIte
                 yield finding
     except Unavailable as error:
         yield Finding(error.detail, "wrong", f"start it with `make up`, or set {PREFIX}NATS_URL to one that runs")
+
+
+async def readiness(url: str) -> Finding:
+    """Whether the running system can serve requests, and if not, why."""
+    try:
+        async with httpx.AsyncClient(timeout=5) as http:
+            problems = (await http.get(f"{url}/health/ready")).json()["problems"]
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        return Finding(f"{url}/health/ready does not answer: {error!r}", "wrong", "look at the terminal of `make up`")
+    told = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+    return Finding(f"not ready: {told}", "wrong", "see what it says") if told else Finding("it is ready", "well")
 
 
 def python() -> list[Finding]:
@@ -106,6 +124,9 @@ async def log(platform: Platform) -> AsyncIterator[Finding]:
             yield Finding(f"{thing}: {trouble}", "wrong", "run `boxoffice migrate`")
         else:
             yield Finding(str(thing), "well")
+        if str(thing) == "stream DEAD" and not trouble and (dead := (await platform.event_log.end("DEAD")).sequence):
+            mend = "each says in its headers who gave up on it, and why: read the stream DEAD"
+            yield Finding(f"{dead} events were given up on", "note", mend)
 
 
 async def read_models(platform: Platform, database_url: str) -> AsyncIterator[Finding]:

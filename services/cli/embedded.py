@@ -1,24 +1,27 @@
 """`boxoffice up`: real servers and every service in one place, started, watched and stopped in order."""
 
 import asyncio
+import errno
+import fcntl
 import os
 import shutil
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
 
 import msgspec
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
+from litestar import Litestar
 from rich.console import Console
 
 from common.http import reasons_not_ready
 from common.settings import PREFIX, Settings, load, without_password
 from services.cli.servers import NatsServer, PostgresServer, Server, ServerFailed
-from services.cli.system import SERVICES, app_of, listen, migrate, server_of
+from services.cli.system import SERVICES, WebServer, app_of, listen, migrate, server_of, url_of
 
 DATA = Path(".boxoffice")
 PATIENCE_SECONDS = 3.0
@@ -54,8 +57,10 @@ def find_running(data: Path = DATA) -> Running | None:
     """The embedded system that runs on a data folder, if one does."""
     try:
         running = msgspec.json.decode((data / RUNNING).read_bytes(), type=Running)
-        since = psutil.Process(running.pid).create_time()
-        return running if abs(since - running.since) < 2 else None  # the clock may have been corrected meanwhile
+        process = psutil.Process(running.pid)
+        # The clock may have been corrected meanwhile.
+        same = abs(process.create_time() - running.since) < 2 and process.status() != psutil.STATUS_ZOMBIE
+        return running if same else None
     except (OSError, msgspec.MsgspecError, psutil.Error):
         return None
 
@@ -69,40 +74,59 @@ def environment_here(environment: Mapping[str, str] = os.environ, data: Path = D
     return found
 
 
-def prepare(data: Path, *, fresh: bool) -> None:
-    """Make the data folder, empty if `fresh`. Raises CannotStart rather than delete what is not ours."""
-    if running := find_running(data):
-        raise CannotStart(f"It already runs, as process {running.pid}, at {running.url or 'an address to be told'}.")
-    if fresh and data.exists():
-        if any(data.iterdir()) and not (data / MARK).exists():
-            raise CannotStart(f"{data} is not a data folder of Boxoffice; --fresh does not delete it.")
-        shutil.rmtree(data)
-    data.mkdir(parents=True, exist_ok=True)
-    if any(data.iterdir()) and not (data / MARK).exists():
-        raise CannotStart(f"{data} holds something else; choose an empty folder with --data.")
-    (data / MARK).touch()
+@contextmanager
+def held(data: Path, *, fresh: bool) -> Iterator[None]:
+    """Hold the data folder, empty if `fresh`, which nobody else can meanwhile.
+
+    Raises CannotStart, also rather than delete what is not ours.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise CannotStart(f"{data} is a file; name a folder with --data.") from error
+    folder = os.open(data, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            running = find_running(data)
+            where = f", as process {running.pid}, at {running.url or 'an address to be told'}" if running else ""
+            raise CannotStart(f"It already runs{where}.") from None
+        there = list(data.iterdir())
+        if there and not (data / MARK).exists():
+            told = (
+                "is not a data folder of Boxoffice; --fresh does not delete it." if fresh else "holds something else;"
+            )
+            raise CannotStart(f"{data} {told} Choose an empty folder with --data.")
+        for each in there if fresh else ():
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
+        (data / MARK).touch()
+        yield
+    finally:
+        os.close(folder)
+
+
+def own_servers(data: Path, environment: Mapping[str, str]) -> dict[str, Server]:
+    """NATS and Postgres, but for those that the environment names; by the variable that names each."""
+    own: dict[str, Server] = {
+        PREFIX + "NATS_URL": NatsServer(data / "nats"),
+        PREFIX + "DATABASE_URL": PostgresServer(data / "postgres"),
+    }
+    return {variable: server for variable, server in own.items() if variable not in environment}
 
 
 @asynccontextmanager
-async def servers(data: Path, environment: dict[str, str], console: Console) -> AsyncIterator[Sequence[Server]]:
-    """NATS and Postgres as children, but for those that the environment names; their addresses go into it.
-
-    Raises ServerFailed.
-    """
-    own: list[tuple[str, Server]] = []
-    if PREFIX + "NATS_URL" not in environment:
-        own.append(("NATS_URL", NatsServer(data / "nats")))
-    if PREFIX + "DATABASE_URL" not in environment:
-        own.append(("DATABASE_URL", PostgresServer(data / "postgres")))
+async def servers(own: Mapping[str, Server], environment: dict[str, str], console: Console) -> AsyncIterator[None]:
+    """Run these as children; their addresses go into the environment. Raises ServerFailed."""
     started: list[Server] = []
     try:
-        for variable, server in own:
+        for variable, server in own.items():
             began = perf_counter()
             await server.start()
             started.append(server)
-            environment[PREFIX + variable] = server.url
+            environment[variable] = server.url
             console.print(f"  [green]✓[/] {server.name} [dim]{perf_counter() - began:.1f} s[/]")
-        yield started
+        yield
     finally:
         for server in reversed(started):
             await server.stop()
@@ -138,27 +162,28 @@ async def watch(server: Server, console: Console) -> None:
 
 
 async def up(port: int | None, data: Path, *, fresh: bool, console: Console) -> None:
-    """Run the whole system until Ctrl-C. Raises CannotStart, ServerFailed, BadSetting, Unavailable."""
-    prepare(data, fresh=fresh)
+    """Run the whole system until Ctrl-C. Raises CannotStart, ServerFailed, BadSetting, Unavailable, OSError."""
     environment = {PREFIX + "AUTH": "dev", **os.environ}
     for _, settings in SERVICES.values():
         load(settings, environment)  # what is wrong is told before anything is started
-    stop = asyncio.Event()
-    on_signal(stop.set)
-    async with servers(data, environment, console) as children, watched(children, console):
-        asked = asyncio.create_task(stop.wait())
-        work = asyncio.create_task(run(port, data, environment, console, stop))
+    listen(load(Settings, environment).host, 0).close()
+    with held(data, fresh=fresh):
+        own = own_servers(data, environment)
+        stop = asyncio.Event()
+        work = asyncio.create_task(run(port, data, environment, own, console, stop))
+
+        def end() -> None:
+            console.print("stopping; Ctrl-C again to force it")
+            on_signal(lambda: force(data, list(own.values()), console))
+            stop.set()
+            if not ((running := find_running(data)) and running.url):  # still starting
+                work.cancel()
+
+        on_signal(end)
         try:
-            await asyncio.wait([asked, work], return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                console.print("stopping; Ctrl-C again to force it")
-                on_signal(lambda: force(children, console))
-                if not ((running := find_running(data)) and running.url):  # still starting
-                    work.cancel()
             with suppress(asyncio.CancelledError):
                 await work
         finally:
-            asked.cancel()
             (data / RUNNING).unlink(missing_ok=True)
 
 
@@ -168,54 +193,72 @@ def on_signal(act: Callable[[], object]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, act)
 
 
-def force(children: Sequence[Server], console: Console) -> None:
+def force(data: Path, children: Sequence[Server], console: Console) -> None:
     """End everything at once; the log is on disk."""
     for child in children:
         child.kill()
+    (data / RUNNING).unlink(missing_ok=True)
     console.print("  [yellow]![/] forced: everything was killed; what was acknowledged is on disk")
     os._exit(130)
 
 
-async def run(port: int | None, data: Path, environment: dict[str, str], console: Console, stop: asyncio.Event) -> None:
-    """Migrate, then serve every service until `stop`."""
-    settings = load(Settings, environment)
+async def run(
+    port: int | None,
+    data: Path,
+    environment: dict[str, str],
+    own: Mapping[str, Server],
+    console: Console,
+    stop: asyncio.Event,
+) -> None:
+    """Start the servers, migrate, then serve every service until `stop`. When it is cancelled, all of it stops too."""
     began = psutil.Process().create_time()
-    running = Running(os.getpid(), began, settings.nats_url, settings.database_url)
-    running.tell(data)
-    servers_at = f"{without_password(settings.nats_url)} and {without_password(settings.database_url)}"
-    waiting = f"  [yellow]![/] still waiting for {servers_at}"
-    hint = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, console.print, waiting)
-    try:
-        await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
-    finally:
-        hint.cancel()
-    with closing(first_free(settings.host, port or settings.port, console)) as door:
-        async with app_of(list(SERVICES), environment) as app:
-            server = server_of(app)
-            serving = asyncio.create_task(server.serve(sockets=[door]))
-            told = False
-            while not serving.done() and (not server.started or reasons_not_ready(app.state)):
-                await asyncio.sleep(0.02)
-                if not told and time.time() - began > SLOW_SECONDS:
-                    told = True
-                    for name, reason in reasons_not_ready(app.state).items():
-                        console.print(f"  [yellow]![/] still waiting for {name}: {reason}")
-            if server.started:
-                running = msgspec.structs.replace(running, url="http://{}:{}".format(*door.getsockname()[:2]))
-                running.tell(data)
-                greet(running, data, console, time.time() - began)
-                await stop.wait()
-            server.should_exit = True
-            await serving
-            console.print("  [green]✓[/] services stopped")
+    async with servers(own, environment, console), watched(list(own.values()), console):
+        settings = load(Settings, environment)
+        running = Running(os.getpid(), began, settings.nats_url, settings.database_url)
+        running.tell(data)
+        servers_at = f"{without_password(settings.nats_url)} and {without_password(settings.database_url)}"
+        waiting = f"  [yellow]![/] still waiting for {servers_at}"
+        hint = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, console.print, waiting)
+        try:
+            await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
+        finally:
+            hint.cancel()
+        with closing(first_free(settings.host, port or settings.port, console)) as door:
+            async with app_of(list(SERVICES), environment) as app:
+                server = server_of(app)
+                serving = asyncio.create_task(server.serve(sockets=[door]))
+                try:
+                    if await opened(server, serving, app, began, console):
+                        running = msgspec.structs.replace(running, url=url_of(door))
+                        running.tell(data)
+                        greet(running, data, console, time.time() - began)
+                        await stop.wait()
+                finally:
+                    server.should_exit = True
+                    await serving
+                    console.print("  [green]✓[/] services stopped")
+
+
+async def opened(server: WebServer, serving: asyncio.Task[None], app: Litestar, began: float, console: Console) -> bool:
+    """Wait until every service is ready, and say what is waited for if that takes long; False if the server ended."""
+    told = False
+    while not serving.done() and (not server.started or reasons_not_ready(app.state)):
+        await asyncio.sleep(0.02)
+        if not told and time.time() - began > SLOW_SECONDS:
+            told = True
+            for name, reason in reasons_not_ready(app.state).items():
+                console.print(f"  [yellow]![/] still waiting for {name}: {reason}")
+    return server.started
 
 
 def first_free(host: str, port: int, console: Console) -> socket.socket:
-    """A socket on `port` or the next free one."""
+    """A socket on `port` or the next free one. Raises CannotStart, OSError for what is no matter of others."""
     for candidate in range(port, min(port + 100, 65536)):
         try:
             door = listen(host, candidate)
-        except OSError:
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             continue
         if candidate != port:
             console.print(f"  [yellow]![/] port {port} is taken, so it is {candidate}")

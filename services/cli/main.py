@@ -46,8 +46,13 @@ def settings_here(data: Path) -> Settings:
     """Settings from the environment, or of the embedded system that runs on this folder."""
     from services.cli.embedded import environment_here
 
+    environment = environment_here(data=data)
+    if not {"BOXOFFICE_NATS_URL", "BOXOFFICE_DATABASE_URL"} <= environment.keys():
+        # Rather than change what happens to run at a default address.
+        mend = "start it with `make up`, or set BOXOFFICE_NATS_URL and BOXOFFICE_DATABASE_URL"
+        raise click.ClickException(f"Nothing runs in {data}: {mend}.")
     try:
-        return load(Settings, environment_here(data=data))
+        return load(Settings, environment)
     except BadSetting as error:
         raise click.ClickException(str(error)) from error
 

@@ -277,7 +277,7 @@ class Server(ABC):
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 return await self._answers()
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             return False
 
     def _failure(self, what: str) -> ServerFailed:

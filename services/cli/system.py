@@ -19,8 +19,9 @@ import services.orders.app
 import services.tickets.app
 from common import projector, topology
 from common.errors import Unavailable
+from common.events import UndecodableEvent
 from common.http import create_app
-from common.projector import ReadModel
+from common.projector import CONNECTION_LOST, ReadModel
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
 from services.batch import engine
@@ -34,6 +35,9 @@ from services.orders.settings import OrdersSettings
 from services.tickets.read_model import READ_MODEL as TICKETS
 
 log = structlog.get_logger()
+
+BACKLOG = 2048
+"""Connections that wait to be taken; what is more is refused."""
 
 SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManager[Service]], type[Settings]]] = {
     "tickets": (services.tickets.app.create_service, Settings),
@@ -59,7 +63,13 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
         yield create_app(made, settings, connected=lambda: platform.client.is_connected)
 
 
-class Server(uvicorn.Server):
+def url_of(door: socket.socket) -> str:
+    """The address of what listens there."""
+    host, port = door.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class WebServer(uvicorn.Server):
     """A web server that leaves the signals to whoever runs it: set `should_exit` to stop it."""
 
     @contextmanager
@@ -67,7 +77,7 @@ class Server(uvicorn.Server):
         yield
 
 
-def server_of(app: Litestar) -> Server:
+def server_of(app: Litestar) -> WebServer:
     """The web server for an app; `serve(sockets=[...])` runs it."""
     config = uvicorn.Config(
         app,
@@ -78,15 +88,16 @@ def server_of(app: Litestar) -> Server:
         timeout_graceful_shutdown=5,
         lifespan="on",
     )
-    return Server(config)
+    return WebServer(config)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises OSError when the port is taken, and says which."""
+    """A listening socket. Raises OSError when the port is taken, and says which."""
     bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         raise OSError(error.errno, f"{error.strerror}: {host}:{port}") from error
@@ -101,7 +112,7 @@ async def serve(names: Sequence[str], environment: Mapping[str, str]) -> None:
             server = server_of(app)
             for number in (signal.SIGTERM, signal.SIGINT):
                 asyncio.get_running_loop().add_signal_handler(number, setattr, server, "should_exit", True)
-            log.info("serving", services=names, address="{}:{}".format(*door.getsockname()[:2]))
+            log.info("serving", services=names, url=url_of(door))
             await server.serve(sockets=[door])
             log.info("stopping", services=names)
     log.info("stopped", services=names)
@@ -131,7 +142,7 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
                 await connection.close()
             for model in READ_MODELS.values():
                 await projector.create(model, platform.event_log, settings.database_url, count)
-        except (OSError, asyncpg.PostgresError) as error:
+        except CONNECTION_LOST as error:
             raise Unavailable(f"Postgres does not answer: {error}") from error
     return changes
 
@@ -141,5 +152,7 @@ async def rebuild(name: str, settings: Settings, progress: Callable[[str, int, i
     async with connect(settings, "rebuild") as platform:
         try:
             return await projector.rebuild(READ_MODELS[name], platform.event_log, settings.database_url, progress)
-        except (OSError, asyncpg.PostgresError) as error:
+        except CONNECTION_LOST as error:
             raise Unavailable(f"Postgres does not answer: {error}") from error
+        except UndecodableEvent as error:
+            raise Unavailable(f"{error}. Run code that knows it; the read model is as it was.") from error

@@ -30,7 +30,7 @@ class HoldOrder(Listener[OrderCreated]):
     durable = "expiration-hold-orders"
     concurrency = 50_000  # they only wait
     patience = 0  # and may be waited for elsewhere
-    collects = 0.25  # of 0.05, 0.1 and 0.2 s only the last gave the server time to look through 100,000
+    waits = True
 
     def __init__(self, publisher: Publisher[ExpirationCompleted]) -> None:
         self.publisher = publisher

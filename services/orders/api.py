@@ -34,7 +34,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=128,
         pattern=r"^[!-~]+(?!\n)$",
-        description="1 to 128 visible ASCII characters. The same key and body again change nothing and answer the same",
+        description="1 to 128 visible ASCII characters. The same key and body again tell of the same order",
     ),
 ]
 

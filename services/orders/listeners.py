@@ -63,6 +63,10 @@ class SettlePayments(Listener[OrderCompleted | OrderCancelled]):
     def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
 
+    def key(self, event: OrderCompleted | OrderCancelled) -> object:
+        """Orders are settled side by side, also those for one ticket."""
+        return event.order_id
+
     async def on(self, event: OrderCompleted | OrderCancelled) -> None:
         for payment_id in event.unused_payments:
             await self.gateway.void(payment_id)

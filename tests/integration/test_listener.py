@@ -130,11 +130,12 @@ async def test_thousands_are_heard_once_each(streams: Platform) -> None:
     assert Counter(listener.done) == Counter(range(3000))
 
 
-async def test_verdicts_that_are_collected_are_told_together(streams: Platform) -> None:
-    class Collect(Hear):
-        collects = 0.1
+class Wait(Hear):
+    waits = True
 
-    listener = Collect()
+
+async def test_verdicts_that_are_collected_are_told_together(streams: Platform) -> None:
+    listener = Wait()
     listener.errors = {2: [Retry(0.01)]}
     await tell(streams.event_log, *range(300))
     async with listening(streams, listener) as subscription:
@@ -142,12 +143,12 @@ async def test_verdicts_that_are_collected_are_told_together(streams: Platform) 
     assert Counter(listener.done) == Counter(range(300))
 
 
-async def test_verdicts_that_are_collected_are_told_before_a_stop(streams: Platform) -> None:
-    class CollectForLong(Hear):
-        collects = 600
-
+async def test_verdicts_that_are_collected_are_told_before_a_stop(
+    streams: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Subscription, "COLLECT", 600)
     await tell(streams.event_log, 1, 2, 3)
-    listener = CollectForLong()
+    listener = Wait()
     async with listening(streams, listener):
         await until(lambda: len(listener.done) == 3)
         assert await pending(streams) == 3
@@ -178,6 +179,19 @@ async def test_what_is_to_come_again_comes_as_often_as_it_takes(streams: Platfor
         await eventually(subscription.settled, 2)
     assert Counter(listener.begun) == {1: 5 * listener.attempts + 1, 2: 1}
     assert sorted(listener.done) == [1, 2]
+    assert await dead_letters(streams) == []
+
+
+async def test_what_waited_in_another_replica_is_not_given_up_on_at_its_first_failure(streams: Platform) -> None:
+    before, after = Wait(), Wait()
+    before.errors[1] = [Retry(0.01) for _ in range(3 * before.attempts)]
+    after.errors[1] = [ZeroDivisionError("once")]
+    await tell(streams.event_log, 1)
+    async with listening(streams, before):
+        await until(lambda: not before.errors[1])
+    async with listening(streams, after) as subscription:
+        await eventually(subscription.settled, 1)
+    assert after.done + before.done == [1]
     assert await dead_letters(streams) == []
 
 

@@ -447,6 +447,15 @@ async def test_writers_can_wait_until_what_they_wrote_can_be_read(db: Database) 
         assert not await again.wait(6, at_most=0.05)
 
 
+async def test_a_rebuild_tells_those_who_wait_for_what_it_wrote(db: Database) -> None:
+    projected = Projected(FACTS, STREAM, db.log, db.url)
+    async with running([projected]):
+        await eventually(lambda: projected.catch_up(), True)
+        await tell(db.log, 1, 2, 3)
+        await projector.rebuild(FACTS, db.log, db.url)
+        assert await projected.wait(3, at_most=20)
+
+
 async def test_waiting_outlives_the_connection_it_waits_on(db: Database) -> None:
     projected = Projected(FACTS, STREAM, db.log, db.url)
     async with running([projected]), db.projecting():

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -19,6 +20,7 @@ import pytest
 
 from common.runtime import Platform
 from common.settings import Settings
+from services.cli.embedded import Running, find_running
 from services.cli.servers import free_port
 from tests.harness import ServiceProcess, eventually
 
@@ -278,6 +280,67 @@ async def test_control_c_while_it_starts_is_clean(home: Path, moment: str) -> No
         assert await up.ended() == 0, up.said
         assert up.left_behind() == []
         assert "Traceback" not in up.said
+
+
+async def test_control_c_ends_it_while_a_server_does_not_answer(home: Path) -> None:
+    async with Up(home) as up:
+        await up.start()
+        await stopped(up, signal.SIGINT)
+        await up.start(until="✓ nats")
+        servers: list[psutil.Process] = []
+
+        async def stalled() -> bool:
+            servers.extend(each for each in up.family() if each.name() == "postgres")
+            for each in servers:
+                each.suspend()
+            return bool(servers)
+
+        await eventually(stalled, True)
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0, up.said
+        assert up.left_behind() == []
+        assert "Traceback" not in up.said
+
+
+async def test_two_that_start_together_on_one_port_both_open(home: Path) -> None:
+    port = free_port()
+    for name in ("one", "two"):
+        (home / name).mkdir()
+    async with Up(home / "one", port=port) as one, Up(home / "two", port=port) as two:
+        await asyncio.gather(one.start(), two.start())
+        urls = [re.search(r"API +(http://\S+)/api/tickets", up.said) for up in (one, two)]
+        found = {url[1] for url in urls if url}
+        assert len(found) == 2
+        for url in found:
+            await sells(url)
+
+
+async def test_two_on_one_folder_are_one_too_many(home: Path) -> None:
+    async with Up(home) as up:
+        await up.start(until="✓ nats")
+        for options in ((), ("--fresh",)):
+            code, said = await boxoffice("up", "--data", str(up.data), *options)
+            assert code == 1
+            assert "It already runs" in said
+        await up.says("Ctrl-C stops it.")
+        await sells(up.url)
+
+
+def test_one_that_only_waits_to_be_noticed_as_gone_does_not_run(home: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.DEVNULL)
+    process = psutil.Process(ended.pid)
+    Running(ended.pid, process.create_time(), "nats://127.0.0.1:1", "postgresql://").tell(home)
+    while process.status() != psutil.STATUS_ZOMBIE:
+        os.sched_yield()
+    assert find_running(home) is None
+    ended.wait()
+
+
+async def test_nothing_is_changed_at_an_address_that_nobody_named(home: Path) -> None:
+    for command in (("migrate",), ("projections", "rebuild", "orders"), ("doctor",)):
+        code, said = await boxoffice(*command, "--data", str(home))
+        assert code == 1
+        assert re.search("nothing runs in", said, re.IGNORECASE)
 
 
 @pytest.mark.parametrize(("program", "name"), [("nats-server", "nats"), ("postgres", "postgres")])
