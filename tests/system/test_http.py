@@ -727,7 +727,12 @@ async def test_head_answers_as_get_without_the_body(shop: Shop) -> None:
         assert head.headers[name] == get.headers[name]
 
 
-@pytest.mark.parametrize("path", ["/", "/api", "/api/nowhere", "/api/tickets/a/b", "/api/docs/assets/../../x", "/%00"])
+async def test_the_bare_address_leads_to_the_documentation(shop: Shop) -> None:
+    answer = await shop.here.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (302, "/api/docs")
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/nowhere", "/api/tickets/a/b", "/api/docs/assets/../../x", "/%00"])
 async def test_where_nothing_is_a_problem_says_so(shop: Shop, path: str) -> None:
     problem(await shop.here.get(path), 404)
 

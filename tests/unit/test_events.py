@@ -123,12 +123,9 @@ def test_fields_with_defaults_may_be_missing_and_no_others(event: type[Event]) -
             assert getattr(decode(sample.tag, without), field.name) == field.default
 
 
-def test_an_unknown_type_is_told_together_with_the_known_ones() -> None:
-    with pytest.raises(UndecodableEvent) as refusal:
+def test_an_unknown_type_is_told() -> None:
+    with pytest.raises(UndecodableEvent, match="there is no event type 'order_postponed' in this code"):
         decode("order_postponed", b"{}")
-    assert "'order_postponed'" in str(refusal.value)
-    for owner in OWNERS:
-        assert all(type_of(event) in str(refusal.value) for event in events_of(owner))
 
 
 @pytest.mark.parametrize(
