@@ -51,7 +51,7 @@ class Singles(msgspec.Struct, frozen=True):
         for priority in PRIORITIES:
             piece = (await self.works[priority].load(work_id, fresh=True)).state
             if piece.id and piece.batch_id is None and piece.user_id == user_id:
-                result = piece.results.get(1)
+                result = piece.result(1)
                 if result is None:
                     return OperationView(operation_id, None, 1, piece.kind, "pending")
                 return OperationView(operation_id, None, 1, piece.kind, result.outcome, result.error, result.output)
