@@ -56,6 +56,7 @@ class Handled(msgspec.Struct, Generic[S, E], frozen=True):
 class _Waiting(msgspec.Struct, Generic[C, S, E]):
     command: C
     cause: Cause
+    new: bool
     answer: "asyncio.Future[Handled[S, E]]"
 
 
@@ -84,12 +85,14 @@ class Aggregate(Generic[C, S, E]):
         """The one literal subject of an aggregate."""
         return f"{self._decider.name}.{aggregate_id}"
 
-    async def handle(self, aggregate_id: UUID, command: C) -> Handled[S, E]:
+    async def handle(self, aggregate_id: UUID, command: C, *, new: bool = False) -> Handled[S, E]:
         """Decide `command` and append what it makes.
 
+        `new`: its id was made for it, so there is nothing to read first; if there is after all, the guard says so.
         Raises what `decide` raises (a DomainError), or Unavailable when the log does not take it in time.
         """
-        waiting: _Waiting[C, S, E] = _Waiting(command, current_cause(), asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[Handled[S, E]] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(command, current_cause(), new, answer)
         if (queue := self._queues.get(aggregate_id)) is not None:
             queue.append(waiting)
         else:
@@ -137,7 +140,10 @@ class Aggregate(Generic[C, S, E]):
         """Decide and append one batch; decide all of it again when somebody else was first."""
         deadline = asyncio.get_running_loop().time() + self._timeout
         fresh = aggregate_id not in self._cache
-        loaded = await self.load(aggregate_id)
+        if fresh and batch[0].new:
+            loaded, fresh = Loaded(self._decider.initial), False
+        else:
+            loaded = await self.load(aggregate_id)
         while batch:
             drafts, outcomes, after = self._decide(loaded, batch)
             if not drafts and not fresh:

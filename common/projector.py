@@ -32,9 +32,6 @@ Project = Callable[[asyncpg.Connection, Sequence[Recorded]], Awaitable[None]]
 
 CHANNEL = "projected"
 REBUILD_BATCH = 5_000
-LINGER = 0.003
-"""Seconds between two transactions of a projector that keeps up: under load the next one is larger for it, and the
-first event after a pause does not wait."""
 
 CREATE_CHECKPOINT = """
 create table checkpoint (
@@ -62,11 +59,16 @@ CONNECTION_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Intern
 
 
 class ReadModel(msgspec.Struct, frozen=True):
-    """A Postgres schema that is made from streams: its tables, and for each stream how its events are written."""
+    """A Postgres schema that is made from streams: its tables, and for each stream how its events are written.
+
+    `linger`: seconds between two transactions of a projector that keeps up. Under load the next one is larger for it,
+    and the first event after a pause does not wait.
+    """
 
     name: str
     tables: str
     sources: Mapping[str, Project]
+    linger: float = 0.003
 
     @property
     def fingerprint(self) -> str:
@@ -158,7 +160,7 @@ class Projector:
                     self.problem = None
                     PROJECTED.labels(self._model.name, self._stream).inc(len(batch))
                     if len(batch) < BATCH_LIMIT:
-                        await asyncio.sleep(LINGER)
+                        await asyncio.sleep(self._model.linger)
         finally:
             connection.terminate()
 
@@ -393,9 +395,9 @@ class ReadYourWrites(Generic[C, S, E]):
         self._aggregate = aggregate
         self._projected = projected
 
-    async def handle(self, aggregate_id: UUID, command: C) -> Handled[S, E]:
+    async def handle(self, aggregate_id: UUID, command: C, *, new: bool = False) -> Handled[S, E]:
         """As `Aggregate.handle`. Slow projectors do not fail it: after 2 s it answers all the same."""
-        handled = await self._aggregate.handle(aggregate_id, command)
+        handled = await self._aggregate.handle(aggregate_id, command, new=new)
         await self._projected.wait(handled.sequence)
         return handled
 

@@ -147,7 +147,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
         await connection.execute(WRITE_PIECES, *zip(*counts, strict=True))
 
 
-READ_MODEL = ReadModel("batch", TABLES + templates.TABLES, {"BATCH": project})
+READ_MODEL = ReadModel("batch", TABLES + templates.TABLES, {"BATCH": project}, linger=0.02)
 
 
 class BatchCounts(msgspec.Struct, frozen=True):

@@ -132,6 +132,26 @@ async def test_a_repeat_makes_no_event_and_answers_the_same(any_log: EventLog) -
     assert await stored(any_log) == [1, 2]
 
 
+async def test_what_is_new_is_not_read_first(gated: GatedLog) -> None:
+    facts: Facts = Aggregate(FACTS, gated)
+    assert (await facts.handle(ONE, tell(1), new=True)).state == {1}
+    assert gated.reads == 0
+    assert await stored(gated) == [1]
+
+
+async def test_what_is_taken_for_new_and_is_not_is_decided_on_what_is_there(any_log: EventLog) -> None:
+    facts: Facts = Aggregate(FACTS, any_log)
+    first = await facts.handle(ONE, tell(1), new=True)
+    again = await Aggregate(FACTS, any_log).handle(ONE, tell(1), new=True)
+    assert not again.events
+    assert (again.state, again.sequence) == (first.state, first.sequence)
+    with pytest.raises(Conflict):
+        await Aggregate(FACTS, any_log).handle(ONE, tell(2, at_most=1), new=True)
+    assert (await Aggregate(FACTS, any_log).handle(ONE, tell(2), new=True)).state == {1, 2}
+    assert (await facts.handle(ONE, tell(3), new=True)).version == 3
+    assert await stored(any_log) == [1, 2, 3]
+
+
 async def test_a_refusal_stores_nothing_and_leaves_the_state(any_log: EventLog) -> None:
     facts: Facts = Aggregate(FACTS, any_log)
     await facts.handle(ONE, tell(1))
