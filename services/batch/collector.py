@@ -48,8 +48,8 @@ PAUSED_SECONDS = 2.0
 FAIR = 8
 """Of so many statements one begins with what has waited longest: low is slow, and never starves."""
 
-AT_ONCE = 2
-"""Statements of a kind under way in a process: one is being made while the other is executed."""
+AT_ONCE = 4
+"""Statements of a kind under way in a process: some are made or told of while another is executed."""
 
 
 class Waiting(msgspec.Struct, eq=False):
@@ -175,7 +175,8 @@ class Collector:
         if (await self._paused.load(kind_id_of(name), fresh=True)).state:
             return [Retry(PAUSED_SECONDS) for _ in taken]
         # Fresh: a replica that is behind would take what others released for done.
-        pieces = [(await self._works[w.priority].load(w.work_id, fresh=True)).state for w in taken]
+        loaded = await asyncio.gather(*(self._works[w.priority].load(w.work_id, fresh=True) for w in taken))
+        pieces = [each.state for each in loaded]
         cancelled = {
             batch_id: (await self._batches.load(batch_id, fresh=True)).state.cancelled
             for batch_id in {piece.batch_id for piece in pieces if piece.batch_id}
