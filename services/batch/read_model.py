@@ -17,6 +17,7 @@ from common.events import (
     BatchRetried,
     BatchStarted,
     BatchSubmitted,
+    OperationsAdded,
     OperationsExecuted,
     Outcome,
     Priority,
@@ -147,7 +148,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
         await connection.execute(WRITE_PIECES, *zip(*counts, strict=True))
 
 
-READ_MODEL = ReadModel("batch", TABLES + templates.TABLES, {"BATCH": project}, linger=0.02)
+READ_MODEL = ReadModel("batch", TABLES + templates.TABLES, {"BATCH": project}, linger=0.02, skips=(OperationsAdded,))
 
 
 class BatchCounts(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import asyncpg
 import msgspec
 
 from common.event_log import Recorded
-from common.events import OperationsExecuted, RowsRefused
+from common.events import OperationsAdded, OperationsExecuted, RowsRefused
 from common.projector import ReadModel
 from services.batch.domain import Ended, ends_of, operation_id_of
 
@@ -77,7 +77,7 @@ def lines_of(rows: Iterable[tuple[object, ...]]) -> str:
     return text.getvalue()
 
 
-READ_MODEL = ReadModel("batch_report", TABLES, {"BATCH": project}, linger=0.1)
+READ_MODEL = ReadModel("batch_report", TABLES, {"BATCH": project}, linger=0.1, skips=(OperationsAdded,))
 
 
 async def report(pool: asyncpg.Pool, batch_id: UUID) -> AsyncIterator[bytes]:
