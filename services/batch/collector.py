@@ -127,7 +127,7 @@ class Collector:
         queue = self._queues.setdefault(kind, Queue({priority: deque() for priority in PRIORITIES}, asyncio.Event()))
         piece = Waiting(priority, work_id, run, size, loop.time(), loop.create_future())
         queue.waiting[priority].append(piece)
-        if queue.size >= self._limit:
+        if not queue.filled.is_set() and queue.size >= self._limit:
             queue.filled.set()
         if queue.workers < AT_ONCE and (queue.workers == 0 or queue.filled.is_set()):
             queue.workers += 1

@@ -426,7 +426,7 @@ class Pieces:
         """The pieces that are full with these."""
         full = []
         for operation in operations:
-            size = memoryview(operation.payload).nbytes
+            size = len(operation.payload)
             if self._piece and (len(self._piece) == self.many or self._filled + size > self.size):
                 full += self.rest()
             self._piece.append(operation)
