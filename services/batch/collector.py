@@ -48,7 +48,7 @@ PAUSED_SECONDS = 2.0
 FAIR = 8
 """Of so many statements one begins with what has waited longest: low is slow, and never starves."""
 
-AT_ONCE = 4
+AT_ONCE = 8
 """Statements of a kind under way in a process: some are made or told of while another is executed."""
 
 
