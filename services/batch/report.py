@@ -77,7 +77,7 @@ def lines_of(rows: Iterable[tuple[object, ...]]) -> str:
     return text.getvalue()
 
 
-READ_MODEL = ReadModel("batch_report", TABLES, {"BATCH": project}, linger=0.1, skips=(OperationsAdded,))
+READ_MODEL = ReadModel("batch_report", TABLES, {"BATCH": project}, linger=0.02, skips=(OperationsAdded,))
 
 
 async def report(pool: asyncpg.Pool, batch_id: UUID) -> AsyncIterator[bytes]:
