@@ -65,17 +65,24 @@ class Aggregate(Generic[C, S, E]):
 
     An aggregate has one append in flight per process. Commands that come meanwhile wait, and are then decided together,
     each on the state that the one before it left; their events go as one atomic batch. Loaded states are kept, the
-    least recently used dropped when they stand for more than `cache_events` events together.
+    least recently used dropped when they are more than `cache` together: events, or what `weigh` says of each state.
     """
 
     def __init__(
-        self, decider: Decider[C, S, E], event_log: EventLog, *, cache_events: int = 300_000, timeout: float = 10.0
+        self,
+        decider: Decider[C, S, E],
+        event_log: EventLog,
+        *,
+        cache: int = 300_000,
+        weigh: Callable[[S], int] | None = None,
+        timeout: float = 10.0,
     ) -> None:
         """`timeout`: seconds after which a command that keeps losing the race raises Unavailable."""
         self._decider = decider
         self._log = event_log
-        self._cache_events = cache_events
-        self._cached_events = 0
+        self._cache_limit = cache
+        self._cache_size = 0
+        self._weigh = weigh
         self._cache: OrderedDict[UUID, Loaded[S]] = OrderedDict()
         self._queues: dict[UUID, list[_Waiting[C, S, E]]] = {}
         self._writers: set[asyncio.Task[None]] = set()
@@ -208,10 +215,13 @@ class Aggregate(Generic[C, S, E]):
     def _remember(self, aggregate_id: UUID, loaded: Loaded[S]) -> None:
         self._forget(aggregate_id)
         self._cache[aggregate_id] = loaded
-        self._cached_events += loaded.version + 1
-        while self._cached_events > self._cache_events and len(self._cache) > 1:
+        self._cache_size += self._weight(loaded)
+        while self._cache_size > self._cache_limit and len(self._cache) > 1:
             self._forget(next(iter(self._cache)))
 
     def _forget(self, aggregate_id: UUID) -> None:
         if dropped := self._cache.pop(aggregate_id, None):
-            self._cached_events -= dropped.version + 1
+            self._cache_size -= self._weight(dropped)
+
+    def _weight(self, loaded: Loaded[S]) -> int:
+        return self._weigh(loaded.state) if self._weigh else loaded.version + 1
