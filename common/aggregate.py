@@ -56,6 +56,7 @@ class Handled(msgspec.Struct, Generic[S, E], frozen=True):
 class _Waiting(msgspec.Struct, Generic[C, S, E]):
     command: C
     cause: Cause
+    new: bool
     answer: "asyncio.Future[Handled[S, E]]"
 
 
@@ -64,17 +65,24 @@ class Aggregate(Generic[C, S, E]):
 
     An aggregate has one append in flight per process. Commands that come meanwhile wait, and are then decided together,
     each on the state that the one before it left; their events go as one atomic batch. Loaded states are kept, the
-    least recently used dropped when they stand for more than `cache_events` events together.
+    least recently used dropped when they are more than `cache` together: events, or what `weigh` says of each state.
     """
 
     def __init__(
-        self, decider: Decider[C, S, E], event_log: EventLog, *, cache_events: int = 300_000, timeout: float = 10.0
+        self,
+        decider: Decider[C, S, E],
+        event_log: EventLog,
+        *,
+        cache: int = 300_000,
+        weigh: Callable[[S], int] | None = None,
+        timeout: float = 10.0,
     ) -> None:
         """`timeout`: seconds after which a command that keeps losing the race raises Unavailable."""
         self._decider = decider
         self._log = event_log
-        self._cache_events = cache_events
-        self._cached_events = 0
+        self._cache_limit = cache
+        self._cache_size = 0
+        self._weigh = weigh
         self._cache: OrderedDict[UUID, Loaded[S]] = OrderedDict()
         self._queues: dict[UUID, list[_Waiting[C, S, E]]] = {}
         self._writers: set[asyncio.Task[None]] = set()
@@ -84,12 +92,14 @@ class Aggregate(Generic[C, S, E]):
         """The one literal subject of an aggregate."""
         return f"{self._decider.name}.{aggregate_id}"
 
-    async def handle(self, aggregate_id: UUID, command: C) -> Handled[S, E]:
+    async def handle(self, aggregate_id: UUID, command: C, *, new: bool = False) -> Handled[S, E]:
         """Decide `command` and append what it makes.
 
+        `new`: its id was made for it, so there is nothing to read first; if there is after all, the guard says so.
         Raises what `decide` raises (a DomainError), or Unavailable when the log does not take it in time.
         """
-        waiting: _Waiting[C, S, E] = _Waiting(command, current_cause(), asyncio.get_running_loop().create_future())
+        answer: asyncio.Future[Handled[S, E]] = asyncio.get_running_loop().create_future()
+        waiting = _Waiting(command, current_cause(), new, answer)
         if (queue := self._queues.get(aggregate_id)) is not None:
             queue.append(waiting)
         else:
@@ -137,7 +147,10 @@ class Aggregate(Generic[C, S, E]):
         """Decide and append one batch; decide all of it again when somebody else was first."""
         deadline = asyncio.get_running_loop().time() + self._timeout
         fresh = aggregate_id not in self._cache
-        loaded = await self.load(aggregate_id)
+        if fresh and batch[0].new:
+            loaded, fresh = Loaded(self._decider.initial), False
+        else:
+            loaded = await self.load(aggregate_id)
         while batch:
             drafts, outcomes, after = self._decide(loaded, batch)
             if not drafts and not fresh:
@@ -202,10 +215,13 @@ class Aggregate(Generic[C, S, E]):
     def _remember(self, aggregate_id: UUID, loaded: Loaded[S]) -> None:
         self._forget(aggregate_id)
         self._cache[aggregate_id] = loaded
-        self._cached_events += loaded.version + 1
-        while self._cached_events > self._cache_events and len(self._cache) > 1:
+        self._cache_size += self._weight(loaded)
+        while self._cache_size > self._cache_limit and len(self._cache) > 1:
             self._forget(next(iter(self._cache)))
 
     def _forget(self, aggregate_id: UUID) -> None:
         if dropped := self._cache.pop(aggregate_id, None):
-            self._cached_events -= dropped.version + 1
+            self._cache_size -= self._weight(dropped)
+
+    def _weight(self, loaded: Loaded[S]) -> int:
+        return self._weigh(loaded.state) if self._weigh else loaded.version + 1

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol, Self
@@ -19,7 +19,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from common.clock import new_id, now
 from common.errors import Invalid, Unavailable
-from common.events import Event, UndecodableEvent, decode, encode, type_of
+from common.events import Event, Skipped, UndecodableEvent, decode, encode, type_of
 from common.group_commit import BATCH_LIMIT, ApiError, GroupCommit, Guarded, PubAck
 from common.telemetry import APPENDED, IN_DOUBT, Cause, current_cause
 
@@ -92,6 +92,8 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 Batches = AsyncGenerator[list[Recorded], None]
 
+SKIPPED = Skipped()
+
 
 class StreamEnd(msgspec.Struct, frozen=True):
     """Which stream this is (a new one has a new `created`) and how far it goes."""
@@ -113,8 +115,12 @@ class EventLog(Protocol):
     async def read(self, subject: str, after: int = 0) -> list[Recorded]:
         """The events on one literal subject whose stream sequence is greater than `after`."""
 
-    def follow(self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT) -> Batches:
+    def follow(
+        self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT, skips: Collection[type[Event]] = ()
+    ) -> Batches:
         """All events of a stream past sequence `after`, in order and for ever, in lists of 1 to `limit`.
+
+        Those of a type that is in `skips` are not decoded: `SKIPPED` stands in their place.
 
         Close it with `contextlib.aclosing`. Raises UndecodableEvent, after what comes before it: nothing is skipped.
         Raises Unavailable when the connection is closed, or when the stream is no longer the one that was read.
@@ -254,8 +260,11 @@ class JetStreamLog:
             else:
                 return page.events, more
 
-    async def follow(self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT) -> Batches:
+    async def follow(
+        self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT, skips: Collection[type[Event]] = ()
+    ) -> Batches:
         position, known = after, None
+        skipped = frozenset(map(type_of, skips))
         js = self._client.jetstream(timeout=2)  # a cluster may put the consumer on a node that is gone: ask again soon
         while True:
             consumer = _OrderedConsumer(self._client, js, stream, position)
@@ -267,7 +276,7 @@ class JetStreamLog:
                     known = there
                 await consumer.start()
                 while (messages := await consumer.next(limit)) is not None:
-                    batch, unknown = _records(messages)
+                    batch, unknown = _records(messages, skipped)
                     if batch:
                         position, known = batch[-1].sequence, batch[-1].id
                         yield batch
@@ -301,22 +310,25 @@ class JetStreamLog:
         return (message.headers or {}).get("ce-id")
 
 
-def _record(sequence: int, message: Msg) -> Recorded:
+def _record(sequence: int, message: Msg, skipped: Collection[str] = ()) -> Recorded:
     headers = message.headers or {}
     subject = headers.get("Nats-Subject", message.subject)  # an answer to a direct get comes on an inbox
     if "ce-type" not in headers:
         raise UndecodableEvent(f"the message at sequence {sequence} on {subject} has no ce-type header")
+    tag = headers["ce-type"]
     try:
-        return Recorded(subject, sequence, decode(headers["ce-type"], message.data), headers)
+        return Recorded(subject, sequence, SKIPPED if tag in skipped else decode(tag, message.data), headers)
     except UndecodableEvent as error:
         raise UndecodableEvent(f"the message at sequence {sequence} on {subject}: {error}") from error
 
 
-def _records(messages: Sequence[tuple[int, Msg]]) -> tuple[list[Recorded], UndecodableEvent | None]:
+def _records(
+    messages: Sequence[tuple[int, Msg]], skipped: Collection[str]
+) -> tuple[list[Recorded], UndecodableEvent | None]:
     """The events up to the first that this code does not understand, and why it does not."""
     events: list[Recorded] = []
-    try:
-        events.extend(_record(sequence, message) for sequence, message in messages)  # keeps what came before an error
+    try:  # what came before an error is kept
+        events.extend(_record(sequence, message, skipped) for sequence, message in messages)
     except UndecodableEvent as error:
         return events, error
     return events, None

@@ -1,12 +1,14 @@
 """The event log in memory, for unit tests. It passes the same conformance suite as the one on JetStream."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+
+from msgspec.structs import replace
 
 from common.clock import now
 from common.errors import Invalid
-from common.event_log import Batches, Draft, Recorded, StreamEnd, WrongSequence, stream_of
-from common.events import decode, encode, type_of
+from common.event_log import SKIPPED, Batches, Draft, Recorded, StreamEnd, WrongSequence, stream_of
+from common.events import Event, decode, encode, type_of
 from common.group_commit import BATCH_LIMIT
 
 
@@ -40,14 +42,16 @@ class MemoryLog:
         stream = self._streams.get(stream_of(subject), [])
         return [event for event in stream if event.subject == subject and event.sequence > after]
 
-    async def follow(self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT) -> Batches:
+    async def follow(
+        self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT, skips: Collection[type[Event]] = ()
+    ) -> Batches:
         events = self._streams.setdefault(stream, [])
         while True:
             async with self._grown:
                 await self._grown.wait_for(lambda: len(events) > after)  # noqa: B023 (evaluated here, not later)
             batch = events[after : after + limit]
             after += len(batch)
-            yield batch
+            yield [replace(each, event=SKIPPED) if type(each.event) in skips else each for each in batch]
 
     async def end(self, stream: str) -> StreamEnd:
         return StreamEnd(self._created, len(self._streams.get(stream, [])))

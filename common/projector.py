@@ -15,7 +15,7 @@ import structlog
 
 from common.aggregate import Aggregate, Handled
 from common.errors import NotFound, Unavailable
-from common.event_log import EventLog, Recorded
+from common.event_log import SKIPPED, EventLog, Recorded
 from common.events import Event, UndecodableEvent
 from common.group_commit import BATCH_LIMIT
 from common.telemetry import PROJECTED
@@ -32,9 +32,6 @@ Project = Callable[[asyncpg.Connection, Sequence[Recorded]], Awaitable[None]]
 
 CHANNEL = "projected"
 REBUILD_BATCH = 5_000
-LINGER = 0.003
-"""Seconds between two transactions of a projector that keeps up: under load the next one is larger for it, and the
-first event after a pause does not wait."""
 
 CREATE_CHECKPOINT = """
 create table checkpoint (
@@ -62,11 +59,18 @@ CONNECTION_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Intern
 
 
 class ReadModel(msgspec.Struct, frozen=True):
-    """A Postgres schema that is made from streams: its tables, and for each stream how its events are written."""
+    """A Postgres schema that is made from streams: its tables, and for each stream how its events are written.
+
+    `linger`: seconds between two transactions of a projector that keeps up. Under load the next one is larger for it,
+    and the first event after a pause does not wait. `skips`: types of event that it makes nothing of, and that are so
+    large that they are better not decoded for it.
+    """
 
     name: str
     tables: str
     sources: Mapping[str, Project]
+    linger: float = 0.003
+    skips: tuple[type[Event], ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -147,7 +151,7 @@ class Projector:
             sequence = await verify_checkpoint(connection, self._stream, self._event_log)
             self.problem = None
             self._log.info("projecting", after=sequence)
-            following = self._event_log.follow(self._stream, sequence)
+            following = self._event_log.follow(self._stream, sequence, skips=self._model.skips)
             async with unless_lost(connection), aclosing(following) as batches:
                 async for batch in batches:
                     # Four round trips: `connection.transaction()` would be six. What fails ends the connection with it.
@@ -158,7 +162,7 @@ class Projector:
                     self.problem = None
                     PROJECTED.labels(self._model.name, self._stream).inc(len(batch))
                     if len(batch) < BATCH_LIMIT:
-                        await asyncio.sleep(LINGER)
+                        await asyncio.sleep(self._model.linger)
         finally:
             connection.terminate()
 
@@ -212,7 +216,7 @@ async def write_batch(
     """
     if not await connection.fetchval(MOVE_CHECKPOINT, stream, after, batch[-1].sequence, batch[-1].id):
         raise CheckpointMoved(stream)
-    await project(connection, batch)
+    await project(connection, [recorded for recorded in batch if recorded.event is not SKIPPED])
 
 
 async def create(
@@ -300,7 +304,8 @@ async def _catch_up(
     end = (await event_log.end(stream)).sequence
     if reached[stream] >= end:
         return
-    async with aclosing(event_log.follow(stream, reached[stream], limit=REBUILD_BATCH)) as batches:
+    following = event_log.follow(stream, reached[stream], limit=REBUILD_BATCH, skips=model.skips)
+    async with aclosing(following) as batches:
         async for batch in batches:
             async with connection.transaction():
                 await write_batch(connection, stream, model.sources[stream], reached[stream], batch)
@@ -395,9 +400,9 @@ class ReadYourWrites(Generic[C, S, E]):
         self._aggregate = aggregate
         self._projected = projected
 
-    async def handle(self, aggregate_id: UUID, command: C) -> Handled[S, E]:
+    async def handle(self, aggregate_id: UUID, command: C, *, new: bool = False) -> Handled[S, E]:
         """As `Aggregate.handle`. Slow projectors do not fail it: after 2 s it answers all the same."""
-        handled = await self._aggregate.handle(aggregate_id, command)
+        handled = await self._aggregate.handle(aggregate_id, command, new=new)
         await self._projected.wait(handled.sequence)
         return handled
 

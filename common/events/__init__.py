@@ -86,6 +86,7 @@ __all__ = [
     "RefusedRow",
     "Result",
     "RowsRefused",
+    "Skipped",
     "TemplateDeleted",
     "TemplateEvent",
     "TemplateSaved",
@@ -113,6 +114,10 @@ OWNERS: Mapping[str, Any] = {
 
 UPCASTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """Old shapes: the recorded type tag -> a function from that body to today's, with today's tag in `type`."""
+
+
+class Skipped(Event, frozen=True, tag="skipped"):
+    """Stands for a recorded event whose body nobody wanted to know. It is never on the wire."""
 
 
 class UndecodableEvent(Exception):

@@ -171,7 +171,10 @@ class WorkReleased(Event, frozen=True, tag="work_released"):
 
 
 class OperationsExecuted(Event, frozen=True, tag="operations_executed"):
-    """What came of a try at a piece of work, how many of it are still to come, and how all of it ended so far."""
+    """What came of a try at a piece of work, how many of it are still to come, and how all of it ended so far.
+
+    `succeeded_rows`: which succeeded and have nothing to show for it, as ranges (first, last). `results`: the others.
+    """
 
     work_id: UUID
     batch_id: UUID | None
@@ -186,6 +189,7 @@ class OperationsExecuted(Event, frozen=True, tag="operations_executed"):
     failed: int
     cancelled: int
     at: datetime
+    succeeded_rows: tuple[tuple[int, int], ...] = ()
 
 
 BatchLifecycle = (

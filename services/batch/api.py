@@ -210,14 +210,11 @@ class BatchController(Controller):
         desk: NamedDependency[BatchDesk],
         status: Annotated[Outcome | None, QueryParameter()] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
-        cursor: Annotated[str | None, QueryParameter(max_length=20, pattern="^[0-9]+$")] = None,
+        cursor: Annotated[str | None, QueryParameter(max_length=18, pattern="^[0-9]+$")] = None,
     ) -> OperationPage:
         """Operations of a batch that have come to an end, by row."""
-        batch = await desk.batch(batch_id, request.user.id)
-        last = batch.counts.operations + batch.counts.refused
-        return await read_model.operations(
-            desk.pool, batch_id, last, status=status, limit=limit, after=int(cursor or 0)
-        )
+        await desk.batch(batch_id, request.user.id)
+        return await read_model.operations(desk.pool, batch_id, status=status, limit=limit, after=int(cursor or 0))
 
     @get("/{batch_id:str}/report.csv", media_type="text/csv", responses=problems(400, 401, 404, 503))
     async def report(self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]) -> Stream:

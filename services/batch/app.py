@@ -15,7 +15,7 @@ from common.runtime import Platform, Service
 from services.batch import kinds, read_model, report
 from services.batch.api import BatchController, BatchDesk, KindController, OperationController
 from services.batch.collector import Collector, Sweeper
-from services.batch.domain import BATCHES, KINDS, WORKS
+from services.batch.domain import BATCHES, KINDS, WORKS, weight_of
 from services.batch.intake import Intake
 from services.batch.kinds_documents import DocumentController, DocumentDesk, RenderDocuments
 from services.batch.listeners import (
@@ -33,8 +33,8 @@ from services.batch.singles import Singles
 from services.batch.templates import CACHED, TEMPLATES, TemplateShelf
 from services.batch.templates_api import TemplateController, TemplateDesk
 
-KEPT = 100
-"""Events of pieces of work that are kept in memory: each may be half a megabyte."""
+KEPT = 64_000_000
+"""Bytes of pieces of work that are kept in memory, for each priority."""
 
 
 @asynccontextmanager
@@ -42,11 +42,11 @@ async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIt
     """The batch service: its doors, its workers, and the projectors of what became of it all."""
     log, database = platform.event_log, settings.database_url
     batches = Aggregate(BATCHES, log)
-    works = {priority: Aggregate(decider, log, cache_events=KEPT) for priority, decider in WORKS.items()}
+    works = {priority: Aggregate(decider, log, cache=KEPT, weigh=weight_of) for priority, decider in WORKS.items()}
     paused = Aggregate(KINDS, log)
     projected = Projected(read_model.READ_MODEL, "BATCH", log, database)
     visible = ReadYourWrites(batches, projected)
-    templates = Aggregate(TEMPLATES, log, cache_events=CACHED)
+    templates = Aggregate(TEMPLATES, log, cache=CACHED)
     shelf = TemplateShelf(templates, log)
     # What kinds execute is limited by their own timeouts.
     async with (

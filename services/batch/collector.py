@@ -11,6 +11,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 import structlog
+from asyncpg.pgproto import pgproto
 from prometheus_client import Counter, Histogram
 
 from common.clock import now
@@ -26,7 +27,6 @@ from services.batch.domain import (
     RecordResults,
     Works,
     kind_id_of,
-    operation_id_of,
 )
 from services.batch.kinds import Kind, Task
 from services.batch.settings import BatchSettings
@@ -48,8 +48,8 @@ PAUSED_SECONDS = 2.0
 FAIR = 8
 """Of so many statements one begins with what has waited longest: low is slow, and never starves."""
 
-AT_ONCE = 2
-"""Statements of a kind under way in a process: one is being made while the other is executed."""
+AT_ONCE = 8
+"""Statements of a kind under way in a process: some are made or told of while another is executed."""
 
 
 class Waiting(msgspec.Struct, eq=False):
@@ -134,7 +134,7 @@ class Collector:
         queue = self._queues.setdefault(kind, Queue({priority: deque() for priority in PRIORITIES}, asyncio.Event()))
         piece = Waiting(priority, work_id, run, size, loop.time(), loop.create_future())
         queue.waiting[priority].append(piece)
-        if queue.size >= self._limit:
+        if not queue.filled.is_set() and queue.size >= self._limit:
             queue.filled.set()
         if queue.workers < AT_ONCE and (queue.workers == 0 or queue.filled.is_set()):
             queue.workers += 1
@@ -182,7 +182,8 @@ class Collector:
         if (await self._paused.load(kind_id_of(name), fresh=True)).state:
             return [Retry(PAUSED_SECONDS) for _ in taken]
         # Fresh: a replica that is behind would take what others released for done.
-        pieces = [(await self._works[w.priority].load(w.work_id, fresh=True)).state for w in taken]
+        loaded = await asyncio.gather(*(self._works[w.priority].load(w.work_id, fresh=True) for w in taken))
+        pieces = [each.state for each in loaded]
         cancelled = {
             batch_id: (await self._batches.load(batch_id, fresh=True)).state.cancelled
             for batch_id in {piece.batch_id for piece in pieces if piece.batch_id}
@@ -235,7 +236,7 @@ class Collector:
                 outdated.append(Result(operation.number, "failed", f"It is no {kind.name} any more: {error}"))
             else:
                 numbers.append(operation.number)
-                tasks.append(Task(operation_id_of(owner_id, operation.number), piece.user_id, what))
+                tasks.append(Task(id_of(owner_id, operation.number), piece.user_id, what))
         return engine.Due(waiting.work_id, piece.run, piece.attempt + 1, numbers, tasks), outdated
 
     async def _record(self, waiting: Waiting, piece: Piece, results: list[Result]) -> Exception | None:
@@ -252,6 +253,11 @@ class Collector:
         if handled.state.left:
             return Retry(random.uniform(0.5, 1) * min(300, 2 ** (piece.attempt + 1)))  # noqa: S311 (jitter)
         return None
+
+
+def id_of(owner_id: UUID, number: int) -> UUID:
+    """`operation_id_of` in the type that asyncpg has for it: made and sent in a third of the time."""
+    return pgproto.UUID((owner_id.int + number).to_bytes(16))
 
 
 class Sweeper:

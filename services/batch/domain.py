@@ -1,6 +1,6 @@
 """What a batch, a piece of its work and a kind of operation may do and become."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal, assert_never
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -25,6 +25,7 @@ from common.events import (
     Operation,
     OperationsAdded,
     OperationsExecuted,
+    Outcome,
     Priority,
     RefusedRow,
     Result,
@@ -250,7 +251,10 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
 
 
 class Piece(msgspec.Struct, frozen=True):
-    """A piece of work as its events leave it. `results` are by row number; a later run tries again what failed."""
+    """A piece of work as its events leave it. A later run tries again what failed.
+
+    `succeeded_rows`: which succeeded and have nothing to show for it, as ranges. `results`: the others, by row.
+    """
 
     id: UUID | None = None
     batch_id: UUID | None = None
@@ -262,17 +266,33 @@ class Piece(msgspec.Struct, frozen=True):
     run: int = 0
     attempt: int = 0
     results: "HashTrieMap[int, Result]" = HashTrieMap()
+    succeeded_rows: tuple[tuple[int, int], ...] = ()
+    size: int = 0  # bytes of payload
+
+    @property
+    def ended(self) -> set[int]:
+        """The rows that have a result."""
+        rows = set(self.results)
+        for first, last in self.succeeded_rows:
+            rows.update(range(first, last + 1))
+        return rows
 
     @property
     def left(self) -> list[Operation]:
         """What has no result yet."""
-        return [operation for operation in self.operations if operation.number not in self.results]
+        ended = self.ended
+        return [operation for operation in self.operations if operation.number not in ended]
 
     @property
     def counts(self) -> Counts:
         """How many came to which end so far."""
         ends = [result.outcome for result in self.results.values()]
-        return Counts(ends.count("succeeded"), ends.count("failed"), ends.count("cancelled"))
+        succeeded = len(self.ended) - len(ends) + ends.count("succeeded")
+        return Counts(succeeded, ends.count("failed"), ends.count("cancelled"))
+
+    def result(self, number: int) -> Result | None:
+        """What became of the operation in a row, if that is known."""
+        return self.results.get(number) or (Result(number) if number in self.ended else None)
 
 
 class AddOperations(msgspec.Struct, frozen=True):
@@ -329,8 +349,12 @@ def decide_work(command: WorkCommand, piece: Piece) -> list[WorkEvent]:
 
 def executed(piece: Piece, attempt: int, results: Sequence[Result], at: datetime) -> OperationsExecuted:
     assert piece.id, "it was added"
-    new = [result for result in results if result.number not in piece.results]
-    after = with_results(piece, attempt, new)
+    ended = piece.ended
+    new = [result for result in results if result.number not in ended]
+    plain = [result.number for result in new if result.outcome == "succeeded" and result.output is None]
+    others = [result for result in new if result.outcome != "succeeded" or result.output is not None]
+    succeeded_rows = ranges_of(plain)
+    after = with_results(piece, attempt, others, succeeded_rows)
     ends = after.counts
     return OperationsExecuted(
         piece.id,
@@ -340,30 +364,66 @@ def executed(piece: Piece, attempt: int, results: Sequence[Result], at: datetime
         piece.user_id,
         piece.run,
         attempt,
-        new,
+        others,
         len(after.left),
         ends.succeeded,
         ends.failed,
         ends.cancelled,
         at,
+        succeeded_rows,
     )
 
 
-def with_results(piece: Piece, attempt: int, results: Sequence[Result]) -> Piece:
-    after = piece.results.update({result.number: result for result in results})
-    return msgspec.structs.replace(piece, attempt=attempt, results=after)
+def with_results(
+    piece: Piece, attempt: int, results: Sequence[Result], succeeded_rows: tuple[tuple[int, int], ...]
+) -> Piece:
+    return msgspec.structs.replace(
+        piece,
+        attempt=attempt,
+        results=piece.results.update({result.number: result for result in results}),
+        succeeded_rows=piece.succeeded_rows + succeeded_rows,
+    )
+
+
+def ranges_of(numbers: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Numbers as ranges: the first and the last of each, in order."""
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    return tuple(ranges)
+
+
+class Ended(msgspec.Struct, frozen=True, gc=False):
+    """The rows from `first` to `last` of a batch, which came to the same end."""
+
+    first: int
+    last: int
+    status: Outcome | Literal["refused"]
+    error: str | None = None
+    output: str | None = None
+
+
+def ends_of(event: OperationsExecuted) -> list[Ended]:
+    """What an event tells of which rows, in order."""
+    told = [Ended(first, last, "succeeded") for first, last in event.succeeded_rows]
+    told += [Ended(r.number, r.number, r.outcome, r.error, r.output) for r in event.results]
+    return sorted(told, key=lambda ended: ended.first)
 
 
 def evolve_work(piece: Piece, event: WorkEvent) -> Piece:
     match event:
         case OperationsAdded(work_id, batch_id, work, kind, user_id, operations, _, released, run_at):
             run = 1 if released else 0
-            return Piece(work_id, batch_id, work, kind, user_id, tuple(operations), run_at, run)
+            size = sum(len(operation.payload) for operation in operations)
+            return Piece(work_id, batch_id, work, kind, user_id, tuple(operations), run_at, run, size=size)
         case WorkReleased(run=run):
             kept = HashTrieMap({n: result for n, result in piece.results.items() if result.outcome != "failed"})
             return msgspec.structs.replace(piece, run=run, attempt=0, results=kept)
-        case OperationsExecuted(attempt=attempt, results=results):
-            return with_results(piece, attempt, results)
+        case OperationsExecuted(attempt=attempt, results=results, succeeded_rows=succeeded_rows):
+            return with_results(piece, attempt, results, succeeded_rows)
         case _:
             assert_never(event)
 
@@ -388,6 +448,11 @@ def evolve_kind(_: bool, event: KindEvent) -> bool:
             return False
         case _:
             assert_never(event)
+
+
+def weight_of(piece: Piece) -> int:
+    """How many bytes of memory a piece takes, roughly; an operation of a hundred bytes takes three times as much."""
+    return piece.size + 200 * len(piece.operations) + 1000
 
 
 def work_id_of(batch_id: UUID, work: int) -> UUID:

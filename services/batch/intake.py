@@ -61,7 +61,7 @@ class Intake:
         opened = OpenBatch(
             batch_id, wanted.kind, wanted.user_id, wanted.priority, wanted.on_invalid, wanted.run_at, now()
         )
-        await self._batches.handle(batch_id, opened)
+        await self._batches.handle(batch_id, opened, new=True)
         try:
             operations, works = await self._add(batch_id, wanted, first, blocks)
         except BaseException as error:
@@ -110,7 +110,7 @@ class Intake:
     async def _add_piece(self, batch_id: UUID, wanted: Wanted, work: int, piece: list[Operation]) -> None:
         work_id = work_id_of(batch_id, work)
         command = AddOperations(work_id, batch_id, work, wanted.kind, wanted.user_id, piece, now())
-        await self._works[wanted.priority].handle(work_id, command)
+        await self._works[wanted.priority].handle(work_id, command, new=True)
 
 
 async def at_most(limit: int, under_way: set[asyncio.Task[object]]) -> set[asyncio.Task[object]]:

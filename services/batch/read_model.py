@@ -17,6 +17,7 @@ from common.events import (
     BatchRetried,
     BatchStarted,
     BatchSubmitted,
+    OperationsAdded,
     OperationsExecuted,
     Outcome,
     Priority,
@@ -25,7 +26,7 @@ from common.events import (
 from common.paging import cursor_of, position_of
 from common.projector import ReadModel
 from services.batch import templates
-from services.batch.domain import OnInvalid, Status, operation_id_of
+from services.batch.domain import OnInvalid, Status, ends_of, operation_id_of
 
 TABLES = """
 create table batches (
@@ -56,16 +57,19 @@ create table pieces (
     cancelled bigint not null,
     primary key (batch_id, work)
 );
-create table operations (
-    id uuid primary key,
+create table operations ( -- a row for those that follow each other and came to the same end
+    owner_id uuid not null, -- their batch, or the piece of work that is a single one
+    first bigint not null,
+    last bigint not null,
     user_id text not null,
     kind text not null,
     status text not null,
     error text,
     output text,
-    at timestamptz not null
+    at timestamptz not null,
+    primary key (owner_id, last)
 );
-create index on operations (id) where status <> 'succeeded';
+create index on operations (owner_id, last) where status <> 'succeeded';
 """
 
 INSERT_BATCH = """
@@ -92,29 +96,40 @@ on conflict (batch_id, work) do update
     set succeeded = excluded.succeeded, failed = excluded.failed, cancelled = excluded.cancelled
 """
 
+# What failed in an earlier run.
+DELETE_OPERATIONS = """
+delete from operations using unnest($1::uuid[], $2::bigint[], $3::bigint[]) as again (owner_id, first, last)
+where operations.owner_id = again.owner_id and operations.last between again.first and again.last
+"""
+
 WRITE_OPERATIONS = """
-insert into operations (id, user_id, kind, status, error, output, at)
-select id, user_id, kind, status, error, output, at
-from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
-    as new (id, user_id, kind, status, error, output, at)
-on conflict (id) do update
-    set status = excluded.status, error = excluded.error, output = excluded.output, at = excluded.at
+insert into operations (owner_id, first, last, user_id, kind, status, error, output, at)
+select owner_id, first, last, user_id, kind, status, error, output, at
+from unnest(
+    $1::uuid[], $2::bigint[], $3::bigint[],
+    $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[]
+) as new (owner_id, first, last, user_id, kind, status, error, output, at)
 """
 
 
 async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
-    """Write what happened to batches one by one, and what became of operations as two statements."""
+    """Write what happened to batches one by one, and what became of operations as three statements."""
     await templates.project_templates(connection, events)
     pieces: dict[tuple[UUID, int], tuple[int, int, int]] = {}
-    operations: dict[UUID, tuple[object, ...]] = {}
+    operations: dict[tuple[UUID, int], tuple[object, ...]] = {}
+    again: list[tuple[UUID, int, int]] = []
     for recorded in events:
         match recorded.event:
             case OperationsExecuted() as e:
                 owner_id = e.batch_id or e.work_id
-                for result in e.results:
-                    operation_id = operation_id_of(owner_id, result.number)
-                    row = (e.user_id, e.kind, result.outcome, result.error, result.output, e.at)
-                    operations[operation_id] = row
+                for ended in ends_of(e):
+                    first, last = ended.first, ended.last
+                    if e.run > 1:
+                        again.append((owner_id, first, last))
+                        for row in range(first, last + 1):
+                            operations.pop((owner_id, row), None)
+                    told = (e.user_id, e.kind, ended.status, ended.error, ended.output, e.at)
+                    operations[owner_id, last] = (owner_id, first, last, *told)
                 if e.batch_id:
                     pieces[e.batch_id, e.work] = (e.succeeded, e.failed, e.cancelled)
             case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at):
@@ -131,15 +146,16 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 await connection.execute(END_BATCH, batch_id, "FAILED", detail, at)
             case BatchCompleted(batch_id, status=status, at=at):
                 await connection.execute(END_BATCH, batch_id, status, None, at)
+    if again:
+        await connection.execute(DELETE_OPERATIONS, *zip(*again, strict=True))
     if operations:
-        ended = [(operation_id, *row) for operation_id, row in operations.items()]
-        await connection.execute(WRITE_OPERATIONS, *zip(*ended, strict=True))
+        await connection.execute(WRITE_OPERATIONS, *zip(*operations.values(), strict=True))
     if pieces:
         counts = [(*key, *ends) for key, ends in pieces.items()]
         await connection.execute(WRITE_PIECES, *zip(*counts, strict=True))
 
 
-READ_MODEL = ReadModel("batch", TABLES + templates.TABLES, {"BATCH": project})
+READ_MODEL = ReadModel("batch", TABLES + templates.TABLES, {"BATCH": project}, linger=0.02, skips=(OperationsAdded,))
 
 
 class BatchCounts(msgspec.Struct, frozen=True):
@@ -279,10 +295,15 @@ class OperationPage(msgspec.Struct, frozen=True):
 
 
 OPERATIONS_OF_BATCH = """
-select id, kind, status, error, output, at
-from operations
-where id > $1 and id <= $2 and ($3::text is null or status = $3)
-order by id
+select row, kind, status, error, output, at
+from (
+    select first, last, kind, status, error, output, at
+    from operations
+    where owner_id = $1 and last > $2 and ($3::text is null or status = $3)
+    order by last
+    limit $4
+) as ended, generate_series(greatest(first, $2 + 1), last) as row
+order by row
 limit $4
 """
 
@@ -295,29 +316,34 @@ order by id desc
 limit 1
 """
 
-OPERATION_OF_USER = "select id, kind, status, error, output, at from operations where id = $1 and user_id = $2"
+OPERATION_OF_USER = """
+select kind, status, error, output, at
+from operations
+where owner_id = $1 and last >= $2 and first <= $2 and user_id = $3
+order by last
+limit 1
+"""
 
 
 async def operations(
-    pool: asyncpg.Pool, batch_id: UUID, last: int, *, status: Outcome | None, limit: int, after: int
+    pool: asyncpg.Pool, batch_id: UUID, *, status: Outcome | None, limit: int, after: int
 ) -> OperationPage:
-    """Operations of a batch of `last` rows that came to an end, from the row after `after`."""
-    rows = await pool.fetch(
-        OPERATIONS_OF_BATCH, operation_id_of(batch_id, after), operation_id_of(batch_id, last), status, limit + 1
-    )
-    items = [OperationView(batch_id=batch_id, row=row["id"].int - batch_id.int, **row) for row in rows[:limit]]
+    """Operations of a batch that came to an end, from the row after `after`."""
+    rows = await pool.fetch(OPERATIONS_OF_BATCH, batch_id, after, status, limit + 1)
+    items = [OperationView(operation_id_of(batch_id, row["row"]), batch_id, **row) for row in rows[:limit]]
     return OperationPage(items, str(items[-1].row) if len(rows) > limit else None)
 
 
 async def operation(pool: asyncpg.Pool, operation_id: UUID, user_id: str) -> OperationView:
     """An operation; of a batch also one that has not come to an end yet. Raises NotFound."""
-    row = await pool.fetchrow(OPERATION_OF_USER, operation_id, user_id)
     batch = await pool.fetchrow(BATCH_AROUND, operation_id, user_id)
     place = operation_id.int - batch["id"].int if batch else 0
     if batch is None or place > batch["rows"]:
         batch, place = None, 1
+    owner_id = batch["id"] if batch else UUID(int=max(operation_id.int - 1, 0))
+    row = await pool.fetchrow(OPERATION_OF_USER, owner_id, place, user_id)
     if row is not None:
-        return OperationView(batch_id=batch["id"] if batch else None, row=place, **row)
+        return OperationView(operation_id, batch["id"] if batch else None, place, **row)
     if batch is None or batch["completed_at"] is not None:
         raise NotFound(f"You have no operation {operation_id}.")
     if await pool.fetchval(IS_REFUSED, operation_id):

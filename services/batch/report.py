@@ -2,15 +2,17 @@
 
 import csv
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from common.event_log import Recorded
-from common.events import OperationsExecuted, RowsRefused
+from common.events import OperationsAdded, OperationsExecuted, RowsRefused
 from common.projector import ReadModel
-from services.batch.domain import operation_id_of
+from services.batch.domain import Ended, ends_of, operation_id_of
 
 HEADER = "row,run,status,error,output,operation_id,at\r\n"
 
@@ -29,40 +31,39 @@ create table parts (
     sequence bigint not null,
     work bigint not null, -- -1: rows that are no operations
     ended bigint not null, -- operations of that piece of work that have come to an end by then
-    lines text not null,
+    run bigint not null,
+    at timestamptz not null,
+    ends bytea not null, -- JSON: what became of which rows
     primary key (batch_id, sequence)
 );
 """
 
 INSERT_PARTS = """
-insert into parts (batch_id, sequence, work, ended, lines)
-select batch_id, sequence, work, ended, lines
-from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::text[])
-    as new (batch_id, sequence, work, ended, lines)
+insert into parts (batch_id, sequence, work, ended, run, at, ends)
+select batch_id, sequence, work, ended, run, at, ends
+from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bytea[])
+    as new (batch_id, sequence, work, ended, run, at, ends)
 """
 
 NEXT_PART = """
-select sequence, lines from batch_report.parts where batch_id = $1 and sequence > $2 order by sequence limit 1
+select sequence, run, at, ends from batch_report.parts where batch_id = $1 and sequence > $2 order by sequence limit 1
 """
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder(list[Ended]).decode
 
 
 async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
-    """Add the lines of each event; its place in the log is the part's, so that none is there twice."""
-    parts: list[tuple[UUID, int, int, int, str]] = []
+    """Add what each event tells; its place in the log is the part's, so that none is there twice."""
+    parts: list[tuple[UUID, int, int, int, int, datetime, bytes]] = []
     for recorded in events:
         match recorded.event:
             case OperationsExecuted(batch_id=UUID() as batch_id) as e:
-                moment = e.at.isoformat()
-                rows: list[tuple[object, ...]] = [
-                    (r.number, e.run, r.outcome, r.error, r.output, operation_id_of(batch_id, r.number), moment)
-                    for r in e.results
-                ]
                 ended = e.succeeded + e.failed + e.cancelled
-                parts.append((batch_id, recorded.sequence, e.work, ended, lines_of(rows)))
+                parts.append((batch_id, recorded.sequence, e.work, ended, e.run, e.at, encode(ends_of(e))))
             case RowsRefused(batch_id, refused, at):
-                moment = at.isoformat()
-                rows = [(r.number, 1, "refused", reason(r.column, r.reason), None, None, moment) for r in refused]
-                parts.append((batch_id, recorded.sequence, -1, 0, lines_of(rows)))
+                rows = [Ended(r.number, r.number, "refused", reason(r.column, r.reason)) for r in refused]
+                parts.append((batch_id, recorded.sequence, -1, 0, 1, at, encode(rows)))
     if parts:
         await connection.execute(INSERT_PARTS, *zip(*parts, strict=True))
 
@@ -72,14 +73,20 @@ def reason(column: str | None, text: str) -> str:
     return f"{column}: {text}" if column else text
 
 
-def lines_of(rows: Sequence[tuple[object, ...]]) -> str:
+def cells(batch_id: UUID, run: int, at: datetime, number: int, ended: Ended) -> tuple[object, ...]:
+    """What the line of a row holds, in the order of HEADER."""
+    operation_id = operation_id_of(batch_id, number) if ended.status != "refused" else None
+    return number, run, ended.status, ended.error, ended.output, operation_id, at.isoformat()
+
+
+def lines_of(rows: Iterable[tuple[object, ...]]) -> str:
     """Rows as CSV."""
     text = io.StringIO()
     csv.writer(text).writerows([harmless(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 
-READ_MODEL = ReadModel("batch_report", TABLES, {"BATCH": project})
+READ_MODEL = ReadModel("batch_report", TABLES, {"BATCH": project}, linger=0.02, skips=(OperationsAdded,))
 
 
 async def report(pool: asyncpg.Pool, batch_id: UUID) -> AsyncIterator[bytes]:
@@ -88,4 +95,9 @@ async def report(pool: asyncpg.Pool, batch_id: UUID) -> AsyncIterator[bytes]:
     sequence = 0
     while (part := await pool.fetchrow(NEXT_PART, batch_id, sequence)) is not None:
         sequence = part["sequence"]
-        yield part["lines"].encode()
+        rows = (
+            cells(batch_id, part["run"], part["at"], number, ended)
+            for ended in decode(part["ends"])
+            for number in range(ended.first, ended.last + 1)
+        )
+        yield lines_of(rows).encode()

@@ -42,7 +42,7 @@ class Singles(msgspec.Struct, frozen=True):
             raise Invalid(f"{field}: {refused[0].reason}", field=field)
         work_id = uuid5(request_id, user_id)
         command = AddOperations(work_id, None, 0, kind, user_id, operations, now(), True, run_at)
-        await self.works[priority].handle(work_id, command)
+        await self.works[priority].handle(work_id, command, new=True)
         return await self.get(operation_id_of(work_id, 1), user_id)
 
     async def get(self, operation_id: UUID, user_id: str) -> OperationView:
@@ -51,7 +51,7 @@ class Singles(msgspec.Struct, frozen=True):
         for priority in PRIORITIES:
             piece = (await self.works[priority].load(work_id, fresh=True)).state
             if piece.id and piece.batch_id is None and piece.user_id == user_id:
-                result = piece.results.get(1)
+                result = piece.result(1)
                 if result is None:
                     return OperationView(operation_id, None, 1, piece.kind, "pending")
                 return OperationView(operation_id, None, 1, piece.kind, result.outcome, result.error, result.output)

@@ -36,7 +36,8 @@ class BulkTickets:
     async def create(self, command: Command, new: NewTicket) -> UUID:
         """Put tickets on sale; the id of the listing."""
         ticket_id = ticket_id_of(command.operation_id)
-        await self._tickets.handle(ticket_id, CreateTicket(ticket_id, command.user_id, new.details(), now()))
+        create = CreateTicket(ticket_id, command.user_id, new.details(), now())
+        await self._tickets.handle(ticket_id, create, new=True)
         return ticket_id
 
     async def update(self, command: Command, wanted: TicketUpdate) -> UUID:

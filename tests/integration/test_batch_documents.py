@@ -83,7 +83,7 @@ async def renderers() -> AsyncIterator[Renderers]:
 async def desk(platform: Platform, renderers: Renderers) -> AsyncIterator[Desk]:
     url, log = platform.settings.database_url, platform.event_log
     await projector.create(MODEL, log, url)
-    aggregate, projected = Aggregate(TEMPLATES, log, cache_events=CACHED), Projected(MODEL, "BATCH", log, url)
+    aggregate, projected = Aggregate(TEMPLATES, log, cache=CACHED), Projected(MODEL, "BATCH", log, url)
     shelf = TemplateShelf(aggregate, log)
     async with (
         platform.pool(MODEL.name) as pool,

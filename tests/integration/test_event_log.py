@@ -2,16 +2,18 @@
 
 import asyncio
 from contextlib import aclosing
+from uuid import UUID
 
 import msgspec
 import pytest
 
 from common.clock import now
 from common.errors import Invalid
-from common.event_log import Draft, EventLog, WrongSequence
+from common.event_log import SKIPPED, Draft, EventLog, WrongSequence
+from common.events import TicketWithdrawn
 from common.group_commit import BATCH_LIMIT
 from common.telemetry import Cause, cause
-from tests.facts import STREAM, draft, drafts, fact, first, number_of, numbers, tell, whole
+from tests.facts import AT, STREAM, draft, drafts, fact, first, number_of, numbers, tell, whole
 
 A, B = "expiration.a", "expiration.b"
 
@@ -168,6 +170,15 @@ async def test_followed_events_come_in_lists_no_longer_than_asked_for(log: Event
             if len(heard) >= 1100:
                 break
     assert heard == list(range(1100))
+
+
+async def test_what_a_follower_skips_is_told_by_its_place_only(log: EventLog) -> None:
+    skipped = Draft.of(TicketWithdrawn(UUID(int=2), "sam", AT))
+    await log.append(A, [draft(1), skipped, draft(3)], expected=0)
+    async with asyncio.timeout(20):
+        followed = await first(log.follow(STREAM, skips=(TicketWithdrawn,)), 3)
+    assert [recorded.event for recorded in followed] == [fact(1), SKIPPED, fact(3)]
+    assert (followed[1].subject, followed[1].sequence, followed[1].id) == (A, 2, skipped.id)
 
 
 async def test_the_end_is_the_last_sequence_of_a_stream_that_stays_the_same(log: EventLog) -> None:

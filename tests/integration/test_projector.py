@@ -19,7 +19,7 @@ from common.events import UPCASTS, ExpirationCompleted, TicketWithdrawn, Undecod
 from common.projector import Projected, Projector, ReadModel, ReadYourWrites
 from common.runtime import Platform, running
 from services.cli.servers import NatsServer, PostgresServer
-from tests.facts import AT, STREAM, drafts, fact, number_of, tell
+from tests.facts import AT, STREAM, draft, drafts, fact, number_of, tell
 from tests.harness import eventually
 
 TABLES = "create table facts (number bigint primary key, times bigint not null)"
@@ -127,6 +127,22 @@ async def no_problem(worker: Projector) -> None:
         return worker.problem
 
     await eventually(look, None)
+
+
+async def test_what_a_read_model_skips_is_not_decoded_for_it_and_its_place_counts(db: Database) -> None:
+    await tell(db.log, 1)
+    headers = draft(2).headers("/expiration.broken") | {"ce-type": "ticket_withdrawn"}
+    await db.platform.client.request("expiration.broken", b"no JSON", headers=headers)
+    model = msgspec.structs.replace(FACTS, skips=(TicketWithdrawn,))
+    async with db.projecting(model):
+        await eventually(db.checkpoint, 2)
+        await tell(db.log, 3)
+        await eventually(db.checkpoint, 3)
+    assert await db.facts() == {1: 1, 3: 1}
+    await projector.rebuild(model, db.log, db.url)
+    assert (await db.facts(), await db.checkpoint()) == ({1: 1, 3: 1}, 3)
+    with pytest.raises(UndecodableEvent):
+        await projector.rebuild(FACTS, db.log, db.url)
 
 
 async def test_the_read_model_follows_the_log(db: Database) -> None:

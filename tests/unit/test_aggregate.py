@@ -132,6 +132,26 @@ async def test_a_repeat_makes_no_event_and_answers_the_same(any_log: EventLog) -
     assert await stored(any_log) == [1, 2]
 
 
+async def test_what_is_new_is_not_read_first(gated: GatedLog) -> None:
+    facts: Facts = Aggregate(FACTS, gated)
+    assert (await facts.handle(ONE, tell(1), new=True)).state == {1}
+    assert gated.reads == 0
+    assert await stored(gated) == [1]
+
+
+async def test_what_is_taken_for_new_and_is_not_is_decided_on_what_is_there(any_log: EventLog) -> None:
+    facts: Facts = Aggregate(FACTS, any_log)
+    first = await facts.handle(ONE, tell(1), new=True)
+    again = await Aggregate(FACTS, any_log).handle(ONE, tell(1), new=True)
+    assert not again.events
+    assert (again.state, again.sequence) == (first.state, first.sequence)
+    with pytest.raises(Conflict):
+        await Aggregate(FACTS, any_log).handle(ONE, tell(2, at_most=1), new=True)
+    assert (await Aggregate(FACTS, any_log).handle(ONE, tell(2), new=True)).state == {1, 2}
+    assert (await facts.handle(ONE, tell(3), new=True)).version == 3
+    assert await stored(any_log) == [1, 2, 3]
+
+
 async def test_a_refusal_stores_nothing_and_leaves_the_state(any_log: EventLog) -> None:
     facts: Facts = Aggregate(FACTS, any_log)
     await facts.handle(ONE, tell(1))
@@ -304,7 +324,7 @@ async def test_whoever_stops_waiting_does_not_stop_the_others(gated: GatedLog) -
 
 
 async def test_states_that_are_dropped_are_read_again(gated: GatedLog) -> None:
-    facts: Facts = Aggregate(FACTS, gated, cache_events=10)
+    facts: Facts = Aggregate(FACTS, gated, cache=10)
     many = [uuid4() for _ in range(20)]
     for turn in range(3):
         for each in many:
@@ -314,7 +334,7 @@ async def test_states_that_are_dropped_are_read_again(gated: GatedLog) -> None:
 
 
 async def test_the_least_recently_used_state_is_dropped_first(gated: GatedLog) -> None:
-    facts: Facts = Aggregate(FACTS, gated, cache_events=6)
+    facts: Facts = Aggregate(FACTS, gated, cache=6)
     hot, cold, new = uuid4(), uuid4(), uuid4()
     for each in (hot, cold):
         await facts.handle(each, tell(1, 2))  # counts as 3: two events and itself
@@ -327,8 +347,24 @@ async def test_the_least_recently_used_state_is_dropped_first(gated: GatedLog) -
     assert gated.reads == reads + 1
 
 
+async def test_states_are_kept_by_what_they_weigh(gated: GatedLog) -> None:
+    facts: Facts = Aggregate(FACTS, gated, cache=10, weigh=max)
+    heavy, light, new = uuid4(), uuid4(), uuid4()
+    await facts.handle(heavy, tell(8))
+    await facts.handle(light, tell(1, 2))
+    reads = gated.reads
+    await facts.load(heavy)
+    await facts.load(light)
+    assert gated.reads == reads
+    await facts.handle(new, tell(1), new=True)
+    await facts.load(light)
+    assert gated.reads == reads
+    await facts.load(heavy)
+    assert gated.reads == reads + 1
+
+
 async def test_a_state_larger_than_the_cache_is_still_kept_while_it_is_alone(gated: GatedLog) -> None:
-    facts: Facts = Aggregate(FACTS, gated, cache_events=2)
+    facts: Facts = Aggregate(FACTS, gated, cache=2)
     await facts.handle(ONE, tell(1, 2, 3, 4, 5))
     reads = gated.reads
     assert (await facts.handle(ONE, tell(6))).version == 6

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from common.events import Priority
-from services.batch.collector import FAIR, Queue, Waiting
-from services.batch.domain import PRIORITIES
+from services.batch.collector import FAIR, Queue, Waiting, id_of
+from services.batch.domain import PRIORITIES, operation_id_of
 
 
 async def queue(**sizes: list[int]) -> Queue:
@@ -43,3 +43,8 @@ async def test_low_is_served_now_and_then_however_much_high_there_is() -> None:
     waiting = await queue(low=[500], high=[500] * 100)
     first = [taken(waiting.take(500))[0][0] for _ in range(FAIR)]
     assert first == ["high"] * (FAIR - 1) + ["low"]
+
+
+def test_what_is_executed_has_the_id_that_people_see() -> None:
+    for owner_id, number in ((uuid4(), 1), (uuid4(), 1_000_000), (UUID(int=0xFF), 1)):
+        assert id_of(owner_id, number) == operation_id_of(owner_id, number)

@@ -1,10 +1,13 @@
 """What a batch and a piece of its work may do and become, as sentences."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Literal
 from uuid import UUID
 
 import pytest
+from hypothesis import given as drawn
+from hypothesis import strategies as st
 from msgspec import Raw
 
 from common.errors import Conflict, NotFound
@@ -40,6 +43,7 @@ from services.batch.domain import (
     CancelBatch,
     Counts,
     CountWork,
+    Ended,
     OnInvalid,
     OpenBatch,
     Piece,
@@ -51,7 +55,10 @@ from services.batch.domain import (
     StartBatch,
     SubmitBatch,
     WorkCommand,
+    ends_of,
+    evolve_work,
     operation_id_of,
+    ranges_of,
 )
 from tests.given import Given
 
@@ -203,9 +210,14 @@ released = WorkReleased(WORK, BATCH, 0, KIND, 1, 3, NOON)
 
 
 def executed(
-    *results: Result, left: int, attempt: int = 1, ends: tuple[int, int, int] = (0, 0, 0), run: int = 1
+    *results: Result,
+    left: int,
+    attempt: int = 1,
+    ends: tuple[int, int, int] = (0, 0, 0),
+    run: int = 1,
+    rows: tuple[tuple[int, int], ...] = (),
 ) -> OperationsExecuted:
-    return OperationsExecuted(WORK, BATCH, 0, KIND, "ada", run, attempt, list(results), left, *ends, NOON)
+    return OperationsExecuted(WORK, BATCH, 0, KIND, "ada", run, attempt, list(results), left, *ends, NOON, rows)
 
 
 def piece(*events: WorkEvent) -> Given[WorkCommand, Piece, WorkEvent]:
@@ -226,14 +238,52 @@ def test_what_belongs_to_no_batch_is_not_released() -> None:
 
 def test_each_operation_has_one_result_and_the_rest_comes_again() -> None:
     first, second = Result(1), Result(2, "failed", "taken")
-    piece(added, released).when(RecordResults(1, 1, [first, second], NOON)).then(
-        executed(first, second, left=1, ends=(1, 1, 0))
-    )
-    before = (added, released, executed(first, second, left=1, ends=(1, 1, 0)))
+    once = executed(second, left=1, ends=(1, 1, 0), rows=((1, 1),))
+    piece(added, released).when(RecordResults(1, 1, [first, second], NOON)).then(once)
+    before = (added, released, once)
     piece(*before).when(RecordResults(1, 1, [first, second], NOON)).then()  # told before
     piece(*before).when(RecordResults(1, 2, [Result(1, "failed"), Result(3)], NOON)).then(
-        executed(Result(3), left=0, attempt=2, ends=(2, 1, 0))
+        executed(left=0, attempt=2, ends=(2, 1, 0), rows=((3, 3),))
     )
+
+
+def test_what_succeeded_and_has_nothing_to_show_is_told_as_ranges() -> None:
+    shown = Result(2, output="a ticket")
+    piece(added, released).when(RecordResults(1, 1, [Result(3), shown, Result(1)], NOON)).then(
+        executed(shown, left=0, ends=(3, 0, 0), rows=((1, 1), (3, 3)))
+    )
+    piece(added, released).when(RecordResults(1, 1, [Result(1), Result(2), Result(3)], NOON)).then(
+        executed(left=0, ends=(3, 0, 0), rows=((1, 3),))
+    )
+
+
+def test_results_that_were_told_one_by_one_count_as_ranges_do() -> None:
+    one_by_one = executed(Result(1), Result(2, "failed"), left=1, ends=(1, 1, 0))
+    as_ranges = executed(Result(2, "failed"), left=1, ends=(1, 1, 0), rows=((1, 1),))
+    for before in (one_by_one, as_ranges):
+        piece(added, released, before).when(RecordResults(1, 2, [Result(1, "failed"), Result(3)], NOON)).then(
+            executed(left=0, attempt=2, ends=(2, 1, 0), rows=((3, 3),))
+        )
+        known = evolve_work(evolve_work(Piece(), added), before)
+        assert [known.result(row) for row in (1, 2, 3)] == [Result(1), Result(2, "failed"), None]
+        assert [operation.number for operation in known.left] == [3]
+
+
+@drawn(st.sets(st.integers(1, 60)))
+def test_ranges_hold_exactly_the_rows_they_were_made_of(rows: set[int]) -> None:
+    ranges = ranges_of(rows)
+    assert [row for first, last in ranges for row in range(first, last + 1)] == sorted(rows)
+    assert all(first - last > 1 for (_, last), (first, _) in pairwise(ranges)), "none could be one with its neighbour"
+
+
+def test_what_an_event_tells_is_in_the_order_of_its_rows() -> None:
+    told = executed(Result(9, output="made"), Result(4, "failed", "taken"), left=0, rows=((1, 3), (5, 8)))
+    assert ends_of(told) == [
+        Ended(1, 3, "succeeded"),
+        Ended(4, 4, "failed", "taken"),
+        Ended(5, 8, "succeeded"),
+        Ended(9, 9, "succeeded", None, "made"),
+    ]
 
 
 def test_a_try_without_a_result_counts_as_one() -> None:
@@ -241,11 +291,11 @@ def test_a_try_without_a_result_counts_as_one() -> None:
 
 
 def test_a_second_run_leaves_what_succeeded_and_begins_its_tries_anew() -> None:
-    first = executed(Result(1), Result(2), Result(3, "failed", "taken"), left=0, attempt=10, ends=(2, 1, 0))
+    first = executed(Result(3, "failed", "taken"), left=0, attempt=10, ends=(2, 1, 0), rows=((1, 2),))
     again = WorkReleased(WORK, BATCH, 0, KIND, 2, 3, NOON)
     piece(added, released, first).when(ReleaseWork(2, NOON)).then(again)
     piece(added, released, first, again).when(RecordResults(2, 1, [Result(3)], NOON)).then(
-        executed(Result(3), left=0, ends=(3, 0, 0), run=2)
+        executed(left=0, ends=(3, 0, 0), run=2, rows=((3, 3),))
     )
     piece(added, released, first, again).when(RecordResults(1, 11, [Result(3)], NOON)).then()
 
