@@ -19,7 +19,7 @@ from msgspec import inspect
 from common.errors import Invalid
 from common.events import Operation, RefusedRow
 from common.explain import explain
-from common.problems import BODY, BadRequest, clipped, found_in, shown
+from common.problems import BODY, BadRequest, clipped, decoded, found_in, shown
 
 MediaType = Literal["text/csv", "application/x-ndjson"]
 Read = tuple[list[Operation], list[RefusedRow]]
@@ -389,7 +389,10 @@ class JsonRows(Rows[bytes]):
         if len(row) > self.limits.row:
             raise RowFault(None, f"Larger than {self.limits.row:,} bytes")
         try:
-            what = self._decode(row)
+            try:
+                what = self._decode(row)
+            except msgspec.ValidationError:
+                what = decoded(row, self.operation)
             payload = msgspec.Raw(encode(what))
             if row.count(b":") > self._required:  # else none of its names can be there twice
                 BODY.decode(row.decode())

@@ -116,6 +116,10 @@ async def test_lines_may_end_as_on_any_system_and_the_last_one_not_at_all() -> N
     assert await seats('{"title":"x","price":1}\r\n{"title":"y","price":2}', NDJSON) == [Seat("x", 1), Seat("y", 2)]
 
 
+async def test_a_whole_number_of_ndjson_may_be_written_with_a_point() -> None:
+    assert await seats('{"title":"x","price":1.0}\n', NDJSON) == [Seat("x", 1)]
+
+
 async def test_blank_lines_are_no_rows() -> None:
     assert await seats("\ntitle,price\n\nx,1\r\n\r\n\ny,2\n\n") == [Seat("x", 1), Seat("y", 2)]
     assert await seats('\n{"title":"x","price":1}\n \r\n{"title":"y","price":2}\n\n', NDJSON) == [
