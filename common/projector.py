@@ -100,6 +100,7 @@ async def connect(database_url: str, schema: str) -> asyncpg.Connection:
             "synchronous_commit": "off",
             "application_name": f"boxoffice projector {schema}",
             "tcp_keepalives_idle": "5",
+            "client_connection_check_interval": "10s",  # a killed standby must not wait for ever to be active
         },
     )
 

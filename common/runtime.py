@@ -50,12 +50,14 @@ class Platform(msgspec.Struct, frozen=True):
     settings: Settings
 
     @asynccontextmanager
-    async def pool(self, schema: str, *, command_timeout: float | None = 10) -> AsyncIterator[asyncpg.Pool]:
-        """Connections for queries of `command_timeout` seconds at most; tables are found in `schema`."""
+    async def pool(
+        self, schema: str, *, command_timeout: float | None = 10, max_size: int = 10
+    ) -> AsyncIterator[asyncpg.Pool]:
+        """Connections, `max_size` at most, for queries of `command_timeout` seconds; tables are found in `schema`."""
         pool = await asyncpg.create_pool(
             self.settings.database_url,
             min_size=0,  # connects when it is needed, so that a service starts whatever Postgres does
-            max_size=10,
+            max_size=max_size,
             timeout=5,
             command_timeout=command_timeout,
             server_settings={"search_path": schema, "application_name": f"boxoffice {schema}"},

@@ -1,7 +1,7 @@
 """Wiring: the only file that imports all the others."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from litestar import Router
@@ -14,7 +14,7 @@ from common.requests import Requester, Responder
 from common.runtime import Platform, Service
 from services.batch import kinds, read_model, report
 from services.batch.api import BatchController, BatchDesk, KindController, OperationController
-from services.batch.collector import Collector, Sweeper
+from services.batch.collector import AT_ONCE, Collector, Sweeper
 from services.batch.domain import BATCHES, KINDS, WORKS, weight_of
 from services.batch.intake import Intake
 from services.batch.kinds_documents import DocumentController, DocumentDesk, RenderDocuments
@@ -48,16 +48,22 @@ async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIt
     visible = ReadYourWrites(batches, projected)
     templates = Aggregate(TEMPLATES, log, cache=CACHED)
     shelf = TemplateShelf(templates, log)
-    # What kinds execute is limited by their own timeouts.
     async with (
+        AsyncExitStack() as stack,
         platform.pool("batch") as pool,
-        platform.pool("batch", command_timeout=None) as for_kinds,
         Renderers() as renderers,
         Renderers(1) as checkers,  # of its own, so that nobody who saves a template waits for documents
     ):
         ours: Mapping[str, kinds.Kind[Any]] = {RenderDocuments.name: RenderDocuments(shelf, renderers)}
         installed = {name: ours.get(name) or kind() for name, kind in kinds.installed().items()}
-        collector = Collector(for_kinds, Requester(platform.client), works, batches, paused, installed, settings)
+        # To each its own, so that a slow kind takes no connection from another; limited by the kinds' own timeouts.
+        pools = {
+            name: await stack.enter_async_context(platform.pool("batch", command_timeout=None, max_size=AT_ONCE))
+            for name, kind in installed.items()
+            if kind.transactional
+        }
+        requester = Requester(platform.client)
+        collector = Collector(pool, pools, requester, works, batches, paused, installed, settings)
         listeners: Sequence[Listener[Any]] = (
             ReleaseBatch(batches, works),
             AbandonUpload(batches),

@@ -106,6 +106,7 @@ class Collector:
     def __init__(
         self,
         pool: asyncpg.Pool,
+        pools: Mapping[str, asyncpg.Pool],
         requests: Asks,
         works: Mapping[Priority, Works],
         batches: Batches,
@@ -113,7 +114,9 @@ class Collector:
         kinds: Mapping[str, Kind[msgspec.Struct]],
         settings: BatchSettings,
     ) -> None:
+        """`pools`: of each transactional kind by its name, with AT_ONCE connections; `pool`: for all else."""
         self._pool = pool
+        self._pools = pools
         self._requests = requests
         self._works = works
         self._batches = batches
@@ -191,13 +194,15 @@ class Collector:
         kind = self._kinds.get(name)
         if kind is None:
             log.warning("kind_not_installed", kind=name, operations=sum(waiting.size for waiting in taken))
+        done: list[engine.Turn] = []
         due: dict[int, engine.Due] = {}
         declined: dict[int, engine.Declined] = {}
         outdated: dict[int, list[Result]] = {}
         results: dict[int, list[Result]] = {}
         for place, (waiting, piece) in enumerate(zip(taken, pieces, strict=True)):
             if piece.run != waiting.run or not piece.left:
-                continue  # it is done already
+                done.append(engine.Turn(waiting.work_id, piece.run, piece.attempt))  # by one who was killed then
+                continue
             if piece.batch_id and cancelled[piece.batch_id]:
                 stopped = [Result(operation.number, "cancelled") for operation in piece.left]
                 declined[place] = engine.Declined(waiting.work_id, piece.run, piece.attempt + 1, stopped)
@@ -213,14 +218,17 @@ class Collector:
         recorded = await asyncio.gather(*(self._record(taken[n], pieces[n], results[n]) for n in results))
         for place, outcome in zip(results, recorded, strict=True):
             outcomes[place] = outcome
-        turns = [*due.items(), *declined.items()]
-        if on_the_log := [turn for place, turn in turns if not isinstance(outcomes[place], Unavailable)]:
-            await engine.forget(self._pool, on_the_log)
+        turns = [*(due.items() if name in self._pools else ()), *declined.items()]
+        done += [turn for place, turn in turns if not isinstance(outcomes[place], Unavailable)]
+        if done:
+            await engine.forget(self._pool, done)
         return outcomes
 
     async def _executed(self, kind: Kind[msgspec.Struct] | None, due: Sequence[engine.Due]) -> list[list[Result]]:
         """What came of the operations of pieces. Raises Unavailable."""
-        return await engine.execute(self._pool, kind, due, self._requests) if kind and due else []
+        if kind is None or not due:
+            return []
+        return await engine.execute(self._pools.get(kind.name, self._pool), kind, due, self._requests)
 
     def _due(self, kind: Kind[msgspec.Struct], waiting: Waiting, piece: Piece) -> tuple[engine.Due, list[Result]]:
         """What is to be executed of a piece; and what cannot be, as the kind has changed since it was taken in."""

@@ -57,7 +57,8 @@ BLAMELESS = (
 TIMEOUTS = 12
 """Timeouts that one `isolate` spends at most; what is left then is to be tried again."""
 
-LONGEST_ERROR = 1000
+LONGEST_BYTES = 1500
+"""Of JSON of what is told of an operation: 500 such are less than the 1 MB that a message of NATS may have."""
 
 
 class TooSlow(Exception):
@@ -212,12 +213,22 @@ def told(error: Exception) -> str:
             text = str(error)
         case _:
             text = f"{type(error).__name__}: {error}".removesuffix(": ")
-    return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 1] + "…"
+    return text
 
 
-def storable(text: str | None) -> str | None:
-    """A kind's text without what Postgres does not store: U+0000 and halves of characters."""
-    return text and text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+def bounded(text: str | None) -> str | None:
+    """A kind's text, cut to what 500 of fit into one event, without what Postgres does not store.
+
+    That is U+0000 and halves of characters.
+    """
+    if text is None:
+        return None
+    text = text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
+    for characters in (1000, 250):  # JSON writes one with 1 to 6 bytes
+        cut = text if len(text) <= characters else text[: characters - 1] + "…"
+        if len(_encode(cut)) <= LONGEST_BYTES:
+            break
+    return cut
 
 
 # Exactly once
@@ -422,11 +433,11 @@ def _result(number: int, answer: Answer, *, last: bool) -> Result | None:
     """What became of an operation for good, or None if it is to be tried again."""
     match answer:
         case Done(output):
-            return Result(number, output=storable(output))
+            return Result(number, output=bounded(output))
         case Refused(error):
-            return Result(number, "failed", storable(error))
+            return Result(number, "failed", bounded(error))
         case TryAgain(error):
-            return Result(number, "failed", storable(error)) if last else None
+            return Result(number, "failed", bounded(error)) if last else None
         case _:
             assert_never(answer)
 

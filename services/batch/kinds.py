@@ -51,7 +51,7 @@ class Task(msgspec.Struct, Generic[Op], frozen=True):
 
 
 class Done(msgspec.Struct, frozen=True):
-    """It is done; `output` is what there is to show for it: an id, an address."""
+    """It is done; `output` is what there is to show for it: an id, an address. It is cut after 1,000 characters."""
 
     output: str | None = None
 

@@ -113,7 +113,8 @@ class Office:
         named = {kind.name: kind for kind in kinds}
         batches, paused = Aggregate(BATCHES, self.log), Aggregate(KINDS, self.log)
         settings = BatchSettings(nats_url="", database_url="", batch_interval_ms=0)
-        collector = Collector(self._pool, Nobody(), works, batches, paused, named, settings)
+        pools = dict.fromkeys(named, self._pool)
+        collector = Collector(self._pool, pools, Nobody(), works, batches, paused, named, settings)
         await collector.execute("normal", self.work_id, "records.insert", 1, 3)
 
     async def die(self, kind: Kind[Any]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from common.events import Event, OperationsExecuted, WorkCounted, type_of
 from common.runtime import Platform
 from common.topology import CONSUMERS
+from services.batch.collector import AT_ONCE
 from services.batch.domain import operation_id_of, work_id_of
 from tests.harness import Fate, Judge, Proxy, ServiceProcess, eventually
 from tests.system.test_batch import CSV, Office
@@ -50,6 +51,12 @@ class MakeEntries(Kind[Entry]):
             [task.what.number for task in operations],
         )
         return [Done(str(task.what.number)) for task in operations]
+
+
+class AddEntries(MakeEntries):
+    """The same by another name."""
+
+    name = "entries.add"
 '''
 
 # Who has a piece of work and waits for a table, and who of them has written an entry.
@@ -124,7 +131,9 @@ def installed(home: Path) -> Path:
     about.mkdir(parents=True)
     (package / "entries.py").write_text(PLUGIN)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: entries\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[boxoffice.batch_kinds]\nentries.make = entries:MakeEntries\n")
+    (about / "entry_points.txt").write_text(
+        "[boxoffice.batch_kinds]\nentries.make = entries:MakeEntries\nentries.add = entries:AddEntries\n"
+    )
     return package
 
 
@@ -332,3 +341,28 @@ async def test_work_of_a_kind_that_is_not_installed_any_more_waits_and_can_be_ca
             assert (await office.ask("POST", f"/api/batches/{batch_id}/cancel")).status_code == 200
             assert (await office.over(str(batch_id), "CANCELLED"))["counts"]["cancelled"] == 2
             await eventually(ward.unsettled, 0, 60)
+
+
+async def test_kinds_that_hang_keep_no_other_from_its_work(ward: Ward) -> None:
+    rows = "number\n" + "".join(f"{number}\n" for number in range(8000))
+    hanging = "select count(distinct pid) from pg_locks where not granted and relation = 'batch_data.entries'::regclass"
+    async with httpx.AsyncClient(timeout=30) as http:
+        office = Office(ward.victim, http, ward.platform.settings.database_url)
+        async with holding(ward, "batch_data.entries", "access exclusive"):
+            slow = [await ward.submit(http, kind, rows) for kind in ("entries.make", "entries.add")]
+            await eventually(lambda: ward.see(hanging), 2 * AT_ONCE, 30)
+            fast = await ward.submit(http, "records.insert", "key,value\na,1\n")
+            await office.over(str(fast), "COMPLETED", 30)
+        for batch_id in slow:
+            await office.over(str(batch_id), "COMPLETED", 60)
+
+
+async def test_long_refusals_of_many_operations_are_told(ward: Ward) -> None:
+    key = "\U000e0001" * 190
+    rows = "key,value\n" + "".join(f"{key}{number},1\n" for number in range(500))
+    async with httpx.AsyncClient(timeout=30) as http:
+        office = Office(ward.victim, http, ward.platform.settings.database_url)
+        for status in ("COMPLETED", "FAILED"):
+            batch_id = await ward.submit(http, "records.insert", rows)
+            over = await office.over(str(batch_id), status, 30)
+        assert over["counts"]["failed"] == 500

@@ -7,13 +7,15 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from common.errors import Conflict, Unavailable
-from services.batch.engine import TIMEOUTS, Isolated, isolate, told
+from common.events import Result
+from services.batch.engine import TIMEOUTS, Isolated, bounded, isolate, told
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, TryAgain, Work
 from services.batch.kinds_records import Record
 
@@ -308,8 +310,19 @@ async def test_what_nobody_foresaw_is_told_briefly_and_logged_once_with_its_orig
     ]
 
 
-def test_an_error_is_told_in_a_bounded_text() -> None:
-    assert len(told(Conflict("x" * 100_000))) == 1000
+@pytest.mark.parametrize(
+    ("text", "characters"),
+    [("ok", 2), ("x" * 5000, 1000), ("ü" * 5000, 250), ("\U000e0001" * 5000, 250), ("\x01" * 5000, 250), ("\0" * 9, 9)],
+)
+def test_what_is_told_of_500_operations_fits_into_an_event(text: str, characters: int) -> None:
+    cut = bounded(text)
+    assert cut is not None
+    assert len(cut) == characters
+    assert 500 * len(msgspec.json.encode(Result(1_000_000, "failed", error=cut))) < 1_000_000
+    assert "\0" not in cut
+
+
+def test_an_error_without_a_text_is_told_by_its_kind() -> None:
     assert told(KeyError()) == "KeyError"
 
 
