@@ -415,7 +415,12 @@ async def _results(kind: Kind[Any], work: Work, savepoint: Savepoint, due: Seque
     tasks = [task for piece in due for task in piece.tasks]
     answers: list[Answer] = []
     for start in range(0, len(tasks), kind.limit):
-        isolated = await isolate(kind, work, tasks[start : start + kind.limit], savepoint)
+        try:
+            isolated = await isolate(kind, work, tasks[start : start + kind.limit], savepoint)
+        except Unavailable:
+            if kind.transactional or not answers:
+                raise
+            break  # what another service did is told, lest a cancel calls it cancelled; the rest comes again
         BISECT_DEPTH.labels(kind.name).observe(isolated.depth)
         answers += isolated.answers
     answer = iter(answers)
@@ -423,13 +428,13 @@ async def _results(kind: Kind[Any], work: Work, savepoint: Savepoint, due: Seque
         [
             result
             for number in piece.numbers
-            if (result := _result(number, next(answer), last=piece.attempt >= kind.attempts))
+            if (result := _result(number, next(answer, None), last=piece.attempt >= kind.attempts))
         ]
         for piece in due
     ]
 
 
-def _result(number: int, answer: Answer, *, last: bool) -> Result | None:
+def _result(number: int, answer: Answer | None, *, last: bool) -> Result | None:
     """What became of an operation for good, or None if it is to be tried again."""
     match answer:
         case Done(output):
@@ -438,6 +443,8 @@ def _result(number: int, answer: Answer, *, last: bool) -> Result | None:
             return Result(number, "failed", bounded(error))
         case TryAgain(error):
             return Result(number, "failed", bounded(error)) if last else None
+        case None:
+            return None
         case _:
             assert_never(answer)
 

@@ -434,6 +434,23 @@ async def test_a_kind_without_transaction_is_isolated_outside_of_the_database(ho
         ]
 
 
+async def test_what_another_service_did_before_it_went_away_is_told(home: Path) -> None:
+    class Elsewhere(ReserveSeats):
+        transactional = False
+        limit = 2
+
+        async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:  # noqa: ARG002
+            if any(task.what.number < 0 for task in operations):
+                raise Unavailable("it is gone")
+            return [Done("listed")] * len(operations)
+
+    async with asyncpg.create_pool(f"postgresql:///postgres?host={home}", min_size=0) as nobody:
+        told = await execute(nobody, Elsewhere(), [seats(1, 2, -1), seats(3)])
+        assert told == [[Result(1, output="listed"), Result(2, output="listed")], []]
+        with pytest.raises(Unavailable):
+            await execute(nobody, Elsewhere(), [seats(-1, 2, 3)])
+
+
 # Records
 
 
