@@ -23,7 +23,8 @@ from services.batch.domain import (
     Works,
     work_id_of,
 )
-from services.batch.upload import Pieces
+from services.batch.kinds import Kind
+from services.batch.upload import MANY, Pieces
 
 AT_ONCE = 8
 """Pieces that are on their way to the log at a time; reading goes on meanwhile, so this also bounds memory."""
@@ -47,9 +48,12 @@ class Wanted(msgspec.Struct, frozen=True):
 class Intake:
     """Takes in batches."""
 
-    def __init__(self, batches: VisibleBatches, works: Mapping[Priority, Works]) -> None:
+    def __init__(
+        self, batches: VisibleBatches, works: Mapping[Priority, Works], kinds: Mapping[str, Kind[msgspec.Struct]]
+    ) -> None:
         self._batches = batches
         self._works = works
+        self._kinds = kinds
 
     async def take_in(self, wanted: Wanted, blocks: Blocks) -> UUID:
         """Take in a batch; its id. Raises Invalid for what cannot be read (with the batch's id where it was opened).
@@ -78,7 +82,8 @@ class Intake:
         self, batch_id: UUID, wanted: Wanted, first: tuple[list[Operation], list[RefusedRow]], blocks: Blocks
     ) -> tuple[int, int]:
         """Put operations on the log as they come; how many there were, and in how many pieces."""
-        pieces, refused = Pieces(), list[RefusedRow]()
+        # A piece is executed in one transaction, which is then no larger than its kind wants it.
+        pieces, refused = Pieces(min(MANY, self._kinds[wanted.kind].limit)), list[RefusedRow]()
         operations = works = 0
         under_way: set[asyncio.Task[object]] = set()
         good, bad = first

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import json
 import os
 import sys
 from collections import Counter
@@ -19,9 +20,12 @@ import pytest
 
 from common.clock import now
 from common.errors import NotFound
+from common.events import OperationsAdded
 from common.requests import Requester
 from common.requests.batch import Operations
 from common.runtime import Platform
+from services.batch.domain import work_id_of
+from services.batch.kinds_documents import RenderDocuments
 from services.batch.kinds_records import Record
 from tests.harness import ServiceProcess, eventually
 
@@ -29,6 +33,7 @@ ADA = {"Authorization": "Bearer dev:ada"}
 EVE = {"Authorization": "Bearer dev:eve"}
 OPERATOR = {"Authorization": "Bearer dev:operator"}
 CSV = {"Content-Type": "text/csv"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
 RECORDS = {"kind": "records.insert"}
 KEYS = "select key from batch_data.records where owner = 'ada'"
 
@@ -208,6 +213,25 @@ async def test_operations_come_as_json_too_and_one_by_one(office: Office) -> Non
         await eventually(status, "succeeded")
         assert (await office.ask("GET", path, who=EVE)).status_code == 404
     assert sorted(await office.keys()) == sorted(["j0", "j1", "j2", *(f"s{n}" for n in range(20))])
+
+
+async def test_a_batch_is_cut_into_pieces_that_its_kind_executes_in_one_transaction(
+    office: Office, platform: Platform
+) -> None:
+    kind, documents = RenderDocuments.name, [{"template_id": str(uuid4())}] * 120
+    later = {"kind": kind, "run_at": "2099-01-01T00:00:00Z"}
+    asked: list[dict[str, Any]] = [
+        {"json": later | {"operations": documents}},
+        {"params": later, "content": "\n".join(map(json.dumps, documents)), "headers": NDJSON},
+    ]
+    for request in asked:
+        answer = await office.ask("POST", "/api/batches", **request)
+        assert answer.status_code == 202, answer.text
+        batch_id = UUID(answer.json()["id"])
+        pieces = [await platform.event_log.read(f"batch.normal.{work_id_of(batch_id, n)}") for n in range(4)]
+        added = [piece[0].event for piece in pieces if piece]
+        sizes = [len(event.operations) for event in added if isinstance(event, OperationsAdded)]
+        assert sizes == [RenderDocuments.limit, RenderDocuments.limit, 120 - 2 * RenderDocuments.limit]
 
 
 async def test_a_batch_waits_for_its_time_and_may_be_cancelled_before(office: Office) -> None:
