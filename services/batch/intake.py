@@ -55,17 +55,21 @@ class Intake:
         self._works = works
         self._kinds = kinds
 
-    async def take_in(self, wanted: Wanted, blocks: Blocks) -> UUID:
+    async def take_in(self, wanted: Wanted, blocks: Blocks, batch_id: UUID | None = None) -> UUID:
         """Take in a batch; its id. Raises Invalid for what cannot be read (with the batch's id where it was opened).
 
-        If it breaks off, whatever the reason, nothing of the batch runs.
+        If it breaks off, whatever the reason, nothing of the batch runs. If there is a batch of this id, or somebody
+        else takes one in, nothing is taken in; Invalid then says if it is another, Conflict if it was abandoned.
         """
         first = await anext(blocks)  # what cannot be read at all opens no batch
-        batch_id = new_id()
+        batch_id = batch_id or new_id()
         opened = OpenBatch(
             batch_id, wanted.kind, wanted.user_id, wanted.priority, wanted.on_invalid, wanted.run_at, now()
         )
-        await self._batches.handle(batch_id, opened, new=True)
+        if not (await self._batches.handle(batch_id, opened, new=True)).events:
+            async for _ in blocks:
+                pass  # many a client reads no answer before all that it sends is read
+            return batch_id
         try:
             operations, works = await self._add(batch_id, wanted, first, blocks)
         except BaseException as error:
