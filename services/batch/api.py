@@ -319,7 +319,7 @@ class KindController(Controller):
     middleware = (RequiresUser(),)
     security = BEARER
 
-    @get("/", responses=problems(401, 503))
+    @get("/", responses=problems(400, 401, 503))
     async def list(self, desk: NamedDependency[BatchDesk]) -> list[KindView]:
         """Which kinds there are, and what their operations hold."""
         return [await view(desk, name) for name in sorted(desk.kinds)]
