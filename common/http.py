@@ -27,7 +27,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.auth import Authenticator
 from common.clock import new_id
-from common.problems import BODY_LIMIT, TELL, JsonRequest
+from common.problems import BODY_LIMIT, TELL, JsonRequest, refuse_unknown_parameters
 from common.runtime import Service, running
 from common.settings import Settings
 from common.telemetry import REQUESTS, Cause, cause
@@ -212,6 +212,7 @@ def create_app(
             assets,
             *(route for service in services for route in service.routes),
         ],
+        before_request=refuse_unknown_parameters,
         exception_handlers=TELL,
         request_class=JsonRequest,
         plugins=[StructSchemas()],

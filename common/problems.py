@@ -14,7 +14,7 @@ from litestar import Request, Response
 from litestar.enums import ParamType
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
-from litestar.params import ParameterKwarg
+from litestar.params import ParameterKwarg, QueryParameter
 from msgspec import inspect
 
 from common.errors import (
@@ -121,6 +121,22 @@ class JsonRequest(Request[Any, Any, Any]):
         data = self.route_handler.parsed_data_field
         assert data is not None, "only a handler with `data` is asked for it"
         return parsed(await self.body(), data.annotation)
+
+
+async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
+    """Refuse a query parameter that a documented handler does not take: who sends it means something by it.
+
+    Raises BadRequest.
+    """
+    handler = request.route_handler
+    if not request.scope["query_string"] or not handler.resolve_include_in_schema():
+        return
+    declared = {name: each.kwarg_definition for name, each in handler.parsed_fn_signature.parameters.items()}
+    known = {one.name or name for name, one in declared.items() if isinstance(one, QueryParameter)}
+    for name, value in request.query_params.items():
+        if name not in known:
+            there_are = f"there are {', '.join(sorted(known))}" if known else "there are none here"
+            raise BadRequest(FieldProblem(clipped(name), f"There is no such parameter; {there_are}", shown(value)))
 
 
 def parsed(body: bytes, kind: Any) -> Any:

@@ -12,7 +12,7 @@ from common.requests import Asks, Endpoint
 
 
 class NewOperation(msgspec.Struct, frozen=True, kw_only=True):
-    """An operation to be. The same `request_id` again is the same operation.
+    """An operation to be. The same `request_id` again is the same operation, or refused.
 
     `user_id`: who wants it, and whose rights count; `run_at`: not before.
     """
@@ -43,7 +43,8 @@ class OperationState(msgspec.Struct, frozen=True):
 
 
 CREATE_OPERATION = Endpoint("batch", "create_operation", NewOperation, OperationState)
-"""Raises Invalid for an unknown kind, or a payload that is none of it."""
+"""Raises Invalid for a payload that is none of its kind and a `request_id` that was used for another, NotFound for an
+unknown kind."""
 
 GET_OPERATION = Endpoint("batch", "get_operation", WantedOperation, OperationState)
 """Raises NotFound, also for an operation of somebody else's."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import asyncpg
 import msgspec
@@ -17,10 +17,11 @@ from litestar.response import Stream
 from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
-from common.clock import new_id, now
+from common.clock import now
 from common.errors import Forbidden
 from common.events import Outcome, Priority
 from common.http import BEARER, LOCATION_HEADER
+from common.idempotency import IdempotencyKey, request_id_of
 from common.paging import Cursor
 from common.problems import BODY_LIMIT, BadRequest, FieldProblem, parsed, problems, shown
 from services.batch import read_model, report
@@ -149,7 +150,7 @@ class BatchController(Controller):
         status_code=202,
         request_max_body_size=UPLOAD_LIMIT,
         operation_class=SubmitOperation,
-        responses=problems(400, 401, 404, 413, 415, 422, 503),
+        responses=problems(400, 401, 404, 409, 413, 415, 422, 503),
         response_headers=[LOCATION_HEADER],
     )
     async def submit(
@@ -160,10 +161,16 @@ class BatchController(Controller):
         priority: Annotated[Priority, QueryParameter()] = "normal",
         run_at: MomentText = None,
         on_invalid: Annotated[OnInvalid, QueryParameter()] = "skip",
+        idempotency_key: IdempotencyKey = None,
     ) -> Response[BatchView]:
         """Hand in operations: as JSON, or as a file (text/csv with a header, application/x-ndjson), which is streamed.
 
         With a file, `kind` and the options are query parameters; with JSON they are in the body.
+
+        With an `Idempotency-Key` that was used before, the answer is the batch of that time as it is now, also while
+        its upload is still under way, and nothing is taken in; the rows are not compared. With another kind or other
+        options it is 422. If that upload broke off, or its file could not be read to the end, it is 409: nothing of it
+        ran, and it is to be handed in with a new key.
         """
         blocks: Blocks
         start_at = moment(run_at)
@@ -181,7 +188,8 @@ class BatchController(Controller):
             allowed = ", ".join(("application/json", *MEDIA_TYPES))
             got = shown(request.headers.get("content-type", "none"))
             raise HTTPException(status_code=415, detail=f"Content-Type: One of {allowed} is needed, got {got}")
-        batch_id = await desk.intake.take_in(wanted, blocks)
+        named = uuid5(request_id_of(request.user.id, idempotency_key), "batch") if idempotency_key else None
+        batch_id = await desk.intake.take_in(wanted, blocks, named)
         batch = await desk.batch(batch_id, request.user.id)
         return Response(batch, status_code=202, headers={"Location": f"/api/batches/{batch_id}"})
 
@@ -278,11 +286,20 @@ class OperationController(Controller):
         "/", status_code=202, responses=problems(400, 401, 404, 413, 415, 422, 503), response_headers=[LOCATION_HEADER]
     )
     async def create(
-        self, data: JSONBody[NewOperation], request: UserRequest, desk: NamedDependency[BatchDesk]
+        self,
+        data: JSONBody[NewOperation],
+        request: UserRequest,
+        desk: NamedDependency[BatchDesk],
+        idempotency_key: IdempotencyKey = None,
     ) -> Response[OperationView]:
-        """Have one operation executed, soon and with others."""
+        """Have one operation executed, soon and with others.
+
+        With an `Idempotency-Key` that was used before, the answer is the operation of that time as it is now; if the
+        request is not the same, 422.
+        """
+        request_id = request_id_of(request.user.id, idempotency_key) if idempotency_key else None
         created = await desk.singles.create(
-            new_id(), request.user.id, data.kind, data.payload, data.priority, data.run_at
+            request_id, request.user.id, data.kind, data.payload, data.priority, data.run_at
         )
         return Response(created, status_code=202, headers={"Location": f"/api/operations/{created.id}"})
 
@@ -302,7 +319,7 @@ class KindController(Controller):
     middleware = (RequiresUser(),)
     security = BEARER
 
-    @get("/", responses=problems(401, 503))
+    @get("/", responses=problems(400, 401, 503))
     async def list(self, desk: NamedDependency[BatchDesk]) -> list[KindView]:
         """Which kinds there are, and what their operations hold."""
         return [await view(desk, name) for name in sorted(desk.kinds)]

@@ -73,7 +73,7 @@ async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIt
             CountWorkDone(batches),
         )
         singles = Singles(works, visible, installed, pool)
-        desk = BatchDesk(visible, singles, paused, Intake(visible, works), installed, pool, settings)
+        desk = BatchDesk(visible, singles, paused, Intake(visible, works, installed), installed, pool, settings)
         things = given(
             desk=desk,
             template_desk=TemplateDesk(ReadYourWrites(templates, projected), shelf, checkers, pool),

@@ -46,10 +46,13 @@ PAUSED_SECONDS = 2.0
 """How often a piece of a paused kind looks whether it may go on."""
 
 FAIR = 8
-"""Of so many statements one begins with what has waited longest: low is slow, and never starves."""
+"""Of so many statements one takes what has waited longest: low is slow, and never starves."""
 
 AT_ONCE = 8
 """Statements of a kind under way in a process: some are made or told of while another is executed."""
+
+SLOTS: Mapping[Priority, int] = {"high": AT_ONCE, "normal": AT_ONCE - 1, "low": AT_ONCE - 2}
+"""One of each priority begins only while fewer than these are under way: what is low never has all the room."""
 
 
 class Waiting(msgspec.Struct, eq=False):
@@ -64,10 +67,11 @@ class Waiting(msgspec.Struct, eq=False):
 
 
 class Queue(msgspec.Struct, eq=False):
-    """What waits of one kind, by priority."""
+    """What waits of one kind, by priority. `under_way`: the priorities of the statements that are executed now."""
 
     waiting: dict[Priority, deque[Waiting]]
     filled: asyncio.Event
+    under_way: list[Priority] = []
     workers: int = 0
     turn: int = 0
 
@@ -76,19 +80,34 @@ class Queue(msgspec.Struct, eq=False):
         """Operations that wait."""
         return sum(piece.size for pieces in self.waiting.values() for piece in pieces)
 
+    def wants_worker(self, priority: Priority) -> bool:
+        """Whether a piece of this priority is not to wait for the workers that there are."""
+        if self.workers >= SLOTS[priority]:
+            return False
+        if self.workers == 0 or self.filled.is_set():
+            return True
+        lowest = max(map(PRIORITIES.index, self.under_way), default=0)
+        return len(self.under_way) == self.workers and PRIORITIES.index(priority) < lowest
+
     def take(self, limit: int) -> list[Waiting]:
-        """The next pieces, as many as one statement of `limit` operations takes, and one at least."""
+        """The next pieces of one priority, as many as one statement of `limit` operations takes, and one at least.
+
+        None if nothing waits that may begin now. Priorities are not mixed: the statement ends for all at once.
+        """
+        order = [
+            priority for priority in PRIORITIES if self.waiting[priority] and len(self.under_way) < SLOTS[priority]
+        ]
+        if not order:
+            return []
         self.turn += 1
-        order = [priority for priority in PRIORITIES if self.waiting[priority]]
         if self.turn % FAIR == 0:
             order.sort(key=lambda priority: self.waiting[priority][0].since)
-        taken: list[Waiting] = []
-        room = limit
-        for priority in order:
-            pieces = self.waiting[priority]
-            while pieces and (pieces[0].size <= room or not taken):
-                taken.append(pieces.popleft())
-                room -= taken[-1].size
+        pieces = self.waiting[order[0]]
+        taken = [pieces.popleft()]
+        room = limit - taken[0].size
+        while pieces and pieces[0].size <= room:
+            taken.append(pieces.popleft())
+            room -= taken[-1].size
         return taken
 
 
@@ -139,7 +158,7 @@ class Collector:
         queue.waiting[priority].append(piece)
         if not queue.filled.is_set() and queue.size >= self._limit:
             queue.filled.set()
-        if queue.workers < AT_ONCE and (queue.workers == 0 or queue.filled.is_set()):
+        if queue.wants_worker(priority):
             queue.workers += 1
             task = asyncio.create_task(self._work(kind, queue))
             self._tasks.add(task)
@@ -147,7 +166,7 @@ class Collector:
         await piece.done
 
     async def _work(self, kind: str, queue: Queue) -> None:
-        """Execute what waits of a kind until nothing does."""
+        """Execute what waits of a kind until nothing does that may begin; what may not, others come back for."""
         try:
             while queue.size:
                 if queue.size < self._limit:
@@ -158,10 +177,15 @@ class Collector:
                     except TimeoutError:
                         pass
                 taken = queue.take(min(self._limit, self._kinds[kind].limit) if kind in self._kinds else self._limit)
+                if not taken:
+                    break
                 for piece in taken:
                     QUEUE_AGE.labels(piece.priority).observe(asyncio.get_running_loop().time() - piece.since)
-                if taken:
+                queue.under_way.append(taken[0].priority)
+                try:
                     await self._settle(kind, taken)
+                finally:
+                    queue.under_way.remove(taken[0].priority)
         finally:
             queue.workers -= 1
 

@@ -9,7 +9,7 @@ import msgspec
 from rpds import HashTrieMap
 
 from common.aggregate import Aggregate, Decider
-from common.errors import Conflict, NotFound
+from common.errors import Conflict, Invalid, NotFound
 from common.events import (
     BatchCancelled,
     BatchCompleted,
@@ -49,7 +49,10 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A batch as its events leave it. `counted`: the pieces of work that are done with, by number."""
+    """A batch as its events leave it. `counted`: the pieces of work that are done with, by number.
+
+    `abandoned`: its upload came to no end.
+    """
 
     id: UUID | None = None
     kind: str = ""
@@ -59,6 +62,7 @@ class Batch(msgspec.Struct, frozen=True):
     run_at: datetime | None = None
     status: Status = "PENDING"
     submitted: bool = False
+    abandoned: bool = False
     cancelled: bool = False
     operations: int = 0
     works: int = 0
@@ -83,6 +87,8 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class OpenBatch(msgspec.Struct, frozen=True):
+    """The same id again is the same batch."""
+
     batch_id: UUID
     kind: str
     user_id: str
@@ -139,7 +145,9 @@ BatchCommand = OpenBatch | RefuseRows | SubmitBatch | AbandonBatch | StartBatch 
 def decide_batch(command: BatchCommand, batch: Batch) -> list[BatchLifecycle]:
     match command:
         case OpenBatch(batch_id, kind, user_id, priority, on_invalid, run_at, at):
-            return [] if batch.id else [BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at)]
+            if batch.id:
+                return opened_before(command, batch)
+            return [BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at)]
         case RefuseRows(rows, at):
             return [RowsRefused(found(batch), list(rows), at)] if not (batch.submitted or batch.is_over) else []
         case SubmitBatch(operations, works, at):
@@ -158,6 +166,22 @@ def decide_batch(command: BatchCommand, batch: Batch) -> list[BatchLifecycle]:
             return [retried(batch.owned_by(user_id), at)]
         case _:
             assert_never(command)
+
+
+def opened_before(command: OpenBatch, batch: Batch) -> list[BatchLifecycle]:
+    """Nothing. Raises Invalid where it is another batch, Conflict where it comes to nothing."""
+    wanted = (command.kind, command.user_id, command.priority, command.on_invalid, command.run_at)
+    if wanted != (batch.kind, batch.user_id, batch.priority, batch.on_invalid, batch.run_at):
+        raise used_for_another("batch")
+    if batch.abandoned:
+        detail = "The upload with this Idempotency-Key came to no end, and nothing of it ran; take a new key."
+        raise Conflict(detail, batch_id=command.batch_id)
+    return []
+
+
+def used_for_another(thing: str) -> Invalid:
+    """Why a request with a key, or an id of a request, that was used before is refused."""
+    return Invalid(f"Idempotency-Key: Used for another {thing}; take a new one", field="Idempotency-Key")
 
 
 def found(batch: Batch) -> UUID:
@@ -244,8 +268,8 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
             return msgspec.structs.replace(batch, status="RUNNING", run=run, counted=left)
         case BatchCompleted(status=status):
             return msgspec.structs.replace(batch, status=status)
-        case BatchFailed():
-            return msgspec.structs.replace(batch, status="FAILED")
+        case BatchFailed(reason=reason):
+            return msgspec.structs.replace(batch, status="FAILED", abandoned=reason == "abandoned")
         case _:
             assert_never(event)
 
@@ -332,7 +356,7 @@ def decide_work(command: WorkCommand, piece: Piece) -> list[WorkEvent]:
     match command:
         case AddOperations(work_id, batch_id, work, kind, user_id, operations, at, released, run_at):
             if piece.id:
-                return []
+                return added_before(command, piece)
             return [OperationsAdded(work_id, batch_id, work, kind, user_id, list(operations), at, released, run_at)]
         case ReleaseWork(run, at):
             if piece.id is None or piece.batch_id is None or run <= piece.run:
@@ -345,6 +369,15 @@ def decide_work(command: WorkCommand, piece: Piece) -> list[WorkEvent]:
             return [executed(piece, attempt, results, at)]
         case _:
             assert_never(command)
+
+
+def added_before(command: AddOperations, piece: Piece) -> list[WorkEvent]:
+    """Nothing. Raises Invalid where the operations are others."""
+    if (command.kind, command.user_id, command.run_at) != (piece.kind, piece.user_id, piece.run_at):
+        raise used_for_another("operation")
+    if list(command.operations) != list(piece.operations):
+        raise used_for_another("operation")
+    return []
 
 
 def executed(piece: Piece, attempt: int, results: Sequence[Result], at: datetime) -> OperationsExecuted:

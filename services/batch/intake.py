@@ -23,7 +23,8 @@ from services.batch.domain import (
     Works,
     work_id_of,
 )
-from services.batch.upload import Pieces
+from services.batch.kinds import Kind
+from services.batch.upload import MANY, Pieces
 
 AT_ONCE = 8
 """Pieces that are on their way to the log at a time; reading goes on meanwhile, so this also bounds memory."""
@@ -47,21 +48,28 @@ class Wanted(msgspec.Struct, frozen=True):
 class Intake:
     """Takes in batches."""
 
-    def __init__(self, batches: VisibleBatches, works: Mapping[Priority, Works]) -> None:
+    def __init__(
+        self, batches: VisibleBatches, works: Mapping[Priority, Works], kinds: Mapping[str, Kind[msgspec.Struct]]
+    ) -> None:
         self._batches = batches
         self._works = works
+        self._kinds = kinds
 
-    async def take_in(self, wanted: Wanted, blocks: Blocks) -> UUID:
+    async def take_in(self, wanted: Wanted, blocks: Blocks, batch_id: UUID | None = None) -> UUID:
         """Take in a batch; its id. Raises Invalid for what cannot be read (with the batch's id where it was opened).
 
-        If it breaks off, whatever the reason, nothing of the batch runs.
+        If it breaks off, whatever the reason, nothing of the batch runs. If there is a batch of this id, or somebody
+        else takes one in, nothing is taken in; Invalid then says if it is another, Conflict if it was abandoned.
         """
         first = await anext(blocks)  # what cannot be read at all opens no batch
-        batch_id = new_id()
+        batch_id = batch_id or new_id()
         opened = OpenBatch(
             batch_id, wanted.kind, wanted.user_id, wanted.priority, wanted.on_invalid, wanted.run_at, now()
         )
-        await self._batches.handle(batch_id, opened, new=True)
+        if not (await self._batches.handle(batch_id, opened, new=True)).events:
+            async for _ in blocks:
+                pass  # many a client reads no answer before all that it sends is read
+            return batch_id
         try:
             operations, works = await self._add(batch_id, wanted, first, blocks)
         except BaseException as error:
@@ -78,7 +86,8 @@ class Intake:
         self, batch_id: UUID, wanted: Wanted, first: tuple[list[Operation], list[RefusedRow]], blocks: Blocks
     ) -> tuple[int, int]:
         """Put operations on the log as they come; how many there were, and in how many pieces."""
-        pieces, refused = Pieces(), list[RefusedRow]()
+        # A piece is executed in one transaction, which is then no larger than its kind wants it.
+        pieces, refused = Pieces(min(MANY, self._kinds[wanted.kind].limit)), list[RefusedRow]()
         operations = works = 0
         under_way: set[asyncio.Task[object]] = set()
         good, bad = first

@@ -98,6 +98,11 @@ class Kind(ABC, Generic[Op]):
     again for the same `Task.id`, and must then answer the same and make nothing twice. `tables`: what `boxoffice
     migrate` runs for it, safe to repeat (`create table if not exists ...`).
 
+    `limit` is also how many operations a transaction takes at most: progress is told, a batch is cancelled, and what a
+    crash undoes is repeated, by so many. A slow kind takes few, then. A batch is cut into pieces of `limit` (500 at
+    most), each of which costs four events, and a place in the memory of its batch, however small it is: with a `limit`
+    below 10, batches are best kept below 100,000 operations.
+
     `operation`: what its rows are checked against. Beware of a union of a list or dict and a `str` with limits in it:
     msgspec 0.22 crashes on one.
     """

@@ -413,13 +413,17 @@ class JsonRows(Rows[bytes]):
         return "The file is empty: it needs a JSON object on a line for each operation."
 
 
+MANY = 500
+"""Operations in a piece of work at most."""
+
+
 class Pieces:
     """Cuts operations, as they come, into pieces: at most `many` of them and `size` bytes of payload each.
 
     An operation that alone is larger than `size` is a piece by itself.
     """
 
-    def __init__(self, many: int = 500, size: int = 512 * 1024) -> None:
+    def __init__(self, many: int = MANY, size: int = 512 * 1024) -> None:
         self.many = many
         self.size = size
         self._piece: list[Operation] = []

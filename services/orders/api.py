@@ -8,13 +8,14 @@ import asyncpg
 import msgspec
 from litestar import Controller, Response, delete, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.errors import Invalid
 from common.http import BEARER, LOCATION_HEADER
+from common.idempotency import IdempotencyKey, request_id_of
 from common.paging import Cursor
 from common.problems import problems
 from services.orders import read_model
@@ -23,20 +24,6 @@ from services.orders.listeners import KeepOrderBook
 from services.orders.payments import Gateway, VisibleOrders, pay
 from services.orders.read_model import OrderPage, OrderView
 from services.orders.settings import OrdersSettings
-
-REQUESTS = UUID("6f2d3c55-5d0e-5f6b-9a53-0d6a5b1f7c11")
-"""The namespace of the ids that are made from Idempotency-Keys."""
-
-IdempotencyKey = Annotated[
-    str | None,
-    HeaderParameter(
-        name="Idempotency-Key",
-        min_length=1,
-        max_length=128,
-        pattern=r"^[!-~]+(?!\n)$",
-        description="1 to 128 visible ASCII characters. The same key and body again tell of the same order",
-    ),
-]
 
 
 class NewOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,7 +85,7 @@ class OrderController(Controller):
         """Reserve seats for a while."""
         order_id, request_id = new_id(), None
         if idempotency_key is not None:
-            request_id = uuid5(REQUESTS, f"{request.user.id} {idempotency_key}")
+            request_id = request_id_of(request.user.id, idempotency_key)
             order_id = uuid5(request_id, str(data.ticket_id))
             known = await read_model.order_of_request(desk.pool, request_id)
             if known is not None and known.ticket_id != data.ticket_id:

@@ -1,7 +1,9 @@
 """Collecting pieces of work and telling what became of them, also when workers die, batches end and kinds are gone."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
+from uuid import UUID
 
 import asyncpg
 import msgspec
@@ -13,11 +15,11 @@ from common.aggregate import Aggregate
 from common.clock import new_id, now
 from common.errors import Retry, Unavailable
 from common.event_log import Draft
-from common.events import Operation, OperationsExecuted, Result
+from common.events import Operation, OperationsExecuted, Priority, Result
 from common.memory_log import MemoryLog
 from common.requests import Endpoint
 from services.batch import engine
-from services.batch.collector import Collector
+from services.batch.collector import AT_ONCE, Collector
 from services.batch.domain import (
     BATCHES,
     KINDS,
@@ -83,6 +85,20 @@ class NotYet(Insert):
         return [answers.get(task, TryAgain("not yet")) for task in operations]
 
 
+class Held(Insert):
+    """Records; those of Ada's wait until they may go on."""
+
+    def __init__(self) -> None:
+        self.begun = asyncio.Event()
+        self.may_go_on = asyncio.Event()
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+        if operations[0].user_id == "ada":
+            self.begun.set()
+            await self.may_go_on.wait()
+        return await super().execute_many(work, operations)
+
+
 DONE = {1: Result(1, output="a"), 2: Result(2, output="b"), 3: Result(3, output="c")}
 
 
@@ -109,13 +125,24 @@ class Office:
 
     async def work(self, *kinds: Kind[Any]) -> None:
         """Execute the piece as a worker that was started just now. Raises what the worker raises."""
+        await self.collector(*kinds).execute("normal", self.work_id, "records.insert", 1, 3)
+
+    def collector(self, *kinds: Kind[Any]) -> Collector:
+        """One that was started just now."""
         works = {priority: Aggregate(decider, self.log) for priority, decider in WORKS.items()}
         named = {kind.name: kind for kind in kinds}
         batches, paused = Aggregate(BATCHES, self.log), Aggregate(KINDS, self.log)
         settings = BatchSettings(nats_url="", database_url="", batch_interval_ms=0)
         pools = dict.fromkeys(named, self._pool)
-        collector = Collector(self._pool, pools, Nobody(), works, batches, paused, named, settings)
-        await collector.execute("normal", self.work_id, "records.insert", 1, 3)
+        return Collector(self._pool, pools, Nobody(), works, batches, paused, named, settings)
+
+    async def add(self, priority: Priority, user_id: str) -> UUID:
+        """A piece of one operation that belongs to no batch; its id."""
+        work_id = new_id()
+        row = Operation(1, Raw(msgspec.json.encode(Record(str(work_id), "v"))))
+        added = AddOperations(work_id, None, 0, "records.insert", user_id, [row], now(), True)
+        await Aggregate(WORKS[priority], self.log).handle(work_id, added)
+        return work_id
 
     async def die(self, kind: Kind[Any]) -> None:
         """Work, and die between the commit and the append of the results."""
@@ -152,6 +179,23 @@ async def office(pool: asyncpg.Pool) -> Office:
     office = Office(pool)
     await office.submit()
     return office
+
+
+@pytest.mark.parametrize(("low", "size"), [(1, 1), (2 * AT_ONCE, 1000)])  # one worker; as many as there may be
+async def test_high_work_is_executed_while_low_work_is_held_up(office: Office, low: int, size: int) -> None:
+    kind = Held()
+    collector = office.collector(kind)
+    slow = [
+        asyncio.create_task(collector.execute("low", await office.add("low", "ada"), kind.name, 1, size))
+        for _ in range(low)
+    ]
+    await asyncio.wait_for(kind.begun.wait(), 20)
+    high = await office.add("high", "eve")
+    await asyncio.wait_for(collector.execute("high", high, kind.name, 1, 1), 20)
+    assert (await Aggregate(WORKS["high"], office.log).load(high)).state.result(1)
+    assert not any(each.done() for each in slow)
+    kind.may_go_on.set()
+    await asyncio.wait_for(asyncio.gather(*slow), 20)
 
 
 async def test_what_a_worker_had_executed_when_it_died_is_told_although_the_batch_was_cancelled(office: Office) -> None:

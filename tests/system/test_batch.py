@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import json
 import os
 import sys
 from collections import Counter
@@ -18,10 +19,13 @@ import httpx
 import pytest
 
 from common.clock import now
-from common.errors import NotFound
+from common.errors import Invalid, NotFound
+from common.events import OperationsAdded
 from common.requests import Requester
 from common.requests.batch import Operations
 from common.runtime import Platform
+from services.batch.domain import work_id_of
+from services.batch.kinds_documents import RenderDocuments
 from services.batch.kinds_records import Record
 from tests.harness import ServiceProcess, eventually
 
@@ -29,6 +33,7 @@ ADA = {"Authorization": "Bearer dev:ada"}
 EVE = {"Authorization": "Bearer dev:eve"}
 OPERATOR = {"Authorization": "Bearer dev:operator"}
 CSV = {"Content-Type": "text/csv"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
 RECORDS = {"kind": "records.insert"}
 KEYS = "select key from batch_data.records where owner = 'ada'"
 
@@ -208,6 +213,89 @@ async def test_operations_come_as_json_too_and_one_by_one(office: Office) -> Non
         await eventually(status, "succeeded")
         assert (await office.ask("GET", path, who=EVE)).status_code == 404
     assert sorted(await office.keys()) == sorted(["j0", "j1", "j2", *(f"s{n}" for n in range(20))])
+
+
+async def test_a_batch_is_cut_into_pieces_that_its_kind_executes_in_one_transaction(
+    office: Office, platform: Platform
+) -> None:
+    kind, documents = RenderDocuments.name, [{"template_id": str(uuid4())}] * 120
+    later = {"kind": kind, "run_at": "2099-01-01T00:00:00Z"}
+    asked: list[dict[str, Any]] = [
+        {"json": later | {"operations": documents}},
+        {"params": later, "content": "\n".join(map(json.dumps, documents)), "headers": NDJSON},
+    ]
+    for request in asked:
+        answer = await office.ask("POST", "/api/batches", **request)
+        assert answer.status_code == 202, answer.text
+        batch_id = UUID(answer.json()["id"])
+        pieces = [await platform.event_log.read(f"batch.normal.{work_id_of(batch_id, n)}") for n in range(4)]
+        added = [piece[0].event for piece in pieces if piece]
+        sizes = [len(event.operations) for event in added if isinstance(event, OperationsAdded)]
+        assert sizes == [RenderDocuments.limit, RenderDocuments.limit, 120 - 2 * RenderDocuments.limit]
+
+
+async def test_an_operation_with_the_same_key_again_is_the_same_one(office: Office) -> None:
+    async def create(who: dict[str, str] = ADA, **changes: object) -> httpx.Response:
+        asked = RECORDS | {"payload": {"key": "k", "value": "v"}} | changes
+        return await office.ask("POST", "/api/operations", who=who, json=asked, headers={"Idempotency-Key": "again"})
+
+    answers = [*await asyncio.gather(*(create() for _ in range(10))), await create()]
+    assert [answer.status_code for answer in answers] == [202] * 11
+    (operation_id,) = {answer.json()["id"] for answer in answers}
+    others: list[dict[str, Any]] = [
+        {"payload": {"key": "k", "value": "w"}},
+        {"run_at": "2099-01-01T00:00:00Z"},
+        {"priority": "low"},
+        {"priority": "high"},
+        {"kind": RenderDocuments.name, "payload": {"template_id": str(uuid4())}},
+    ]
+    for changes in others:
+        refused = await create(**changes)
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "Idempotency-Key"), changes
+    eves = await create(EVE)
+    assert (eves.status_code, eves.json()["id"] != operation_id) == (202, True)
+
+    async def status() -> str:
+        return str((await create()).json()["status"])
+
+    await eventually(status, "succeeded")
+    assert await office.keys() == ["k"]
+
+
+async def test_a_batch_with_the_same_key_again_is_the_same_one(office: Office) -> None:
+    async def submit(key: str = "again", **changes: str) -> httpx.Response:
+        headers = CSV | {"Idempotency-Key": key}
+        body = records(range(3000)).encode()  # is taken in block by block
+        return await office.ask("POST", "/api/batches", params=RECORDS | changes, content=body, headers=headers)
+
+    answers = await asyncio.gather(*(submit() for _ in range(5)))
+    assert [answer.status_code for answer in answers] == [202] * 5
+    (batch_id,) = {answer.json()["id"] for answer in answers}
+    over = await office.over(batch_id, "COMPLETED")
+    assert over["counts"]["operations"] == 3000
+    again = await submit()
+    assert (again.status_code, again.json(), again.headers["Location"]) == (202, over, f"/api/batches/{batch_id}")
+    as_json = RECORDS | {"operations": [{"key": "another", "value": "v"}]}  # rows are not compared
+    headers = {"Idempotency-Key": "again"}
+    assert (await office.ask("POST", "/api/batches", json=as_json, headers=headers)).json()["id"] == batch_id
+    for changes in ({"priority": "low"}, {"on_invalid": "reject"}, {"run_at": "2099-01-01T00:00:00Z"}):
+        refused = await submit(**changes)
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
+    documents = {"kind": RenderDocuments.name, "operations": [{"template_id": str(uuid4())}]}
+    assert (await office.ask("POST", "/api/batches", json=documents, headers=headers)).status_code == 422
+    assert len((await office.ask("GET", "/api/batches")).json()["items"]) == 1
+    assert sorted(await office.keys()) == sorted(map(str, range(3000)))
+
+
+async def test_the_key_of_a_batch_whose_upload_broke_off_is_not_taken_again(office: Office) -> None:
+    broken = records(range(100_000)) + '"never closed'
+    headers = CSV | {"Idempotency-Key": "broken"}
+    first = await office.ask("POST", "/api/batches", params=RECORDS, content=broken, headers=headers)
+    assert first.status_code == 422
+    mended = await office.ask("POST", "/api/batches", params=RECORDS, content=records([1]), headers=headers)
+    assert (mended.status_code, mended.json()["batch_id"]) == (409, first.json()["batch_id"])
+    assert "take a new key" in mended.json()["detail"]
+    assert await office.keys() == []
 
 
 async def test_a_batch_waits_for_its_time_and_may_be_cancelled_before(office: Office) -> None:
@@ -444,6 +532,9 @@ async def test_another_service_hands_in_single_operations(office: Office, platfo
     first = await operations.create("records.insert", record, user_id="ada", request_id=request_id)
     again = await operations.create("records.insert", record, user_id="ada", request_id=request_id)
     assert first.id == again.id
+    for another in (Record("another", "service"), Record("from another", "town")):
+        with pytest.raises(Invalid, match="Idempotency-Key"):
+            await operations.create("records.insert", another, user_id="ada", request_id=request_id)
 
     async def status() -> str:
         return (await operations.get(first.id, user_id="ada")).status

@@ -5,7 +5,7 @@ from collections import deque
 from uuid import UUID, uuid4
 
 from common.events import Priority
-from services.batch.collector import FAIR, Queue, Waiting, id_of
+from services.batch.collector import AT_ONCE, FAIR, Queue, Waiting, id_of
 from services.batch.domain import PRIORITIES, operation_id_of
 
 
@@ -27,8 +27,32 @@ def taken(pieces: list[Waiting]) -> list[tuple[str, int]]:
 
 async def test_high_comes_before_normal_before_low() -> None:
     waiting = await queue(low=[10], normal=[20], high=[30])
-    assert taken(waiting.take(1000)) == [("high", 30), ("normal", 20), ("low", 10)]
+    assert [taken(waiting.take(1000)) for _ in PRIORITIES] == [[("high", 30)], [("normal", 20)], [("low", 10)]]
     assert waiting.size == 0
+
+
+async def test_what_is_low_leaves_room_for_what_is_not_and_both_for_what_is_high() -> None:
+    waiting = await queue(low=[1] * 20, normal=[1] * 20, high=[1] * 20)
+    begun: list[Priority] = []
+    for priority in reversed(PRIORITIES):  # each comes while there is nothing of what is higher
+        alone = Queue({p: waiting.waiting[priority] if p == priority else deque() for p in PRIORITIES}, waiting.filled)
+        alone.under_way = begun
+        while pieces := alone.take(1):
+            begun.append(pieces[0].priority)
+    assert begun == ["low"] * (AT_ONCE - 2) + ["normal", "high"]
+
+
+async def test_a_worker_is_added_for_what_is_higher_than_what_is_executed() -> None:
+    waiting = await queue()
+    assert [waiting.wants_worker(priority) for priority in PRIORITIES] == [True, True, True]
+    waiting.workers, waiting.under_way = 1, ["normal"]
+    assert [waiting.wants_worker(priority) for priority in PRIORITIES] == [True, False, False]
+    waiting.workers = 2  # one of them is about to take what came
+    assert [waiting.wants_worker(priority) for priority in PRIORITIES] == [False, False, False]
+    waiting.filled.set()
+    assert [waiting.wants_worker(priority) for priority in PRIORITIES] == [True, True, True]
+    waiting.workers, waiting.under_way = AT_ONCE, ["low"] * AT_ONCE
+    assert [waiting.wants_worker(priority) for priority in PRIORITIES] == [False, False, False]
 
 
 async def test_a_statement_takes_what_fits_and_one_piece_at_least() -> None:

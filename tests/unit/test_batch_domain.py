@@ -2,15 +2,16 @@
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given as drawn
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from common.errors import Conflict, NotFound
+from common.errors import Conflict, Invalid, NotFound
 from common.events import (
     BatchCancelled,
     BatchCompleted,
@@ -78,6 +79,7 @@ refused = RowsRefused(BATCH, [ROW], NOON)
 submitted = BatchSubmitted(BATCH, 1000, 2, 0, NOON)
 started = BatchStarted(BATCH, NOON)
 cancelled = BatchCancelled(BATCH, NOON)
+abandoned = BatchFailed(BATCH, "ada", KIND, "abandoned", "gone", NOON)
 
 
 def counted(work: int, succeeded: int = 0, failed: int = 0, cancelled: int = 0, run: int = 1) -> WorkCounted:
@@ -106,6 +108,8 @@ def test_a_batch_is_opened_once() -> None:
     open_it = OpenBatch(BATCH, KIND, "ada", "normal", "skip", None, NOON)
     given().when(open_it).then(opened())
     given(opened()).when(open_it).then()
+    given(opened("reject")).when(open_it).refused(Invalid, "another batch", field="Idempotency-Key")
+    given(opened(), abandoned).when(open_it).refused(Conflict, "take a new key", batch_id=BATCH)
 
 
 def test_a_batch_of_which_all_is_in_is_submitted_once() -> None:
@@ -126,7 +130,6 @@ def test_a_batch_without_an_operation_fails() -> None:
 
 
 def test_an_upload_that_broke_off_ends_it_and_nothing_of_it_is_submitted_later() -> None:
-    abandoned = BatchFailed(BATCH, "ada", KIND, "abandoned", "gone", NOON)
     given(opened()).when(AbandonBatch("gone", NOON)).then(abandoned)
     given(opened(), abandoned).when(SubmitBatch(1000, 2, NOON)).then()
     given(opened(), abandoned).when(StartBatch(NOON)).then()
@@ -228,6 +231,11 @@ def test_operations_are_added_once_and_released_once_a_run() -> None:
     add = AddOperations(WORK, BATCH, 0, KIND, "ada", OPERATIONS, NOON)
     piece().when(add).then(added)
     piece(added).when(add).then()
+    others: list[dict[str, Any]] = [{"kind": "other"}, {"operations": OPERATIONS[1:]}, {"run_at": LATER}]
+    for other in others:
+        piece(added).when(msgspec.structs.replace(add, **other)).refused(
+            Invalid, "another operation", field="Idempotency-Key"
+        )
     piece(added).when(ReleaseWork(1, NOON)).then(released)
     piece(added, released).when(ReleaseWork(1, NOON)).then()
 
