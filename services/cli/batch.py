@@ -104,18 +104,26 @@ class Batches:
             say(f"  {batch['detail']}", markup=False, soft_wrap=True)
         ends = "  ".join(f"{counts[end]:,} {end}" for end in ("succeeded", "failed", "cancelled", "pending", "refused"))
         say(f"  {ends}" + (f"  [dim]{batch['rate']:,.0f}/s[/]" if batch["rate"] else ""))
-        if not (counts["failed"] or counts["refused"]):
-            return
-        shown = 0
-        async for row in rows_of(self.report(batch["id"])):
-            if row.get("status") in ("failed", "refused"):
-                say(f"  row {row['row']}: {row['error']}", markup=False, soft_wrap=True)
-                shown += 1
-                if shown == ERRORS_SHOWN:
-                    break
-        more = counts["failed"] + counts["refused"] - shown
+        wrong = await self.wrong(batch)
+        for row, error in wrong:
+            say(f"  row {row}: {error}", markup=False, soft_wrap=True)
+        more = counts["failed"] + counts["refused"] - len(wrong)
         if more > 0:
             say(f"  [dim]and {more:,} more: boxoffice batch report {batch['id']}[/]", soft_wrap=True)
+
+    async def wrong(self, batch: dict[str, Any]) -> list[tuple[int, str]]:
+        """The first rows of a batch with which something is wrong now, and what; not what a retry has mended."""
+        counts, wrong = batch["counts"], list[tuple[int, str]]()
+        if counts["failed"]:
+            wrong += [(failed["row"], failed["error"]) for failed in await self.failed(batch["id"], ERRORS_SHOWN)]
+        if left := min(counts["refused"], ERRORS_SHOWN):
+            async for row in rows_of(self.report(batch["id"])):  # they come first in it
+                if row["status"] == "refused":
+                    wrong.append((int(row["row"]), row["error"]))
+                    left -= 1
+                if not left:
+                    break
+        return sorted(wrong)[:ERRORS_SHOWN]
 
 
 def size_of(file: Path) -> int:
@@ -134,12 +142,17 @@ async def blocks_of(file: Path, sent: Callable[[int], None]) -> AsyncIterator[by
 async def rows_of(blocks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, str]]:
     """The rows of a report, as they come."""
     names: list[str] = []
-    rest = b""
+    row = rest = b""
     async for block in blocks:
-        *lines, rest = (rest + block).split(b"\r\n")  # an error may have lines of its own
-        for cells in csv.reader(line.decode() for line in lines):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            row += line + b"\n"
+            if row.count(b'"') % 2:
+                continue  # a cell in quotes goes on in the next line
+            (cells,) = csv.reader([row.decode()])
+            row = b""
             if names:
-                yield dict(zip(names, cells, strict=False))
+                yield dict(zip(names, cells, strict=True))
             else:
                 names = cells
 

@@ -171,9 +171,7 @@ async def test_what_failed_is_tried_again_when_somebody_asks(office: Office) -> 
     await office.over((await office.submit(records([7])))["id"], "COMPLETED")
     batch = await office.submit(records(range(10)))
     await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
-    connection = await asyncpg.connect(office._database_url)  # noqa: SLF001 (somebody mends what was wrong)
-    await connection.execute("delete from batch_data.records where key = '7'")
-    await connection.close()
+    await mend(office)
     assert (await office.ask("POST", f"/api/batches/{batch['id']}/retry", who=EVE)).status_code == 404
     retried = await office.ask("POST", f"/api/batches/{batch['id']}/retry")
     assert (retried.status_code, retried.json()["status"]) == (202, "RUNNING")
@@ -187,6 +185,13 @@ async def test_what_failed_is_tried_again_when_somebody_asks(office: Office) -> 
     again = [("8", "1", "failed"), ("8", "2", "succeeded")]
     await eventually(told, sorted([*again, *((str(n), "1", "succeeded") for n in range(1, 11) if n != 8)]))
     assert (await office.ask("POST", f"/api/batches/{batch['id']}/retry")).status_code == 409
+
+
+async def mend(office: Office) -> None:
+    """Somebody deletes the record that was in the way."""
+    connection = await asyncpg.connect(office._database_url)  # noqa: SLF001 (it is no service's deed)
+    await connection.execute("delete from batch_data.records where key = '7'")
+    await connection.close()
 
 
 async def test_operations_come_as_json_too_and_one_by_one(office: Office) -> None:
@@ -370,6 +375,21 @@ async def test_a_file_is_handed_in_watched_and_reported_from_the_command_line(of
     assert (code, "10 succeeded" in said) == (0, True)
     code, said = await command(office, "submit", str(file), "--kind", "seats.fly")
     assert (code, "There is no kind 'seats.fly'" in said) == (1, True)
+
+
+async def test_what_a_retry_has_mended_is_no_longer_told(office: Office) -> None:
+    await office.over((await office.submit(records([7])))["id"], "COMPLETED")
+    batch = await office.submit(records(range(10)) + ",no key\n")
+    await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
+    _, said = await command(office, "show", batch["id"])
+    assert "row 8: There is a record '7' already." in said
+    assert "row 11: key: " in said
+    await mend(office)
+    _, said = await command(office, "retry", batch["id"])
+    assert "10 succeeded  0 failed" in said
+    assert "row 8" not in said
+    assert "row 11: key: " in said
+    assert "more" not in said
 
 
 PLUGIN = '''
