@@ -413,6 +413,11 @@ def ends_of(event: OperationsExecuted) -> list[Ended]:
     return sorted(told, key=lambda ended: ended.first)
 
 
+def never_run(rows: int, refused: Iterable[int]) -> list[Ended]:
+    """What became of the operations of a batch that was cancelled before it started: its rows but the refused ones."""
+    return [Ended(*numbers, "cancelled") for numbers in ranges_of(set(range(1, rows + 1)).difference(refused))]
+
+
 def evolve_work(piece: Piece, event: WorkEvent) -> Piece:
     match event:
         case OperationsAdded(work_id, batch_id, work, kind, user_id, operations, _, released, run_at):

@@ -1,6 +1,6 @@
 """What can be asked about batches and operations: the tables, how the log fills them, and every query."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -26,7 +26,7 @@ from common.events import (
 from common.paging import cursor_of, position_of
 from common.projector import ReadModel
 from services.batch import templates
-from services.batch.domain import OnInvalid, Status, ends_of, operation_id_of
+from services.batch.domain import Ended, OnInvalid, Status, ends_of, never_run, operation_id_of
 
 TABLES = """
 create table batches (
@@ -84,6 +84,7 @@ REFUSE_ROWS = """
 with new as (insert into refused (id) select unnest($2::uuid[]) returning id)
 update batches set refused = refused + (select count(*) from new) where id = $1
 """
+REFUSED = "select id from refused where id between $1 and $2"
 IS_REFUSED = "select exists(select from refused where id = $1)"
 START_BATCH = "update batches set status = 'RUNNING', started_at = $2, run_started_at = $2 where id = $1"
 RETRY_BATCH = """
@@ -94,6 +95,7 @@ where id = $1
 """
 RETRY_PIECES = "update pieces set failed = 0 where batch_id = $1 and failed > 0"
 RETRY_OPERATIONS = "delete from operations where owner_id = $1 and status = 'failed'"
+ROWS_NEVER_RUN = "select operations + refused from batches where id = $1 and started_at is null"
 END_BATCH = "update batches set status = $2, detail = $3, completed_at = $4 where id = $1"
 
 WRITE_PIECES = """
@@ -122,14 +124,15 @@ class Ends:
         self._pieces: dict[tuple[UUID, int], tuple[int, int, int]] = {}
         self._operations: list[tuple[object, ...]] = []
 
-    def add(self, event: OperationsExecuted) -> None:
-        """Take what an event tells."""
-        e, owner_id = event, event.batch_id or event.work_id
-        for ended in ends_of(e):
+    def add(self, owner_id: UUID, event: OperationsExecuted | BatchCompleted, ends: Iterable[Ended]) -> None:
+        """Take what an event tells of operations."""
+        e = event
+        for ended in ends:
             told = (e.user_id, e.kind, ended.status, ended.error, ended.output, e.at)
             self._operations.append((owner_id, ended.first, ended.last, *told))
         if e.batch_id:
-            self._pieces[e.batch_id, e.work] = (e.succeeded, e.failed, e.cancelled)
+            work = e.work if isinstance(e, OperationsExecuted) else 0
+            self._pieces[e.batch_id, work] = (e.succeeded, e.failed, e.cancelled)
 
     async def write(self, connection: asyncpg.Connection) -> None:
         """Write what was taken since the last time."""
@@ -148,7 +151,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
     for recorded in events:
         match recorded.event:
             case OperationsExecuted() as executed:
-                ends.add(executed)
+                ends.add(executed.batch_id or executed.work_id, executed, ends_of(executed))
             case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at):
                 await connection.execute(INSERT_BATCH, batch_id, user_id, kind, priority, on_invalid, run_at, at)
             case RowsRefused(batch_id, rows):
@@ -164,8 +167,11 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 await connection.execute(RETRY_BATCH, batch_id, at)
             case BatchFailed(batch_id, detail=detail, at=at):
                 await connection.execute(END_BATCH, batch_id, "FAILED", detail, at)
-            case BatchCompleted(batch_id, status=status, at=at):
+            case BatchCompleted(batch_id, status=status, at=at) as over:
                 await connection.execute(END_BATCH, batch_id, status, None, at)
+                if total := status == "CANCELLED" and await connection.fetchval(ROWS_NEVER_RUN, batch_id):
+                    refused = await connection.fetch(REFUSED, batch_id, operation_id_of(batch_id, total))
+                    ends.add(batch_id, over, never_run(total, (row["id"].int - batch_id.int for row in refused)))
     await ends.write(connection)
 
 
@@ -186,8 +192,8 @@ class BatchCounts(msgspec.Struct, frozen=True):
 class BatchView(msgspec.Struct, frozen=True):
     """A batch, as who handed it in sees it.
 
-    `progress` is the share of its operations that came to an end; a retry takes back those that failed. `rate`: how many
-    a second did since its latest run began. `written`: how far each of the two takers of results has come, in
+    `progress` is the share of its operations that came to an end; a retry takes back those that failed. `rate`: how
+    many a second did since its latest run began. `written`: how far each of the two takers of results has come, in
     operations.
     """
 

@@ -217,7 +217,7 @@ async def test_operations_come_as_json_too_and_one_by_one(office: Office) -> Non
 
 async def test_a_batch_waits_for_its_time_and_may_be_cancelled_before(office: Office) -> None:
     later = (now() + timedelta(hours=1)).isoformat()
-    batch = await office.submit(records(range(3)), run_at=later)
+    batch = await office.submit("key,value\n1,v\n,no key\n2,v\n3,v\n", run_at=later)
     assert batch["status"] == "PENDING"
     first = f"/api/operations/{UUID(int=UUID(batch['id']).int + 1)}"
     assert (await office.ask("GET", first)).json()["status"] == "pending"
@@ -225,6 +225,13 @@ async def test_a_batch_waits_for_its_time_and_may_be_cancelled_before(office: Of
     assert (await office.ask("POST", f"/api/batches/{batch['id']}/cancel", who=EVE)).status_code == 404
     cancelled = await office.ask("POST", f"/api/batches/{batch['id']}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "CANCELLED")
+    counts = (await office.over(batch["id"], "CANCELLED"))["counts"]
+    assert (counts["cancelled"], counts["pending"], counts["refused"]) == (3, 0, 1)
+    assert (await office.ask("GET", first)).json()["status"] == "cancelled"
+    operations = await office.ask("GET", f"/api/batches/{batch['id']}/operations", params={"status": "cancelled"})
+    assert [operation["row"] for operation in operations.json()["items"]] == [1, 3, 4]
+    told = {row["row"]: row["status"] for row in await office.report(batch["id"])}
+    assert told == {"1": "cancelled", "2": "refused", "3": "cancelled", "4": "cancelled"}
     soon = await office.submit(records(range(10, 13)), run_at=(now() + timedelta(seconds=1)).isoformat())
     over = await office.over(soon["id"], "COMPLETED")
     assert over["started_at"] >= soon["run_at"]
