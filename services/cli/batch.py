@@ -4,7 +4,7 @@ import asyncio
 import csv
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from common.errors import DomainError, Invalid, Unavailable
+from services.batch.upload import MediaType, rows_as_sent
 
-MEDIA_TYPES: Mapping[str, str] = {
+MEDIA_TYPES: Mapping[str, MediaType] = {
     ".csv": "text/csv",
     ".ndjson": "application/x-ndjson",
     ".jsonl": "application/x-ndjson",
@@ -37,9 +38,7 @@ class Batches:
 
     async def submit(self, file: Path, kind: str, options: Mapping[str, str]) -> dict[str, Any]:
         """Upload a file, with a bar. Raises Invalid, Refusal."""
-        media_type = MEDIA_TYPES.get(file.suffix.lower())
-        if media_type is None:
-            raise Invalid(f"{file}: What is it? Its name must end in {', '.join(MEDIA_TYPES)}.")
+        media_type = media_type_of(file)
         columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task("", total=size_of(file))
@@ -95,6 +94,19 @@ class Batches:
             async for block in answer.aiter_bytes():
                 yield block
 
+    async def bad_rows(self, batch: dict[str, Any]) -> set[int]:
+        """The rows of a batch that is over that were refused or have failed. Raises Refusal."""
+        if batch["detail"]:
+            raise Refusal(f"{batch['detail']} Mend the file, and hand in all of it again.")
+        if not batch["completed_at"]:
+            raise Refusal(f"The batch is still {batch['status']}: which of its rows are bad is known when it is over.")
+        bad = set[int]()
+        async for row in rows_of(self.report(batch["id"])):  # the latest run of a row comes last
+            (bad.add if row["status"] in ("failed", "refused") else bad.discard)(int(row["row"]))
+        if len(bad) != batch["counts"]["failed"] + batch["counts"]["refused"]:
+            raise Unavailable("The report of the batch is not written to its end yet: try again in a moment.")
+        return bad
+
     async def tell(self, batch: dict[str, Any]) -> None:
         """Show a batch, and the first things that went wrong with it."""
         counts, colour = batch["counts"], COLOURS.get(batch["status"], "cyan")
@@ -124,6 +136,14 @@ class Batches:
                 if not left:
                     break
         return sorted(wrong)[:ERRORS_SHOWN]
+
+
+def media_type_of(file: Path) -> MediaType:
+    """What is in a file, by its name. Raises Invalid."""
+    media_type = MEDIA_TYPES.get(file.suffix.lower())
+    if media_type is None:
+        raise Invalid(f"{file}: What is it? Its name must end in {', '.join(MEDIA_TYPES)}.")
+    return media_type
 
 
 def size_of(file: Path) -> int:
@@ -210,11 +230,27 @@ async def listed(batches: Batches, console: Console) -> None:
 
 async def write_report(batches: Batches, batch_id: str, to: Path | None) -> None:
     """Write a batch's report to a file or to stdout."""
-    target = to.open("wb") if to else sys.stdout.buffer
-    try:
+    with to.open("wb") if to else nullcontext(sys.stdout.buffer) as target:
         async for block in batches.report(batch_id):
             target.write(block)
-    finally:
         target.flush()
-        if to:
-            target.close()
+
+
+async def write_bad_rows(batches: Batches, batch_id: str, file: Path, to: Path | None) -> None:
+    """Write the header and the bad rows of the file that a batch was handed in as. Raises Invalid, Refusal."""
+    media_type = media_type_of(file)
+    batch = await batches.read(batch_id)
+    bad = await batches.bad_rows(batch)
+    header = media_type == "text/csv"
+    total, rows = 0, list[bytes]()
+    with file.open("rb") as source:
+        for total, row in enumerate(rows_as_sent(source, media_type), 0 if header else 1):
+            if total == 0 or total in bad:
+                rows.append(row if row.endswith(b"\n") else row + b"\n")
+    if total != (there := batch["counts"]["operations"] + batch["counts"]["refused"]):
+        raise Invalid(f"{file} has {total:,} rows and the batch {there:,}: it is not the file that was handed in.")
+    if not bad:
+        raise Invalid("No row of the batch was refused or has failed.")
+    with to.open("wb") if to else nullcontext(sys.stdout.buffer) as target:
+        target.writelines(rows)
+        target.flush()

@@ -384,6 +384,22 @@ async def test_a_file_is_handed_in_watched_and_reported_from_the_command_line(of
     assert (code, "There is no kind 'seats.fly'" in said) == (1, True)
 
 
+async def test_the_bad_rows_of_a_file_are_mended_and_handed_in_again(office: Office, home: Path) -> None:
+    file, mended = home / "records.csv", home / "mended.csv"
+    file.write_text('key,value\n1,"two\nlines"\n\n1,"taken\ntoo"\n2,v\n,"no\nkey"\n3,v')
+    code, said = await command(office, "submit", str(file), "--kind", "records.insert")
+    assert (code, "3 succeeded  1 failed  0 cancelled  0 pending  1 refused" in said) == (1, True)
+    (batch,) = (await office.ask("GET", "/api/batches")).json()["items"]
+    code, _ = await command(office, "bad", batch["id"], str(file), "-o", str(mended))
+    assert (code, mended.read_text()) == (0, 'key,value\n1,"taken\ntoo"\n,"no\nkey"\n')
+    code, said = await command(office, "bad", batch["id"], str(mended))
+    assert (code, "it is not the file that was handed in" in said) == (1, True)
+    mended.write_text(mended.read_text().replace("\n1,", "\n4,").replace("\n,", "\n5,"))
+    code, said = await command(office, "submit", str(mended), "--kind", "records.insert")
+    assert (code, "2 succeeded" in said) == (0, True)
+    assert sorted(await office.keys()) == ["1", "2", "3", "4", "5"]
+
+
 async def test_what_a_retry_has_mended_is_no_longer_told(office: Office) -> None:
     await office.over((await office.submit(records([7])))["id"], "COMPLETED")
     batch = await office.submit(records(range(10)) + ",no key\n")
