@@ -169,7 +169,8 @@ def found(batch: Batch) -> UUID:
 
 def submitted(batch: Batch, operations: int, works: int, at: datetime) -> BatchSubmitted | BatchFailed:
     if batch.refused and batch.on_invalid == "reject":
-        return failed(batch, "invalid", f"{batch.refused} rows are no operations, so nothing ran.", at)
+        rows = "1 row is no operation" if batch.refused == 1 else f"{batch.refused:,} rows are no operations"
+        return failed(batch, "invalid", f"{rows}, so nothing ran.", at)
     if not operations:
         return failed(batch, "invalid", "There is no row that is an operation.", at)
     return BatchSubmitted(found(batch), operations, works, batch.refused, at)
@@ -218,7 +219,8 @@ def retried(batch: Batch, at: datetime) -> BatchRetried:
         )
     works = sorted(work for work, counts in batch.counted.items() if counts.failed)
     if not works or batch.cancelled:
-        raise Conflict("Nothing of the batch can be tried again: no operation of it failed.", batch_status=batch.status)
+        why = "it was cancelled" if batch.cancelled else "no operation of it failed"
+        raise Conflict(f"Nothing of the batch can be tried again: {why}.", batch_status=batch.status)
     return BatchRetried(found(batch), works, batch.run + 1, at)
 
 
