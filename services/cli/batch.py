@@ -200,10 +200,15 @@ async def batches_at(url: str, user: str, console: Console) -> AsyncIterator[Bat
             raise Unavailable(f"{url} does not answer ({type(error).__name__}). Is it running?") from error
 
 
-async def submit(batches: Batches, file: Path, kind: str, options: Mapping[str, str], *, watch: bool) -> bool:
+async def submit(
+    batches: Batches, console: Console, file: Path, kind: str, options: Mapping[str, str], *, watch: bool
+) -> bool:
     """Hand in a file and watch it; whether all of it went well."""
     batch = await batches.submit(file, kind, options)
     if watch:
+        console.print(
+            f"taken in as {batch['id']}", soft_wrap=True
+        )  # to find it again, whatever becomes of this command
         batch = await batches.watch(batch)
     await batches.tell(batch)
     return batch["status"] in ("PENDING", "RUNNING", "COMPLETED")
@@ -212,9 +217,10 @@ async def submit(batches: Batches, file: Path, kind: str, options: Mapping[str, 
 async def listed(batches: Batches, console: Console) -> None:
     """Show the newest batches."""
     line = "{:<36}  {:<18} {:<21} {:>10} {:>7} {:>7}  {}"
+    found = await batches.newest()
     titles = line.format("batch", "kind", "status", "operations", "failed", "refused", "created")
     console.print(f"[dim]{titles}[/]", soft_wrap=True)  # a folded id cannot be copied
-    for batch in await batches.newest():
+    for batch in found:
         counts, status = batch["counts"], batch["status"]
         told = line.format(
             batch["id"],

@@ -193,7 +193,7 @@ def batch_submit(
 
     async def hand_in() -> bool:
         async with open_batches() as batches:
-            return await submit(batches, file, kind, options, watch=watch)
+            return await submit(batches, console, file, kind, options, watch=watch)
 
     if not run(hand_in()):
         sys.exit(1)

@@ -4,12 +4,15 @@ import asyncio
 import csv
 import io
 import os
+import re
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,6 +25,7 @@ from common.errors import NotFound
 from common.requests import Requester
 from common.requests.batch import Operations
 from common.runtime import Platform
+from services.batch import kinds
 from services.batch.kinds_records import Record
 from tests.harness import ServiceProcess, eventually
 
@@ -185,6 +189,21 @@ async def test_what_failed_is_tried_again_when_somebody_asks(office: Office) -> 
     again = [("8", "1", "failed"), ("8", "2", "succeeded")]
     await eventually(told, sorted([*again, *((str(n), "1", "succeeded") for n in range(1, 11) if n != 8)]))
     assert (await office.ask("POST", f"/api/batches/{batch['id']}/retry")).status_code == 409
+
+
+async def test_a_name_that_is_twice_in_json_is_refused_where_it_is(office: Office) -> None:
+    async def hand_in(body: bytes) -> httpx.Response:
+        return await office.ask("POST", "/api/batches", content=body, headers={"Content-Type": "application/json"})
+
+    operations = b'"operations":[{"key":"a","value":"1"},{"key":"b","value":"1","value":"2"}]'
+    answer = await hand_in(b'{"kind":"records.insert",%b}' % operations)
+    assert answer.status_code == 202, answer.text
+    over = await office.over(answer.json()["id"], "COMPLETED_WITH_ERRORS")
+    assert (over["counts"]["succeeded"], over["counts"]["refused"]) == (1, 1)
+    (refused,) = [row for row in await office.report(over["id"]) if row["status"] == "refused"]
+    assert (refused["row"], refused["error"]) == ("2", "value: May be given once, is there twice")
+    answer = await hand_in(b'{"kind":"records.insert","kind":"records.insert",%b}' % operations)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "kind")
 
 
 async def mend(office: Office) -> None:
@@ -371,6 +390,7 @@ async def test_a_file_is_handed_in_watched_and_reported_from_the_command_line(of
     assert "1,200 succeeded  0 failed  0 cancelled  0 pending  1 refused" in said
     assert "row 1201: key: " in said
     (batch,) = (await office.ask("GET", "/api/batches")).json()["items"]
+    assert said.lstrip().startswith(f"taken in as {batch['id']}\n")
     assert batch["id"] in (await command(office, "ls"))[1]
     assert "COMPLETED_WITH_ERRORS" in (await command(office, "show", batch["id"]))[1]
     code, said = await command(office, "report", batch["id"])
@@ -382,6 +402,9 @@ async def test_a_file_is_handed_in_watched_and_reported_from_the_command_line(of
     assert (code, "10 succeeded" in said) == (0, True)
     code, said = await command(office, "submit", str(file), "--kind", "seats.fly")
     assert (code, "There is no kind 'seats.fly'" in said) == (1, True)
+    await office.process.kill()
+    code, said = await command(office, "ls")
+    assert (code, "does not answer" in said, "batch   " in said) == (1, True, False)
 
 
 async def test_the_bad_rows_of_a_file_are_mended_and_handed_in_again(office: Office, home: Path) -> None:
@@ -415,43 +438,17 @@ async def test_what_a_retry_has_mended_is_no_longer_told(office: Office) -> None
     assert "more" not in said
 
 
-PLUGIN = '''
-from collections.abc import Sequence
-
-import msgspec
-
-from services.batch.kinds import Answer, Done, Kind, Task, Work
-
-
-class Seat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    row: str
-    number: int
-
-
-class ReserveSeats(Kind[Seat]):
-    """Reserves seats by row and number."""
-
-    name = "seats.reserve"
-    operation = Seat
-    tables = "create table if not exists batch_data.seats (row text, number bigint, primary key (row, number))"
-
-    async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
-        await work.connection.execute(
-            "insert into batch_data.seats (row, number) select * from unnest($1::text[], $2::bigint[])",
-            [task.what.row for task in operations],
-            [task.what.number for task in operations],
-        )
-        return [Done(f"{task.what.row}{task.what.number}") for task in operations]
-'''
-
-
-async def test_a_kind_comes_from_a_package_of_its_own(platform: Platform, home: Path) -> None:
+async def test_a_kind_comes_from_a_package_of_its_own_as_the_docstring_shows(platform: Platform, home: Path) -> None:
+    _, code, project = re.findall(r"(?:^(?: {4}.*)?\n)+", kinds.__doc__ or "", re.MULTILINE)
+    ((group, points),) = tomllib.loads(dedent(project))["project"]["entry-points"].items()
     package = home / "plugin"
     about = package / "seats-1.0.dist-info"
     about.mkdir(parents=True)
-    (package / "seats.py").write_text(PLUGIN)
+    (package / "seats.py").write_text(dedent(code))
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: seats\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[boxoffice.batch_kinds]\nseats.reserve = seats:ReserveSeats\n")
+    (about / "entry_points.txt").write_text(
+        "\n".join([f"[{group}]", *(f"{name} = {where}" for name, where in points.items())])
+    )
     settings = platform.settings
     named = {"BOXOFFICE_NATS_URL": settings.nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url}
     with_plugin = {"PYTHONPATH": str(package)}
@@ -464,8 +461,8 @@ async def test_a_kind_comes_from_a_package_of_its_own(platform: Platform, home: 
         httpx.AsyncClient(timeout=30) as http,
     ):
         office = Office(process, http, settings.database_url)
-        kinds = (await office.ask("GET", "/api/batch-kinds")).json()
-        (kind,) = [kind for kind in kinds if kind["name"] == "seats.reserve"]
+        there_are = (await office.ask("GET", "/api/batch-kinds")).json()
+        (kind,) = [kind for kind in there_are if kind["name"] == "seats.reserve"]
         assert kind["about"] == "Reserves seats by row and number."
         rows = "row,number\n" + "".join(f"A,{n}\n" for n in range(1, 101)) + "A,7\nA,x\n"
         answer = await office.ask(
