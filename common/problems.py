@@ -139,11 +139,17 @@ async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
             raise BadRequest(FieldProblem(clipped(name), f"There is no such parameter; {there_are}", shown(value)))
 
 
-def parsed(body: bytes, kind: Any) -> Any:
-    """A JSON body as what type `kind` is. Raises BadRequest."""
+def parsed(body: bytes, kind: Any, *, outermost: bool = False) -> Any:
+    """A JSON body as what type `kind` is. Raises BadRequest.
+
+    `outermost`: names that are twice in an object inside it are left to whoever reads that object.
+    """
     try:
         value = decoded(body, kind)
-        BODY.decode(body.decode())
+        if outermost:
+            names_once(OUTERMOST.decode(body.decode()))
+        else:
+            BODY.decode(body.decode())
     except msgspec.ValidationError as error:
         path, message = explain(str(error), kind)
         raise BadRequest(FieldProblem(clipped(".".join(path)) or "body", message, found_in(body, path))) from error
@@ -186,6 +192,8 @@ def names_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 BODY = json.JSONDecoder(object_pairs_hook=names_once)
+OUTERMOST = json.JSONDecoder(object_pairs_hook=list)
+"""An object as its members."""
 
 
 def found_in(body: bytes, path: Sequence[str]) -> str | None:

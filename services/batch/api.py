@@ -176,7 +176,7 @@ class BatchController(Controller):
         start_at = moment(run_at)
         media_type = request.content_type[0]
         if media_type == "application/json":
-            new = parsed(await whole(request), NewBatch)
+            new = parsed(await whole(request), NewBatch, outermost=True)  # each operation is checked by itself
             wanted = Wanted(new.kind, request.user.id, new.priority, new.on_invalid, new.run_at)
             blocks = once(operations_of(new.operations, known(desk.kinds, new.kind).operation))
         elif media_type in MEDIA_TYPES:

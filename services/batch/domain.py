@@ -193,7 +193,8 @@ def found(batch: Batch) -> UUID:
 
 def submitted(batch: Batch, operations: int, works: int, at: datetime) -> BatchSubmitted | BatchFailed:
     if batch.refused and batch.on_invalid == "reject":
-        return failed(batch, "invalid", f"{batch.refused} rows are no operations, so nothing ran.", at)
+        rows = "1 row is no operation" if batch.refused == 1 else f"{batch.refused:,} rows are no operations"
+        return failed(batch, "invalid", f"{rows}, so nothing ran.", at)
     if not operations:
         return failed(batch, "invalid", "There is no row that is an operation.", at)
     return BatchSubmitted(found(batch), operations, works, batch.refused, at)
@@ -242,7 +243,8 @@ def retried(batch: Batch, at: datetime) -> BatchRetried:
         )
     works = sorted(work for work, counts in batch.counted.items() if counts.failed)
     if not works or batch.cancelled:
-        raise Conflict("Nothing of the batch can be tried again: no operation of it failed.", batch_status=batch.status)
+        why = "it was cancelled" if batch.cancelled else "no operation of it failed"
+        raise Conflict(f"Nothing of the batch can be tried again: {why}.", batch_status=batch.status)
     return BatchRetried(found(batch), works, batch.run + 1, at)
 
 
@@ -444,6 +446,11 @@ def ends_of(event: OperationsExecuted) -> list[Ended]:
     told = [Ended(first, last, "succeeded") for first, last in event.succeeded_rows]
     told += [Ended(r.number, r.number, r.outcome, r.error, r.output) for r in event.results]
     return sorted(told, key=lambda ended: ended.first)
+
+
+def never_run(rows: int, refused: Iterable[int]) -> list[Ended]:
+    """What became of the operations of a batch that was cancelled before it started: its rows but the refused ones."""
+    return [Ended(*numbers, "cancelled") for numbers in ranges_of(set(range(1, rows + 1)).difference(refused))]
 
 
 def evolve_work(piece: Piece, event: WorkEvent) -> Piece:

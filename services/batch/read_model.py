@@ -1,6 +1,6 @@
 """What can be asked about batches and operations: the tables, how the log fills them, and every query."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal
 from uuid import UUID
@@ -26,7 +26,7 @@ from common.events import (
 from common.paging import cursor_of, position_of
 from common.projector import ReadModel
 from services.batch import templates
-from services.batch.domain import OnInvalid, Status, ends_of, operation_id_of
+from services.batch.domain import Ended, OnInvalid, Status, ends_of, never_run, operation_id_of
 
 TABLES = """
 create table batches (
@@ -43,7 +43,9 @@ create table batches (
     created_at timestamptz not null,
     submitted_at timestamptz,
     started_at timestamptz,
-    completed_at timestamptz
+    completed_at timestamptz,
+    run_started_at timestamptz, -- of the latest run
+    ended_before bigint not null default 0 -- operations that came to their end in earlier runs
 );
 create index on batches (user_id, created_at desc, id desc);
 create table refused (
@@ -82,9 +84,18 @@ REFUSE_ROWS = """
 with new as (insert into refused (id) select unnest($2::uuid[]) returning id)
 update batches set refused = refused + (select count(*) from new) where id = $1
 """
+REFUSED = "select id from refused where id between $1 and $2"
 IS_REFUSED = "select exists(select from refused where id = $1)"
-START_BATCH = "update batches set status = 'RUNNING', started_at = coalesce(started_at, $2) where id = $1"
-RETRY_BATCH = "update batches set status = 'RUNNING', completed_at = null where id = $1"
+START_BATCH = "update batches set status = 'RUNNING', started_at = $2, run_started_at = $2 where id = $1"
+RETRY_BATCH = """
+update batches
+set status = 'RUNNING', completed_at = null, run_started_at = $2,
+    ended_before = (select coalesce(sum(succeeded + cancelled), 0) from pieces where batch_id = $1)
+where id = $1
+"""
+RETRY_PIECES = "update pieces set failed = 0 where batch_id = $1 and failed > 0"
+RETRY_OPERATIONS = "delete from operations where owner_id = $1 and status = 'failed'"
+ROWS_NEVER_RUN = "select operations + refused from batches where id = $1 and started_at is null"
 END_BATCH = "update batches set status = $2, detail = $3, completed_at = $4 where id = $1"
 
 WRITE_PIECES = """
@@ -94,12 +105,6 @@ from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
     as new (batch_id, work, succeeded, failed, cancelled)
 on conflict (batch_id, work) do update
     set succeeded = excluded.succeeded, failed = excluded.failed, cancelled = excluded.cancelled
-"""
-
-# What failed in an earlier run.
-DELETE_OPERATIONS = """
-delete from operations using unnest($1::uuid[], $2::bigint[], $3::bigint[]) as again (owner_id, first, last)
-where operations.owner_id = again.owner_id and operations.last between again.first and again.last
 """
 
 WRITE_OPERATIONS = """
@@ -112,26 +117,41 @@ from unnest(
 """
 
 
+class Ends:
+    """What became of operations, until it is written: as two statements, however many events told it."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[tuple[UUID, int], tuple[int, int, int]] = {}
+        self._operations: list[tuple[object, ...]] = []
+
+    def add(self, owner_id: UUID, event: OperationsExecuted | BatchCompleted, ends: Iterable[Ended]) -> None:
+        """Take what an event tells of operations."""
+        e = event
+        for ended in ends:
+            told = (e.user_id, e.kind, ended.status, ended.error, ended.output, e.at)
+            self._operations.append((owner_id, ended.first, ended.last, *told))
+        if e.batch_id:
+            work = e.work if isinstance(e, OperationsExecuted) else 0
+            self._pieces[e.batch_id, work] = (e.succeeded, e.failed, e.cancelled)
+
+    async def write(self, connection: asyncpg.Connection) -> None:
+        """Write what was taken since the last time."""
+        if self._operations:
+            await connection.execute(WRITE_OPERATIONS, *zip(*self._operations, strict=True))
+        if self._pieces:
+            counts = [(*key, *ends) for key, ends in self._pieces.items()]
+            await connection.execute(WRITE_PIECES, *zip(*counts, strict=True))
+        self._pieces, self._operations = {}, []
+
+
 async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
-    """Write what happened to batches one by one, and what became of operations as three statements."""
+    """Write what happened to batches one by one, and what became of operations together."""
     await templates.project_templates(connection, events)
-    pieces: dict[tuple[UUID, int], tuple[int, int, int]] = {}
-    operations: dict[tuple[UUID, int], tuple[object, ...]] = {}
-    again: list[tuple[UUID, int, int]] = []
+    ends = Ends()
     for recorded in events:
         match recorded.event:
-            case OperationsExecuted() as e:
-                owner_id = e.batch_id or e.work_id
-                for ended in ends_of(e):
-                    first, last = ended.first, ended.last
-                    if e.run > 1:
-                        again.append((owner_id, first, last))
-                        for row in range(first, last + 1):
-                            operations.pop((owner_id, row), None)
-                    told = (e.user_id, e.kind, ended.status, ended.error, ended.output, e.at)
-                    operations[owner_id, last] = (owner_id, first, last, *told)
-                if e.batch_id:
-                    pieces[e.batch_id, e.work] = (e.succeeded, e.failed, e.cancelled)
+            case OperationsExecuted() as executed:
+                ends.add(executed.batch_id or executed.work_id, executed, ends_of(executed))
             case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at):
                 await connection.execute(INSERT_BATCH, batch_id, user_id, kind, priority, on_invalid, run_at, at)
             case RowsRefused(batch_id, rows):
@@ -140,19 +160,19 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 await connection.execute(SUBMIT_BATCH, batch_id, total, at)
             case BatchStarted(batch_id, at):
                 await connection.execute(START_BATCH, batch_id, at)
-            case BatchRetried(batch_id):
-                await connection.execute(RETRY_BATCH, batch_id)
+            case BatchRetried(batch_id, at=at):
+                await ends.write(connection)  # what failed of it is pending from here on
+                await connection.execute(RETRY_OPERATIONS, batch_id)
+                await connection.execute(RETRY_PIECES, batch_id)
+                await connection.execute(RETRY_BATCH, batch_id, at)
             case BatchFailed(batch_id, detail=detail, at=at):
                 await connection.execute(END_BATCH, batch_id, "FAILED", detail, at)
-            case BatchCompleted(batch_id, status=status, at=at):
+            case BatchCompleted(batch_id, status=status, at=at) as over:
                 await connection.execute(END_BATCH, batch_id, status, None, at)
-    if again:
-        await connection.execute(DELETE_OPERATIONS, *zip(*again, strict=True))
-    if operations:
-        await connection.execute(WRITE_OPERATIONS, *zip(*operations.values(), strict=True))
-    if pieces:
-        counts = [(*key, *ends) for key, ends in pieces.items()]
-        await connection.execute(WRITE_PIECES, *zip(*counts, strict=True))
+                if total := status == "CANCELLED" and await connection.fetchval(ROWS_NEVER_RUN, batch_id):
+                    refused = await connection.fetch(REFUSED, batch_id, operation_id_of(batch_id, total))
+                    ends.add(batch_id, over, never_run(total, (row["id"].int - batch_id.int for row in refused)))
+    await ends.write(connection)
 
 
 READ_MODEL = ReadModel("batch", TABLES + templates.TABLES, {"BATCH": project}, linger=0.02, skips=(OperationsAdded,))
@@ -172,8 +192,9 @@ class BatchCounts(msgspec.Struct, frozen=True):
 class BatchView(msgspec.Struct, frozen=True):
     """A batch, as who handed it in sees it.
 
-    `progress` is the share of its operations that came to an end, `rate` how many a second since it started. `written`:
-    how far each of the two takers of results has come, in operations.
+    `progress` is the share of its operations that came to an end; a retry takes back those that failed. `rate`: how
+    many a second did since its latest run began. `written`: how far each of the two takers of results has come, in
+    operations.
     """
 
     id: UUID
@@ -198,7 +219,8 @@ class BatchView(msgspec.Struct, frozen=True):
         """The view of a row of SELECT_BATCH."""
         ended = row["succeeded"] + row["failed"] + row["cancelled"]
         total = row["operations"]
-        seconds = ((row["completed_at"] or at) - row["started_at"]).total_seconds() if row["started_at"] else 0
+        begin = row["run_started_at"]
+        seconds = ((row["completed_at"] or at) - begin).total_seconds() if begin else 0
         return cls(
             row["id"],
             row["kind"],
@@ -209,7 +231,7 @@ class BatchView(msgspec.Struct, frozen=True):
             row["run_at"],
             BatchCounts(total, row["refused"], total - ended, row["succeeded"], row["failed"], row["cancelled"]),
             round(ended / total, 4) if total else 0.0,
-            round(ended / seconds, 1) if seconds > 0 else None,
+            round((ended - row["ended_before"]) / seconds, 1) if seconds > 0 else None,
             row["created_at"],
             row["submitted_at"],
             row["started_at"],
@@ -221,7 +243,7 @@ class BatchView(msgspec.Struct, frozen=True):
 
 SELECT_BATCH = """
 select id, kind, status, detail, priority, on_invalid, run_at, operations, refused, created_at, submitted_at,
-       started_at, completed_at, coalesce(done.succeeded, 0)::bigint as succeeded,
+       started_at, completed_at, run_started_at, ended_before, coalesce(done.succeeded, 0)::bigint as succeeded,
        coalesce(done.failed, 0)::bigint as failed, coalesce(done.cancelled, 0)::bigint as cancelled,
        coalesce((
            select sum(ended) from (

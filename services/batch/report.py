@@ -10,9 +10,9 @@ import asyncpg
 import msgspec
 
 from common.event_log import Recorded
-from common.events import OperationsAdded, OperationsExecuted, RowsRefused
+from common.events import BatchCompleted, OperationsAdded, OperationsExecuted, RowsRefused
 from common.projector import ReadModel
-from services.batch.domain import Ended, ends_of, operation_id_of
+from services.batch.domain import Ended, ends_of, never_run, operation_id_of
 
 HEADER = "row,run,status,error,output,operation_id,at\r\n"
 
@@ -45,17 +45,21 @@ from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], 
     as new (batch_id, sequence, work, ended, run, at, ends)
 """
 
+HAS_RUN = "select exists(select from parts where batch_id = $1 and work >= 0)"
+REFUSED = "select ends from parts where batch_id = $1 and work < 0"
+
 NEXT_PART = """
 select sequence, run, at, ends from batch_report.parts where batch_id = $1 and sequence > $2 order by sequence limit 1
 """
 
+Part = tuple[UUID, int, int, int, int, datetime, bytes]
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(list[Ended]).decode
 
 
 async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
     """Add what each event tells; its place in the log is the part's, so that none is there twice."""
-    parts: list[tuple[UUID, int, int, int, int, datetime, bytes]] = []
+    parts: list[Part] = []
     for recorded in events:
         match recorded.event:
             case OperationsExecuted(batch_id=UUID() as batch_id) as e:
@@ -64,6 +68,19 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
             case RowsRefused(batch_id, refused, at):
                 rows = [Ended(r.number, r.number, "refused", reason(r.column, r.reason)) for r in refused]
                 parts.append((batch_id, recorded.sequence, -1, 0, 1, at, encode(rows)))
+            case BatchCompleted(status="CANCELLED") as e:
+                await write(connection, parts)
+                parts.clear()
+                if not await connection.fetchval(HAS_RUN, e.batch_id):
+                    told = await connection.fetch(REFUSED, e.batch_id)
+                    ends = never_run(
+                        e.cancelled + e.refused, (ended.first for (some,) in told for ended in decode(some))
+                    )
+                    parts.append((e.batch_id, recorded.sequence, 0, e.cancelled, 1, e.at, encode(ends)))
+    await write(connection, parts)
+
+
+async def write(connection: asyncpg.Connection, parts: Sequence[Part]) -> None:
     if parts:
         await connection.execute(INSERT_PARTS, *zip(*parts, strict=True))
 

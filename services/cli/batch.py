@@ -4,7 +4,7 @@ import asyncio
 import csv
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from common.errors import DomainError, Invalid, Unavailable
+from services.batch.upload import MediaType, rows_as_sent
 
-MEDIA_TYPES: Mapping[str, str] = {
+MEDIA_TYPES: Mapping[str, MediaType] = {
     ".csv": "text/csv",
     ".ndjson": "application/x-ndjson",
     ".jsonl": "application/x-ndjson",
@@ -37,9 +38,7 @@ class Batches:
 
     async def submit(self, file: Path, kind: str, options: Mapping[str, str]) -> dict[str, Any]:
         """Upload a file, with a bar. Raises Invalid, Refusal."""
-        media_type = MEDIA_TYPES.get(file.suffix.lower())
-        if media_type is None:
-            raise Invalid(f"{file}: What is it? Its name must end in {', '.join(MEDIA_TYPES)}.")
+        media_type = media_type_of(file)
         columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task("", total=size_of(file))
@@ -95,6 +94,19 @@ class Batches:
             async for block in answer.aiter_bytes():
                 yield block
 
+    async def bad_rows(self, batch: dict[str, Any]) -> set[int]:
+        """The rows of a batch that is over that were refused or have failed. Raises Refusal."""
+        if batch["detail"]:
+            raise Refusal(f"{batch['detail']} Mend the file, and hand in all of it again.")
+        if not batch["completed_at"]:
+            raise Refusal(f"The batch is still {batch['status']}: which of its rows are bad is known when it is over.")
+        bad = set[int]()
+        async for row in rows_of(self.report(batch["id"])):  # the latest run of a row comes last
+            (bad.add if row["status"] in ("failed", "refused") else bad.discard)(int(row["row"]))
+        if len(bad) != batch["counts"]["failed"] + batch["counts"]["refused"]:
+            raise Unavailable("The report of the batch is not written to its end yet: try again in a moment.")
+        return bad
+
     async def tell(self, batch: dict[str, Any]) -> None:
         """Show a batch, and the first things that went wrong with it."""
         counts, colour = batch["counts"], COLOURS.get(batch["status"], "cyan")
@@ -104,18 +116,34 @@ class Batches:
             say(f"  {batch['detail']}", markup=False, soft_wrap=True)
         ends = "  ".join(f"{counts[end]:,} {end}" for end in ("succeeded", "failed", "cancelled", "pending", "refused"))
         say(f"  {ends}" + (f"  [dim]{batch['rate']:,.0f}/s[/]" if batch["rate"] else ""))
-        if not (counts["failed"] or counts["refused"]):
-            return
-        shown = 0
-        async for row in rows_of(self.report(batch["id"])):
-            if row.get("status") in ("failed", "refused"):
-                say(f"  row {row['row']}: {row['error']}", markup=False, soft_wrap=True)
-                shown += 1
-                if shown == ERRORS_SHOWN:
-                    break
-        more = counts["failed"] + counts["refused"] - shown
+        wrong = await self.wrong(batch)
+        for row, error in wrong:
+            say(f"  row {row}: {error}", markup=False, soft_wrap=True)
+        more = counts["failed"] + counts["refused"] - len(wrong)
         if more > 0:
             say(f"  [dim]and {more:,} more: boxoffice batch report {batch['id']}[/]", soft_wrap=True)
+
+    async def wrong(self, batch: dict[str, Any]) -> list[tuple[int, str]]:
+        """The first rows of a batch with which something is wrong now, and what; not what a retry has mended."""
+        counts, wrong = batch["counts"], list[tuple[int, str]]()
+        if counts["failed"]:
+            wrong += [(failed["row"], failed["error"]) for failed in await self.failed(batch["id"], ERRORS_SHOWN)]
+        if left := min(counts["refused"], ERRORS_SHOWN):
+            async for row in rows_of(self.report(batch["id"])):  # they come first in it
+                if row["status"] == "refused":
+                    wrong.append((int(row["row"]), row["error"]))
+                    left -= 1
+                if not left:
+                    break
+        return sorted(wrong)[:ERRORS_SHOWN]
+
+
+def media_type_of(file: Path) -> MediaType:
+    """What is in a file, by its name. Raises Invalid."""
+    media_type = MEDIA_TYPES.get(file.suffix.lower())
+    if media_type is None:
+        raise Invalid(f"{file}: What is it? Its name must end in {', '.join(MEDIA_TYPES)}.")
+    return media_type
 
 
 def size_of(file: Path) -> int:
@@ -134,12 +162,17 @@ async def blocks_of(file: Path, sent: Callable[[int], None]) -> AsyncIterator[by
 async def rows_of(blocks: AsyncIterator[bytes]) -> AsyncIterator[dict[str, str]]:
     """The rows of a report, as they come."""
     names: list[str] = []
-    rest = b""
+    row = rest = b""
     async for block in blocks:
-        *lines, rest = (rest + block).split(b"\r\n")  # an error may have lines of its own
-        for cells in csv.reader(line.decode() for line in lines):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            row += line + b"\n"
+            if row.count(b'"') % 2:
+                continue  # a cell in quotes goes on in the next line
+            (cells,) = csv.reader([row.decode()])
+            row = b""
             if names:
-                yield dict(zip(names, cells, strict=False))
+                yield dict(zip(names, cells, strict=True))
             else:
                 names = cells
 
@@ -167,10 +200,15 @@ async def batches_at(url: str, user: str, console: Console) -> AsyncIterator[Bat
             raise Unavailable(f"{url} does not answer ({type(error).__name__}). Is it running?") from error
 
 
-async def submit(batches: Batches, file: Path, kind: str, options: Mapping[str, str], *, watch: bool) -> bool:
+async def submit(
+    batches: Batches, console: Console, file: Path, kind: str, options: Mapping[str, str], *, watch: bool
+) -> bool:
     """Hand in a file and watch it; whether all of it went well."""
     batch = await batches.submit(file, kind, options)
     if watch:
+        console.print(
+            f"taken in as {batch['id']}", soft_wrap=True
+        )  # to find it again, whatever becomes of this command
         batch = await batches.watch(batch)
     await batches.tell(batch)
     return batch["status"] in ("PENDING", "RUNNING", "COMPLETED")
@@ -179,9 +217,10 @@ async def submit(batches: Batches, file: Path, kind: str, options: Mapping[str, 
 async def listed(batches: Batches, console: Console) -> None:
     """Show the newest batches."""
     line = "{:<36}  {:<18} {:<21} {:>10} {:>7} {:>7}  {}"
+    found = await batches.newest()
     titles = line.format("batch", "kind", "status", "operations", "failed", "refused", "created")
     console.print(f"[dim]{titles}[/]", soft_wrap=True)  # a folded id cannot be copied
-    for batch in await batches.newest():
+    for batch in found:
         counts, status = batch["counts"], batch["status"]
         told = line.format(
             batch["id"],
@@ -197,11 +236,27 @@ async def listed(batches: Batches, console: Console) -> None:
 
 async def write_report(batches: Batches, batch_id: str, to: Path | None) -> None:
     """Write a batch's report to a file or to stdout."""
-    target = to.open("wb") if to else sys.stdout.buffer
-    try:
+    with to.open("wb") if to else nullcontext(sys.stdout.buffer) as target:
         async for block in batches.report(batch_id):
             target.write(block)
-    finally:
         target.flush()
-        if to:
-            target.close()
+
+
+async def write_bad_rows(batches: Batches, batch_id: str, file: Path, to: Path | None) -> None:
+    """Write the header and the bad rows of the file that a batch was handed in as. Raises Invalid, Refusal."""
+    media_type = media_type_of(file)
+    batch = await batches.read(batch_id)
+    bad = await batches.bad_rows(batch)
+    header = media_type == "text/csv"
+    total, rows = 0, list[bytes]()
+    with file.open("rb") as source:
+        for total, row in enumerate(rows_as_sent(source, media_type), 0 if header else 1):
+            if total == 0 or total in bad:
+                rows.append(row if row.endswith(b"\n") else row + b"\n")
+    if total != (there := batch["counts"]["operations"] + batch["counts"]["refused"]):
+        raise Invalid(f"{file} has {total:,} rows and the batch {there:,}: it is not the file that was handed in.")
+    if not bad:
+        raise Invalid("No row of the batch was refused or has failed.")
+    with to.open("wb") if to else nullcontext(sys.stdout.buffer) as target:
+        target.writelines(rows)
+        target.flush()

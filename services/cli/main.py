@@ -193,7 +193,7 @@ def batch_submit(
 
     async def hand_in() -> bool:
         async with open_batches() as batches:
-            return await submit(batches, file, kind, options, watch=watch)
+            return await submit(batches, console, file, kind, options, watch=watch)
 
     if not run(hand_in()):
         sys.exit(1)
@@ -238,6 +238,22 @@ def batch_report(open_batches: Any, batch_id: str, output: Path | None) -> None:
     async def write() -> None:
         async with open_batches() as batches:
             await write_report(batches, batch_id, output)
+
+    run(write())
+
+
+@batch.command("bad")
+@click.argument("batch_id")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="A file instead of the terminal.")
+@click.pass_obj
+def batch_bad(open_batches: Any, batch_id: str, file: Path, output: Path | None) -> None:
+    """The rows of the FILE that was handed in that were refused or have failed: mend them, and hand them in again."""
+    from services.cli.batch import write_bad_rows
+
+    async def write() -> None:
+        async with open_batches() as batches:
+            await write_bad_rows(batches, batch_id, file, output)
 
     run(write())
 

@@ -15,6 +15,7 @@ from common.event_log import Draft, Recorded
 from common.events import (
     BatchCompleted,
     BatchOpened,
+    BatchRetried,
     BatchSubmitted,
     Event,
     OperationsExecuted,
@@ -58,6 +59,8 @@ class Story:
         ]
         self.lines |= {(row, 1): "refused" for row in self.refused}
         for run in (1, 2, 3):
+            if run > 1:
+                self.events.append(BatchRetried(self.batch_id, [], run, now()))  # nobody asks here which pieces
             for work, piece in enumerate(self.pieces):
                 left = [row for row in piece if row not in self.ends or self.ends[row].outcome == "failed"]
                 self.execute(work, run, left)

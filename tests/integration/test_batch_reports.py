@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import asyncpg
@@ -15,6 +15,8 @@ from common.events import (
     BatchCompleted,
     BatchLifecycle,
     BatchOpened,
+    BatchRetried,
+    BatchStarted,
     BatchSubmitted,
     OperationsExecuted,
     RefusedRow,
@@ -53,9 +55,9 @@ async def pool(database_url: str) -> AsyncIterator[asyncpg.Pool]:
         yield pool
 
 
-def executed(*results: Result) -> OperationsExecuted:
-    size = len(results)
-    return OperationsExecuted(UUID(int=1), BATCH, 0, KIND, "ada", 1, 1, list(results), 0, size, 0, 0, NOON)
+def executed(*results: Result, run: int = 1, succeeded: int | None = None, failed: int = 0) -> OperationsExecuted:
+    ends = (len(results) if succeeded is None else succeeded, failed, 0)
+    return OperationsExecuted(UUID(int=1), BATCH, 0, KIND, "ada", run, 1, list(results), 0, *ends, NOON)
 
 
 async def test_a_row_that_was_refused_is_no_operation_and_another_is_pending_until_its_batch_is_over(
@@ -82,6 +84,32 @@ async def test_a_row_that_was_refused_is_no_operation_and_another_is_pending_unt
     for row in (1, 2):
         with pytest.raises(NotFound, match="You have no operation"):
             await read_model.operation(pool, operation_id_of(BATCH, row), "ada")
+
+
+async def test_a_retry_takes_back_what_failed_and_has_a_rate_of_its_own(pool: asyncpg.Pool, database_url: str) -> None:
+    await Tables(report.READ_MODEL, database_url).told(BatchStarted(BATCH, NOON))  # a batch's view looks there too
+    tables = Tables(read_model.READ_MODEL, database_url)
+    hour = timedelta(hours=1)
+    await tables.told(
+        BatchOpened(BATCH, KIND, "ada", "normal", "skip", None, NOON),
+        BatchSubmitted(BATCH, 4, 1, 0, NOON),
+        BatchStarted(BATCH, NOON),
+        executed(Result(1), Result(2), Result(3, "failed"), Result(4, "failed"), succeeded=2, failed=2),
+        BatchCompleted(BATCH, "ada", KIND, "COMPLETED_WITH_ERRORS", 2, 2, 0, 0, NOON + timedelta(seconds=2)),
+        BatchRetried(BATCH, [0], 2, NOON + hour),
+    )
+    view = await read_model.batch(pool, BATCH, "ada", NOON + hour + timedelta(seconds=5))
+    assert (view.status, view.progress, view.rate, view.started_at) == ("RUNNING", 0.5, 0, NOON)
+    assert (view.counts.succeeded, view.counts.failed, view.counts.pending) == (2, 0, 2)
+    assert (await read_model.operation(pool, operation_id_of(BATCH, 3), "ada")).status == "pending"
+    assert not (await read_model.operations(pool, BATCH, status="failed", limit=10, after=0)).items
+    await tables.told(
+        executed(Result(3), Result(4, "failed"), run=2, succeeded=3, failed=1),
+        BatchCompleted(BATCH, "ada", KIND, "COMPLETED_WITH_ERRORS", 3, 1, 0, 0, NOON + hour + timedelta(seconds=4)),
+    )
+    view = await read_model.batch(pool, BATCH, "ada", NOON + 2 * hour)
+    assert (view.progress, view.rate) == (1, 0.5)
+    assert (view.counts.succeeded, view.counts.failed, view.counts.pending) == (3, 1, 0)
 
 
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])

@@ -5,12 +5,15 @@ import csv
 import io
 import json
 import os
+import re
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -24,6 +27,7 @@ from common.events import OperationsAdded
 from common.requests import Requester
 from common.requests.batch import Operations
 from common.runtime import Platform
+from services.batch import kinds
 from services.batch.domain import work_id_of
 from services.batch.kinds_documents import RenderDocuments
 from services.batch.kinds_records import Record
@@ -176,9 +180,7 @@ async def test_what_failed_is_tried_again_when_somebody_asks(office: Office) -> 
     await office.over((await office.submit(records([7])))["id"], "COMPLETED")
     batch = await office.submit(records(range(10)))
     await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
-    connection = await asyncpg.connect(office._database_url)  # noqa: SLF001 (somebody mends what was wrong)
-    await connection.execute("delete from batch_data.records where key = '7'")
-    await connection.close()
+    await mend(office)
     assert (await office.ask("POST", f"/api/batches/{batch['id']}/retry", who=EVE)).status_code == 404
     retried = await office.ask("POST", f"/api/batches/{batch['id']}/retry")
     assert (retried.status_code, retried.json()["status"]) == (202, "RUNNING")
@@ -192,6 +194,28 @@ async def test_what_failed_is_tried_again_when_somebody_asks(office: Office) -> 
     again = [("8", "1", "failed"), ("8", "2", "succeeded")]
     await eventually(told, sorted([*again, *((str(n), "1", "succeeded") for n in range(1, 11) if n != 8)]))
     assert (await office.ask("POST", f"/api/batches/{batch['id']}/retry")).status_code == 409
+
+
+async def test_a_name_that_is_twice_in_json_is_refused_where_it_is(office: Office) -> None:
+    async def hand_in(body: bytes) -> httpx.Response:
+        return await office.ask("POST", "/api/batches", content=body, headers={"Content-Type": "application/json"})
+
+    operations = b'"operations":[{"key":"a","value":"1"},{"key":"b","value":"1","value":"2"}]'
+    answer = await hand_in(b'{"kind":"records.insert",%b}' % operations)
+    assert answer.status_code == 202, answer.text
+    over = await office.over(answer.json()["id"], "COMPLETED_WITH_ERRORS")
+    assert (over["counts"]["succeeded"], over["counts"]["refused"]) == (1, 1)
+    (refused,) = [row for row in await office.report(over["id"]) if row["status"] == "refused"]
+    assert (refused["row"], refused["error"]) == ("2", "value: May be given once, is there twice")
+    answer = await hand_in(b'{"kind":"records.insert","kind":"records.insert",%b}' % operations)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "kind")
+
+
+async def mend(office: Office) -> None:
+    """Somebody deletes the record that was in the way."""
+    connection = await asyncpg.connect(office._database_url)  # noqa: SLF001 (it is no service's deed)
+    await connection.execute("delete from batch_data.records where key = '7'")
+    await connection.close()
 
 
 async def test_operations_come_as_json_too_and_one_by_one(office: Office) -> None:
@@ -300,7 +324,7 @@ async def test_the_key_of_a_batch_whose_upload_broke_off_is_not_taken_again(offi
 
 async def test_a_batch_waits_for_its_time_and_may_be_cancelled_before(office: Office) -> None:
     later = (now() + timedelta(hours=1)).isoformat()
-    batch = await office.submit(records(range(3)), run_at=later)
+    batch = await office.submit("key,value\n1,v\n,no key\n2,v\n3,v\n", run_at=later)
     assert batch["status"] == "PENDING"
     first = f"/api/operations/{UUID(int=UUID(batch['id']).int + 1)}"
     assert (await office.ask("GET", first)).json()["status"] == "pending"
@@ -308,6 +332,13 @@ async def test_a_batch_waits_for_its_time_and_may_be_cancelled_before(office: Of
     assert (await office.ask("POST", f"/api/batches/{batch['id']}/cancel", who=EVE)).status_code == 404
     cancelled = await office.ask("POST", f"/api/batches/{batch['id']}/cancel")
     assert (cancelled.status_code, cancelled.json()["status"]) == (200, "CANCELLED")
+    counts = (await office.over(batch["id"], "CANCELLED"))["counts"]
+    assert (counts["cancelled"], counts["pending"], counts["refused"]) == (3, 0, 1)
+    assert (await office.ask("GET", first)).json()["status"] == "cancelled"
+    operations = await office.ask("GET", f"/api/batches/{batch['id']}/operations", params={"status": "cancelled"})
+    assert [operation["row"] for operation in operations.json()["items"]] == [1, 3, 4]
+    told = {row["row"]: row["status"] for row in await office.report(batch["id"])}
+    assert told == {"1": "cancelled", "2": "refused", "3": "cancelled", "4": "cancelled"}
     soon = await office.submit(records(range(10, 13)), run_at=(now() + timedelta(seconds=1)).isoformat())
     over = await office.over(soon["id"], "COMPLETED")
     assert over["started_at"] >= soon["run_at"]
@@ -447,6 +478,7 @@ async def test_a_file_is_handed_in_watched_and_reported_from_the_command_line(of
     assert "1,200 succeeded  0 failed  0 cancelled  0 pending  1 refused" in said
     assert "row 1201: key: " in said
     (batch,) = (await office.ask("GET", "/api/batches")).json()["items"]
+    assert said.lstrip().startswith(f"taken in as {batch['id']}\n")
     assert batch["id"] in (await command(office, "ls"))[1]
     assert "COMPLETED_WITH_ERRORS" in (await command(office, "show", batch["id"]))[1]
     code, said = await command(office, "report", batch["id"])
@@ -458,45 +490,53 @@ async def test_a_file_is_handed_in_watched_and_reported_from_the_command_line(of
     assert (code, "10 succeeded" in said) == (0, True)
     code, said = await command(office, "submit", str(file), "--kind", "seats.fly")
     assert (code, "There is no kind 'seats.fly'" in said) == (1, True)
+    await office.process.kill()
+    code, said = await command(office, "ls")
+    assert (code, "does not answer" in said, "batch   " in said) == (1, True, False)
 
 
-PLUGIN = '''
-from collections.abc import Sequence
-
-import msgspec
-
-from services.batch.kinds import Answer, Done, Kind, Task, Work
-
-
-class Seat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    row: str
-    number: int
-
-
-class ReserveSeats(Kind[Seat]):
-    """Reserves seats by row and number."""
-
-    name = "seats.reserve"
-    operation = Seat
-    tables = "create table if not exists batch_data.seats (row text, number bigint, primary key (row, number))"
-
-    async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
-        await work.connection.execute(
-            "insert into batch_data.seats (row, number) select * from unnest($1::text[], $2::bigint[])",
-            [task.what.row for task in operations],
-            [task.what.number for task in operations],
-        )
-        return [Done(f"{task.what.row}{task.what.number}") for task in operations]
-'''
+async def test_the_bad_rows_of_a_file_are_mended_and_handed_in_again(office: Office, home: Path) -> None:
+    file, mended = home / "records.csv", home / "mended.csv"
+    file.write_text('key,value\n1,"two\nlines"\n\n1,"taken\ntoo"\n2,v\n,"no\nkey"\n3,v')
+    code, said = await command(office, "submit", str(file), "--kind", "records.insert")
+    assert (code, "3 succeeded  1 failed  0 cancelled  0 pending  1 refused" in said) == (1, True)
+    (batch,) = (await office.ask("GET", "/api/batches")).json()["items"]
+    code, _ = await command(office, "bad", batch["id"], str(file), "-o", str(mended))
+    assert (code, mended.read_text()) == (0, 'key,value\n1,"taken\ntoo"\n,"no\nkey"\n')
+    code, said = await command(office, "bad", batch["id"], str(mended))
+    assert (code, "it is not the file that was handed in" in said) == (1, True)
+    mended.write_text(mended.read_text().replace("\n1,", "\n4,").replace("\n,", "\n5,"))
+    code, said = await command(office, "submit", str(mended), "--kind", "records.insert")
+    assert (code, "2 succeeded" in said) == (0, True)
+    assert sorted(await office.keys()) == ["1", "2", "3", "4", "5"]
 
 
-async def test_a_kind_comes_from_a_package_of_its_own(platform: Platform, home: Path) -> None:
+async def test_what_a_retry_has_mended_is_no_longer_told(office: Office) -> None:
+    await office.over((await office.submit(records([7])))["id"], "COMPLETED")
+    batch = await office.submit(records(range(10)) + ",no key\n")
+    await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
+    _, said = await command(office, "show", batch["id"])
+    assert "row 8: There is a record '7' already." in said
+    assert "row 11: key: " in said
+    await mend(office)
+    _, said = await command(office, "retry", batch["id"])
+    assert "10 succeeded  0 failed" in said
+    assert "row 8" not in said
+    assert "row 11: key: " in said
+    assert "more" not in said
+
+
+async def test_a_kind_comes_from_a_package_of_its_own_as_the_docstring_shows(platform: Platform, home: Path) -> None:
+    _, code, project = re.findall(r"(?:^(?: {4}.*)?\n)+", kinds.__doc__ or "", re.MULTILINE)
+    ((group, points),) = tomllib.loads(dedent(project))["project"]["entry-points"].items()
     package = home / "plugin"
     about = package / "seats-1.0.dist-info"
     about.mkdir(parents=True)
-    (package / "seats.py").write_text(PLUGIN)
+    (package / "seats.py").write_text(dedent(code))
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: seats\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[boxoffice.batch_kinds]\nseats.reserve = seats:ReserveSeats\n")
+    (about / "entry_points.txt").write_text(
+        "\n".join([f"[{group}]", *(f"{name} = {where}" for name, where in points.items())])
+    )
     settings = platform.settings
     named = {"BOXOFFICE_NATS_URL": settings.nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url}
     with_plugin = {"PYTHONPATH": str(package)}
@@ -509,8 +549,8 @@ async def test_a_kind_comes_from_a_package_of_its_own(platform: Platform, home: 
         httpx.AsyncClient(timeout=30) as http,
     ):
         office = Office(process, http, settings.database_url)
-        kinds = (await office.ask("GET", "/api/batch-kinds")).json()
-        (kind,) = [kind for kind in kinds if kind["name"] == "seats.reserve"]
+        there_are = (await office.ask("GET", "/api/batch-kinds")).json()
+        (kind,) = [kind for kind in there_are if kind["name"] == "seats.reserve"]
         assert kind["about"] == "Reserves seats by row and number."
         rows = "row,number\n" + "".join(f"A,{n}\n" for n in range(1, 101)) + "A,7\nA,x\n"
         answer = await office.ask(

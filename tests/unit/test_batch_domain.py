@@ -120,7 +120,7 @@ def test_a_batch_of_which_all_is_in_is_submitted_once() -> None:
 def test_rows_that_are_no_operations_are_skipped_or_end_it_all() -> None:
     given(opened()).when(RefuseRows([ROW], NOON)).then(refused)
     given(opened(), refused).when(SubmitBatch(1000, 2, NOON)).then(BatchSubmitted(BATCH, 1000, 2, 1, NOON))
-    rejected = BatchFailed(BATCH, "ada", KIND, "invalid", "1 rows are no operations, so nothing ran.", NOON)
+    rejected = BatchFailed(BATCH, "ada", KIND, "invalid", "1 row is no operation, so nothing ran.", NOON)
     given(opened("reject"), refused).when(SubmitBatch(1000, 2, NOON)).then(rejected)
 
 
@@ -204,6 +204,10 @@ def test_only_what_failed_is_tried_again() -> None:
     given(opened(), submitted, started, counted(0, 500), counted(1, 500), completed("COMPLETED", 1000)).when(
         RetryBatch("ada", NOON)
     ).refused(Conflict, "no operation of it failed", batch_status="COMPLETED")
+    stopped = (counted(0, 450, 50), counted(1, cancelled=500), completed("CANCELLED", 450, 50, 500))
+    given(opened(), submitted, started, cancelled, *stopped).when(RetryBatch("ada", NOON)).refused(
+        Conflict, "it was cancelled", batch_status="CANCELLED"
+    )
 
 
 OPERATIONS = [Operation(number, Raw(b"{}")) for number in (1, 2, 3)]

@@ -20,7 +20,7 @@ from msgspec import Meta
 
 from common.errors import Invalid
 from common.events import Operation, RefusedRow
-from services.batch.upload import LIMITS, Limits, MediaType, Pieces, Read, operations_in, operations_of
+from services.batch.upload import LIMITS, Limits, MediaType, Pieces, Read, operations_in, operations_of, rows_as_sent
 
 CSV: MediaType = "text/csv"
 NDJSON: MediaType = "application/x-ndjson"
@@ -149,6 +149,17 @@ async def test_a_list_of_json_values_is_checked_as_the_lines_of_a_file_are() -> 
     assert operations_of([huge], Seat) == ([], [RefusedRow(1, None, "Larger than 65,536 bytes")])
 
 
+def test_rows_are_found_again_in_the_file_as_they_were_sent() -> None:
+    content = b'\xef\xbb\xbf"a",b\r\n1,"two\r\nlines"\r\n\r\ncaf\xe9,"a "bad" quote"\n3,4'
+    assert list(rows_as_sent(io.BytesIO(content), CSV)) == [
+        b'"a",b\r\n',
+        b'1,"two\r\nlines"\r\n',
+        b'caf\xe9,"a "bad" quote"\n',
+        b"3,4",
+    ]
+    assert list(rows_as_sent(io.BytesIO(b'{"a":"\xe9"}\n \n{"b\n7'), NDJSON)) == [b'{"a":"\xe9"}\n', b'{"b\n', b"7"]
+
+
 async def test_rows_are_read_while_the_rest_is_still_to_come() -> None:
     async def body() -> AsyncIterator[bytes]:
         yield b"title,price\n" + b"x,1\n" * LIMITS.wait
@@ -239,6 +250,9 @@ async def test_any_bytes_are_the_rows_and_the_faults_that_they_are_to_the_csv_mo
         with pytest.raises(Invalid, match="never closed"):
             await read(cut(content, cuts), CSV, Pair, limits)
         return
+    _, *as_sent = rows_as_sent(io.BytesIO(content), CSV, limits)
+    for row, sent in zip(wanted, as_sent, strict=True):
+        assert row is None or [row] == list(csv.reader([sent.decode()]))
     if not any(wanted):
         with pytest.raises(Invalid, match="rows can be read" if wanted else "only a header"):
             await read(cut(content, cuts), CSV, Pair, limits)
