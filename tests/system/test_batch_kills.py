@@ -15,7 +15,7 @@ import pytest
 from common.events import Event, OperationsExecuted, WorkCounted, type_of
 from common.runtime import Platform
 from common.topology import CONSUMERS
-from services.batch.collector import AT_ONCE
+from services.batch.collector import SLOTS
 from services.batch.domain import operation_id_of, work_id_of
 from tests.harness import Fate, Judge, Proxy, ServiceProcess, eventually
 from tests.system.test_batch import CSV, Office
@@ -350,7 +350,7 @@ async def test_kinds_that_hang_keep_no_other_from_its_work(ward: Ward) -> None:
         office = Office(ward.victim, http, ward.platform.settings.database_url)
         async with holding(ward, "batch_data.entries", "access exclusive"):
             slow = [await ward.submit(http, kind, rows) for kind in ("entries.make", "entries.add")]
-            await eventually(lambda: ward.see(hanging), 2 * AT_ONCE, 30)
+            await eventually(lambda: ward.see(hanging), 2 * SLOTS["normal"], 30)
             fast = await ward.submit(http, "records.insert", "key,value\na,1\n")
             await office.over(str(fast), "COMPLETED", 30)
         for batch_id in slow:
