@@ -39,6 +39,7 @@ from common.events.batch import (
 )
 from common.events.expiration import ExpirationCompleted, ExpirationEvent
 from common.events.orders import (
+    BookEvent,
     BookListing,
     BookOpened,
     BookRevised,
@@ -46,6 +47,7 @@ from common.events.orders import (
     OrderCompleted,
     OrderCreated,
     OrderEvent,
+    OrderRequested,
     PaymentRefused,
     PaymentStarted,
 )
@@ -63,6 +65,7 @@ __all__ = [
     "BatchRetried",
     "BatchStarted",
     "BatchSubmitted",
+    "BookEvent",
     "BookListing",
     "BookOpened",
     "BookRevised",
@@ -79,6 +82,7 @@ __all__ = [
     "OrderCompleted",
     "OrderCreated",
     "OrderEvent",
+    "OrderRequested",
     "Outcome",
     "PaymentRefused",
     "PaymentStarted",

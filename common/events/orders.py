@@ -1,4 +1,4 @@
-"""What the orders service tells: the order book of each ticket, with every order for it."""
+"""What the orders service tells: the order book of each ticket, with every order for it, and keys that were used."""
 
 from datetime import datetime
 from typing import Literal
@@ -99,4 +99,19 @@ class OrderCancelled(Event, frozen=True, tag="order_cancelled"):
     unused_payments: tuple[UUID, ...] = ()
 
 
-OrderEvent = BookOpened | BookRevised | OrderCreated | PaymentStarted | PaymentRefused | OrderCompleted | OrderCancelled
+class OrderRequested(Event, frozen=True, tag="order_requested"):
+    """A buyer used an Idempotency-Key for this order to be, also if it is refused: the first fact on its own subject.
+
+    `request_id` names buyer and key; `hold_seconds` is what was asked for, if anything was.
+    """
+
+    request_id: UUID
+    buyer_id: str
+    ticket_id: UUID
+    quantity: int
+    hold_seconds: int | None
+    at: datetime
+
+
+BookEvent = BookOpened | BookRevised | OrderCreated | PaymentStarted | PaymentRefused | OrderCompleted | OrderCancelled
+OrderEvent = BookEvent | OrderRequested

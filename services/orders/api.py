@@ -13,13 +13,12 @@ from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
-from common.errors import Invalid
 from common.http import BEARER, LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
 from common.paging import Cursor
 from common.problems import problems
 from services.orders import read_model
-from services.orders.domain import CancelOrder, PlaceOrder, Status
+from services.orders.domain import CancelOrder, OrderRequests, PlaceOrder, RequestOrder, Status
 from services.orders.listeners import KeepOrderBook
 from services.orders.payments import Gateway, VisibleOrders, pay
 from services.orders.read_model import OrderPage, OrderView
@@ -56,6 +55,7 @@ class OrderDesk(msgspec.Struct, frozen=True):
     """What these doors need."""
 
     orders: VisibleOrders
+    requests: OrderRequests
     books: KeepOrderBook
     gateway: Gateway
     pool: asyncpg.Pool
@@ -82,21 +82,24 @@ class OrderController(Controller):
         desk: NamedDependency[OrderDesk],
         idempotency_key: IdempotencyKey = None,
     ) -> Response[OrderView]:
-        """Reserve seats for a while."""
+        """Reserve seats for a while.
+
+        With an `Idempotency-Key` that was used before, the answer is that of then, whatever became of the order since;
+        what was refused then made no order, and is decided anew. If the request is not the same, it is 422.
+        """
+        at = now()
         order_id, request_id = new_id(), None
         if idempotency_key is not None:
             request_id = request_id_of(request.user.id, idempotency_key)
-            order_id = uuid5(request_id, str(data.ticket_id))
-            known = await read_model.order_of_request(desk.pool, request_id)
-            if known is not None and known.ticket_id != data.ticket_id:
-                raise Invalid("Idempotency-Key: Used for another ticket; take a new one", field="Idempotency-Key")
+            order_id = uuid5(request_id, "order")
+            wanted = (data.ticket_id, data.quantity, data.hold_seconds)
+            await desk.requests.handle(request_id, RequestOrder(request_id, request.user.id, *wanted, at), new=True)
         await desk.books.catch_up(data.ticket_id)
-        at = now()
         longest = desk.settings.hold_seconds
         expires_at = at + timedelta(seconds=min(data.hold_seconds or longest, longest))
         command = PlaceOrder(order_id, request.user.id, data.quantity, expires_at, at, request_id)
         placed = await desk.orders.handle(data.ticket_id, command)
-        order = OrderView.of(placed.state.order(order_id))
+        order = OrderView.of(placed.state.order(order_id).as_placed)
         return Response(order, status_code=201, headers={"Location": f"/api/orders/{order_id}"})
 
     @get("/", responses=problems(400, 401, 503))

@@ -13,7 +13,7 @@ from common.projector import Projected, Projector, ReadYourWrites
 from common.requests import Responder
 from common.runtime import Platform, Service
 from services.orders.api import OrderController, OrderDesk
-from services.orders.domain import ORDERS
+from services.orders.domain import ORDER_REQUESTS, ORDERS
 from services.orders.listeners import CancelExpiredOrder, KeepOrderBook, SettlePayments
 from services.orders.payments import FakeGateway
 from services.orders.read_model import READ_MODEL
@@ -25,13 +25,13 @@ from services.orders.settings import OrdersSettings
 async def create_service(platform: Platform, settings: OrdersSettings) -> AsyncIterator[Service]:
     """The orders service: its doors, its listeners, and the projector of what buyers see."""
     log, database = platform.event_log, settings.database_url
-    aggregate = Aggregate(ORDERS, log)
+    aggregate, requests = Aggregate(ORDERS, log), Aggregate(ORDER_REQUESTS, log, cache=1_000)
     projected = Projected(READ_MODEL, "ORDERS", log, database)
     async with platform.pool("orders") as pool:
         gateway = FakeGateway(pool)
         books = KeepOrderBook(aggregate, log)
         listeners: Sequence[Listener[Any]] = (books, CancelExpiredOrder(aggregate), SettlePayments(gateway))
-        desk = OrderDesk(ReadYourWrites(aggregate, projected), books, gateway, pool, settings)
+        desk = OrderDesk(ReadYourWrites(aggregate, projected), requests, books, gateway, pool, settings)
         router = Router("/", route_handlers=[OrderController], dependencies=given(desk=desk))
         responder = Responder("orders", answering(aggregate), platform.client, concurrency=4)  # of up to 500 commands
         yield Service(

@@ -1,6 +1,7 @@
 """What an order may do and become.
 
-All orders for one ticket are one aggregate, its order book: a reservation has to see every other one.
+All orders for one ticket are one aggregate, its order book: a reservation has to see every other one. An order that is
+asked for with an Idempotency-Key has one more, of its own: which key was used for which order.
 """
 
 from datetime import datetime
@@ -13,13 +14,14 @@ from rpds import HashTrieMap
 from common.aggregate import Aggregate, Decider
 from common.errors import Conflict, Invalid, NotFound
 from common.events import (
+    BookEvent,
     BookListing,
     BookOpened,
     BookRevised,
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
-    OrderEvent,
+    OrderRequested,
     PaymentRefused,
     PaymentStarted,
 )
@@ -31,7 +33,7 @@ Reason = Literal["expired", "buyer", "seller"]
 class Order(msgspec.Struct, frozen=True):
     """One order in a book. `price` is of one; `payments` were started, and not refused.
 
-    It is `awaiting_payment` from the first payment started until it is over.
+    It is `awaiting_payment` from the first payment started until it is over. `first_version` is that of its creation.
     """
 
     id: UUID
@@ -43,6 +45,7 @@ class Order(msgspec.Struct, frozen=True):
     currency: str
     expires_at: datetime
     created_at: datetime
+    first_version: int
     status: Status = "created"
     version: int = 0
     closed_at: datetime | None = None
@@ -57,6 +60,19 @@ class Order(msgspec.Struct, frozen=True):
     @property
     def total(self) -> int:
         return self.price * self.quantity
+
+    @property
+    def as_placed(self) -> "Order":
+        """The order as it was before anything happened to it."""
+        return msgspec.structs.replace(
+            self,
+            status="created",
+            version=self.first_version,
+            closed_at=None,
+            reason=None,
+            payment_id=None,
+            payments=(),
+        )
 
 
 class Book(msgspec.Struct, frozen=True):
@@ -140,7 +156,7 @@ class CancelOrder(msgspec.Struct, frozen=True):
 OrderCommand = KeepBook | StopSelling | PlaceOrder | StartPayment | RefusePayment | CompleteOrder | CancelOrder
 
 
-def decide(command: OrderCommand, book: Book) -> list[OrderEvent]:
+def decide(command: OrderCommand, book: Book) -> list[BookEvent]:
     match command:
         case KeepBook(ticket_id, listing, at):
             if book.listing is None:
@@ -154,10 +170,7 @@ def decide(command: OrderCommand, book: Book) -> list[OrderEvent]:
             withdrawn = msgspec.structs.replace(book.listing, on_sale=False, version=version)
             return [BookRevised(book.ticket_id, withdrawn, at)]
         case PlaceOrder(order_id, buyer_id, quantity, expires_at, at, request_id):
-            if (known := book.orders.get(order_id)) is not None:
-                asked = (known.buyer_id, known.quantity, known.expires_at - known.created_at)
-                if asked != (buyer_id, quantity, expires_at - at):
-                    raise Invalid("Idempotency-Key: Used for another order; take a new one", field="Idempotency-Key")
+            if order_id in book.orders:
                 return []
             ticket_id, listing = may_reserve(book, quantity)
             price = (listing.price, listing.currency)
@@ -225,12 +238,13 @@ def refuse_if_over(order: Order) -> None:
         raise Conflict(f"The order is {ended}.", order_status=order.status)
 
 
-def evolve(book: Book, event: OrderEvent) -> Book:
+def evolve(book: Book, event: BookEvent) -> Book:
     match event:
         case BookOpened() | BookRevised():
             return Book(event.ticket_id, event.listing, book.taken, book.orders)
         case OrderCreated(order_id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, at):
-            order = Order(order_id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, at)
+            held = (order_id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, at)
+            order = Order(*held, first_version=event.version)
             return after(book, order, event, taken=quantity)
         case PaymentStarted():
             order = book.orders[event.order_id]
@@ -251,11 +265,39 @@ def evolve(book: Book, event: OrderEvent) -> Book:
             assert_never(event)
 
 
-def after(book: Book, order: Order, event: OrderEvent, taken: int = 0, **changes: object) -> Book:
+def after(book: Book, order: Order, event: BookEvent, taken: int = 0, **changes: object) -> Book:
     """The book after an event of one of its orders, which changed `changes` of it and took `taken` more seats."""
     order = msgspec.structs.replace(order, version=event.version, **changes)
     return Book(book.ticket_id, book.listing, book.taken + taken, book.orders.insert(order.id, order))
 
 
-ORDERS = Decider("orders", OrderEvent, decide, evolve, initial=Book())
-Orders = Aggregate[OrderCommand, Book, OrderEvent]
+ORDERS = Decider("orders", BookEvent, decide, evolve, initial=Book())
+Orders = Aggregate[OrderCommand, Book, BookEvent]
+
+
+class RequestOrder(msgspec.Struct, frozen=True):
+    """Use an Idempotency-Key for this order to be. The same again is a repeat."""
+
+    request_id: UUID
+    buyer_id: str
+    ticket_id: UUID
+    quantity: int
+    hold_seconds: int | None
+    at: datetime
+
+
+def decide_request(command: RequestOrder, before: OrderRequested | None) -> list[OrderRequested]:
+    wanted = (command.ticket_id, command.quantity, command.hold_seconds)
+    if before is None:
+        return [OrderRequested(command.request_id, command.buyer_id, *wanted, command.at)]
+    if wanted != (before.ticket_id, before.quantity, before.hold_seconds):
+        raise Invalid("Idempotency-Key: Used for another order; take a new one", field="Idempotency-Key")
+    return []
+
+
+def evolve_request(_: OrderRequested | None, event: OrderRequested) -> OrderRequested:
+    return event
+
+
+ORDER_REQUESTS = Decider("orders", OrderRequested, decide_request, evolve_request, initial=None)
+OrderRequests = Aggregate[RequestOrder, OrderRequested | None, OrderRequested]

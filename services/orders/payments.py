@@ -12,11 +12,11 @@ import asyncpg
 
 from common.clock import now
 from common.errors import Conflict, Invalid, PaymentDeclined, Unavailable
-from common.events import OrderEvent
+from common.events import BookEvent
 from common.projector import CONNECTION_LOST, ReadYourWrites
 from services.orders.domain import Book, CompleteOrder, Order, OrderCommand, RefusePayment, StartPayment, refuse_if_over
 
-VisibleOrders = ReadYourWrites[OrderCommand, Book, OrderEvent]
+VisibleOrders = ReadYourWrites[OrderCommand, Book, BookEvent]
 
 
 @runtime_checkable

@@ -27,14 +27,12 @@ create table orders (
     currency text not null,
     expires_at timestamptz not null,
     created_at timestamptz not null,
-    request_id uuid,
     status text not null,
     version bigint not null,
     closed_at timestamptz,
     reason text
 );
 create index on orders (buyer_id, created_at desc, id desc);
-create index on orders (request_id) where request_id is not null;
 """
 
 
@@ -83,14 +81,14 @@ class OrderView(msgspec.Struct, frozen=True):
 
 
 INSERT_ORDERS = """
-insert into orders (id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at, request_id,
+insert into orders (id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at,
                     status, version, closed_at, reason)
-select id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at, request_id, status, version,
-       closed_at, reason
+select id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at,
+       status, version, closed_at, reason
 from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::timestamptz[],
-            $9::timestamptz[], $10::uuid[], $11::text[], $12::bigint[], $13::timestamptz[], $14::text[])
-    as new (id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at, request_id, status,
-            version, closed_at, reason)
+            $9::timestamptz[], $10::text[], $11::bigint[], $12::timestamptz[], $13::text[])
+    as new (id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at,
+            status, version, closed_at, reason)
 """
 
 CHANGE_ORDERS = """
@@ -110,8 +108,8 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
     for recorded in events:
         match recorded.event:
             case OrderCreated(order_id, ticket_id, buyer_id, title, quantity, price, currency) as e:
-                held = (order_id, ticket_id, buyer_id, title, quantity, price, currency)
-                created[order_id] = (*held, e.expires_at, e.at, e.request_id)
+                held = (order_id, ticket_id, buyer_id, title, quantity, price, currency, e.expires_at, e.at)
+                created[order_id] = held
                 changes[order_id] = ("created", e.version, None, None)
             case PaymentStarted() | PaymentRefused() as e:
                 changes[e.order_id] = ("awaiting_payment", e.version, None, None)
@@ -135,8 +133,6 @@ from orders
 """
 
 ORDER_OF_BUYER = SELECT_ORDER + "where id = $1 and buyer_id = $2"
-
-ORDER_OF_REQUEST = SELECT_ORDER + "where request_id = $1"
 
 ORDERS_OF_BUYER = (
     SELECT_ORDER
@@ -163,12 +159,6 @@ async def order(pool: asyncpg.Pool, order_id: UUID, buyer_id: str) -> OrderView:
     if row is None:
         raise NotFound(f"You have no order {order_id}.")
     return OrderView.of_row(row)
-
-
-async def order_of_request(pool: asyncpg.Pool, request_id: UUID) -> OrderView | None:
-    """The order that was placed with an Idempotency-Key, if there is one."""
-    row = await pool.fetchrow(ORDER_OF_REQUEST, request_id)
-    return OrderView.of_row(row) if row else None
 
 
 async def orders(

@@ -136,6 +136,7 @@ async def place(pool: asyncpg.Pool, ticket_id: UUID, buyer_id: str, quantity: in
             listing.currency,
             at + HOLD,
             at,
+            version,
             version=version,
         )
         event = OrderCreated(

@@ -12,7 +12,7 @@ import pytest
 from common.aggregate import Aggregate
 from common.clock import new_id, now
 from common.errors import Conflict, Invalid, PaymentDeclined, Unavailable
-from common.events import OrderCancelled, OrderCompleted, OrderEvent, PaymentRefused, PaymentStarted, TicketDetails
+from common.events import BookEvent, OrderCancelled, OrderCompleted, PaymentRefused, PaymentStarted, TicketDetails
 from common.runtime import Platform
 from services.cli.servers import NatsServer
 from services.orders.payments import FakeGateway
@@ -145,10 +145,10 @@ class Till:
     async def cancel(self, order_id: UUID) -> int:
         return (await self._http.delete(f"/api/orders/{order_id}")).status_code
 
-    async def events(self) -> list[OrderEvent]:
+    async def events(self) -> list[BookEvent]:
         return [recorded.event for recorded in await self._log.read(f"orders.{self._ticket_id}")]  # type: ignore[misc]
 
-    async def count(self, kind: type[OrderEvent]) -> int:
+    async def count(self, kind: type[BookEvent]) -> int:
         """How many events of this kind the order book has."""
         return sum(isinstance(event, kind) for event in await self.events())
 

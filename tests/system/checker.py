@@ -23,6 +23,7 @@ from common.events import (
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
+    OrderRequested,
     PaymentRefused,
     PaymentStarted,
     TicketCreated,
@@ -118,8 +119,10 @@ def versions_count_up(evidence: Evidence, _: Promises, __: timedelta) -> Iterato
             versions[fact.subject] += 1
             if fact.event.version != versions[fact.subject]:
                 yield f"{fact.subject} has version {fact.event.version} in place {versions[fact.subject]}"
-            if fact.subject != f"{stream.lower()}.{fact.event.ticket_id}":  # type: ignore[attr-defined]  # all have one
-                yield f"{fact.subject} holds an event of another ticket at {fact.sequence}"
+            event: Any = fact.event
+            owner = event.request_id if isinstance(event, OrderRequested) else event.ticket_id
+            if fact.subject != f"{stream.lower()}.{owner}":
+                yield f"{fact.subject} holds an event of another ticket or request at {fact.sequence}"
 
 
 def acknowledged_orders_exist_once(evidence: Evidence, promises: Promises, _: timedelta) -> Iterator[str]:
@@ -137,13 +140,17 @@ def acknowledged_orders_exist_once(evidence: Evidence, promises: Promises, _: ti
 
 
 def orders_are_created_once(evidence: Evidence, _: Promises, __: timedelta) -> Iterator[str]:
-    """One creation for an order, one order for a request."""
+    """One creation for an order, one order for a request, and that which was asked for."""
     created = list(evidence.events("ORDERS", OrderCreated))
     yield from (
         f"order {order_id} was created {times} times" for order_id, times in twice(event.order_id for event in created)
     )
     requests = (event.request_id for event in created if event.request_id)
     yield from (f"request {request} made {times} orders" for request, times in twice(requests))
+    asked = {e.request_id: (e.buyer_id, e.ticket_id, e.quantity) for e in evidence.events("ORDERS", OrderRequested)}
+    for event in created:
+        if event.request_id and asked.get(event.request_id) != (event.buyer_id, event.ticket_id, event.quantity):
+            yield f"order {event.order_id} is not what request {event.request_id} asked for"
 
 
 def nothing_is_oversold(evidence: Evidence, _: Promises, __: timedelta) -> Iterator[str]:
@@ -331,12 +338,10 @@ def project_ticket(tables: Tables, event: Event) -> None:
 
 
 def project_order(tables: Tables, event: Event) -> None:
-    """(ticket, buyer, title, quantity, price, currency, expires_at, created_at, request, status, version, closed_at,
-    reason)
-    """
+    """(ticket, buyer, title, quantity, price, currency, expires_at, created_at, status, version, closed_at, reason)"""
     match event:
         case OrderCreated() as e:
-            held = (e.ticket_id, e.buyer_id, e.title, e.quantity, e.price, e.currency, e.expires_at, e.at, e.request_id)
+            held = (e.ticket_id, e.buyer_id, e.title, e.quantity, e.price, e.currency, e.expires_at, e.at)
             tables.orders[e.order_id] = (*held, "created", e.version, None, None)
             tables.taken[e.ticket_id] = tables.taken.get(e.ticket_id, 0) + e.quantity
         case PaymentStarted() | PaymentRefused() as e:
@@ -351,8 +356,8 @@ def project_order(tables: Tables, event: Event) -> None:
 # Collecting
 
 SELECT_ORDERS = """
-select id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at, request_id, status, version,
-       closed_at, reason
+select id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at, status, version, closed_at,
+       reason
 from orders.orders
 """
 SELECT_TICKETS = """

@@ -23,6 +23,7 @@ from common.events import (
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
+    OrderRequested,
     PaymentRefused,
     PaymentStarted,
     TicketCreated,
@@ -61,6 +62,10 @@ def created(order_id: UUID, quantity: int = 1, expires_at: datetime = DEADLINE, 
     return OrderCreated(order_id, TICKET, "ada", *sold_as, expires_at, NOON, request_id)
 
 
+def requested(request: int, quantity: int) -> OrderRequested:
+    return OrderRequested(UUID(int=request), "ada", TICKET, quantity, None, NOON)
+
+
 def started(order_id: UUID, payment_id: UUID) -> PaymentStarted:
     return PaymentStarted(order_id, TICKET, payment_id, NOON)
 
@@ -78,8 +83,10 @@ class Story:
         self.orders: list[Event] = [
             BookOpened(TICKET, LISTING, NOON),
             BookOpened(ELSEWHERE, LISTING, NOON),
+            requested(30, 2),
             created(SOLD, 2, request=30),
             created(BACK, 2),
+            requested(31, 1),
             created(LATE, request=31),
             BookRevised(TICKET, SMALL_LISTING, NOON),
             BookRevised(ELSEWHERE, msgspec.structs.replace(LISTING, on_sale=False, version=2), NOON),
@@ -125,8 +132,13 @@ def facts(service: str, events: Sequence[Event]) -> list[Fact]:
     versions: Counter[str] = Counter()
     stream: list[Fact] = []
     for sequence, event in enumerate(events, start=1):
-        owner = event.order_id if isinstance(event, ExpirationCompleted) else event.ticket_id  # type: ignore[attr-defined]
-        subject = f"{service}.{owner}"
+        match event:
+            case ExpirationCompleted():
+                subject = f"{service}.{event.order_id}"
+            case OrderRequested():
+                subject = f"{service}.{event.request_id}"
+            case _:
+                subject = f"{service}.{event.ticket_id}"  # type: ignore[attr-defined]
         versions[subject] += 1
         if service != "expiration" and event.version == 0:
             event = msgspec.structs.replace(event, version=versions[subject])
@@ -168,7 +180,15 @@ def an_order_is_created_twice(story: Story) -> None:
 
 
 def a_request_makes_two_orders(story: Story) -> None:
-    story.orders.append(created(UUID(int=98), 1, AFTER, request=30))
+    story.orders.append(created(UUID(int=98), 1, AFTER, request=31))
+
+
+def an_order_is_not_what_its_request_asked_for(story: Story) -> None:
+    story.orders[2] = requested(30, 1)
+
+
+def a_key_is_used_twice(story: Story) -> None:
+    story.orders.append(msgspec.structs.replace(requested(31, 1), version=1))
 
 
 def a_seat_is_sold_twice(story: Story) -> None:
@@ -176,7 +196,7 @@ def a_seat_is_sold_twice(story: Story) -> None:
 
 
 def a_seat_is_sold_before_another_is_given_back(story: Story) -> None:
-    story.orders.insert(5, created(UUID(int=98), 2, AFTER))
+    story.orders.insert(7, created(UUID(int=98), 2, AFTER))
     story.orders.append(OrderCancelled(UUID(int=98), TICKET, "ada", 2, "buyer", NOON))
 
 
@@ -185,11 +205,11 @@ def a_withdrawn_ticket_is_sold(story: Story) -> None:
 
 
 def a_book_decides_by_a_capacity_that_nobody_said(story: Story) -> None:
-    story.orders[5] = BookRevised(TICKET, msgspec.structs.replace(SMALL_LISTING, capacity=600), NOON)
+    story.orders[7] = BookRevised(TICKET, msgspec.structs.replace(SMALL_LISTING, capacity=600), NOON)
 
 
 def a_book_misses_a_withdrawal(story: Story) -> None:
-    del story.orders[6]
+    del story.orders[8]
 
 
 def an_order_ends_twice(story: Story) -> None:
@@ -205,7 +225,7 @@ def something_happens_after_the_end(story: Story) -> None:
 
 
 def an_order_is_held_too_long(story: Story) -> None:
-    story.orders[13] = created(HELD, 2, AFTER - timedelta(microseconds=1))
+    story.orders[15] = created(HELD, 2, AFTER - timedelta(microseconds=1))
 
 
 def an_order_expires_early(story: Story) -> None:
@@ -229,7 +249,7 @@ def an_order_expires_that_nobody_told(story: Story) -> None:
 
 
 def a_version_is_given_twice(story: Story) -> None:
-    story.orders[3] = msgspec.structs.replace(story.orders[3], version=2)
+    story.orders[4] = msgspec.structs.replace(story.orders[4], version=2)
 
 
 def a_sale_is_not_captured(story: Story) -> None:
@@ -269,6 +289,8 @@ def a_payment_is_not_in_the_log(story: Story) -> None:
         (an_order_that_was_given_back_is_still_held, {"acknowledged_orders_exist_once"}),
         (an_order_is_created_twice, {"acknowledged_orders_exist_once", "orders_are_created_once"}),
         (a_request_makes_two_orders, {"orders_are_created_once"}),
+        (an_order_is_not_what_its_request_asked_for, {"orders_are_created_once"}),
+        (a_key_is_used_twice, {"versions_count_up"}),
         (a_seat_is_sold_twice, {"nothing_is_oversold"}),
         (a_seat_is_sold_before_another_is_given_back, {"nothing_is_oversold"}),
         (a_withdrawn_ticket_is_sold, {"nothing_is_oversold"}),

@@ -15,6 +15,7 @@ from common.events import (
     Event,
     ExpirationCompleted,
     OrderCreated,
+    OrderRequested,
     TicketCreated,
     UndecodableEvent,
     decode,
@@ -89,7 +90,8 @@ def test_every_field_is_recorded_with_a_value_other_than_its_default() -> None:
 
 
 def test_recorded_orders_make_the_book_they_made_then() -> None:
-    book: Book = reduce(ORDERS.evolve, [sample.decoded() for sample in SAMPLES["orders"]], ORDERS.initial)  # type: ignore[arg-type]
+    events = [sample.decoded() for sample in SAMPLES["orders"] if sample.tag != type_of(OrderRequested)]
+    book: Book = reduce(ORDERS.evolve, events, ORDERS.initial)  # type: ignore[arg-type]
     endings = [(order.buyer_id, order.quantity, order.status, order.reason) for order in book.orders.values()]
     assert sorted(endings, key=str) == [
         ("ada", 2, "complete", None),

@@ -1,23 +1,27 @@
 """What an order may do and become, as sentences."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from common.errors import Conflict, Invalid, NotFound
 from common.events import (
+    BookEvent,
     BookListing,
     BookOpened,
     BookRevised,
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
-    OrderEvent,
+    OrderRequested,
     PaymentRefused,
     PaymentStarted,
 )
 from services.orders.domain import (
+    ORDER_REQUESTS,
     ORDERS,
     Book,
     CancelOrder,
@@ -27,6 +31,7 @@ from services.orders.domain import (
     PlaceOrder,
     Reason,
     RefusePayment,
+    RequestOrder,
     StartPayment,
     StopSelling,
 )
@@ -39,7 +44,7 @@ DEADLINE = NOON + timedelta(minutes=15)
 LATER = NOON + timedelta(hours=1)
 
 
-def given(*events: OrderEvent) -> Given[OrderCommand, Book, OrderEvent]:
+def given(*events: BookEvent) -> Given[OrderCommand, Book, BookEvent]:
     return Given(ORDERS, *events)
 
 
@@ -60,8 +65,12 @@ def created_with(order_id: UUID, quantity: int, request_id: UUID | None = None) 
     return OrderCreated(order_id, TICKET, "ada", *sold_as, DEADLINE, NOON, request_id)
 
 
-def place(quantity: int, order_id: UUID = ORDER, buyer: str = "ada", request_id: UUID | None = None) -> PlaceOrder:
-    return PlaceOrder(order_id, buyer, quantity, DEADLINE, NOON, request_id)
+def place(quantity: int, order_id: UUID = ORDER, request_id: UUID | None = None) -> PlaceOrder:
+    return PlaceOrder(order_id, "ada", quantity, DEADLINE, NOON, request_id)
+
+
+def ask(**changes: Any) -> RequestOrder:
+    return msgspec.structs.replace(RequestOrder(OTHER, "ada", TICKET, 2, 60, NOON), **changes)
 
 
 def cancelled_for(reason: Reason, at: datetime = SOON, unused: tuple[UUID, ...] = ()) -> OrderCancelled:
@@ -72,6 +81,7 @@ def completed_with(payment_id: UUID, unused: tuple[UUID, ...] = ()) -> OrderComp
     return OrderCompleted(ORDER, TICKET, "ada", 2, payment_id, 5000, "EUR", SOON, unused)
 
 
+requested = OrderRequested(OTHER, "ada", TICKET, 2, 60, NOON)
 withdrawn = BookRevised(TICKET, listing(10, 2, on_sale=False), NOON)
 created = created_with(ORDER, 2)
 paying = PaymentStarted(ORDER, TICKET, CARD, NOON)
@@ -195,12 +205,8 @@ def test_an_order_keeps_the_price_it_was_placed_at() -> None:
 
 
 @pytest.mark.parametrize("since", [(), (paying,), (paying, completed), (cancelled,), (revised(1),), (withdrawn,)])
-def test_the_same_order_again_changes_nothing_whatever_became_of_it(since: tuple[OrderEvent, ...]) -> None:
+def test_the_same_order_again_changes_nothing_whatever_became_of_it(since: tuple[BookEvent, ...]) -> None:
     given(opened(10), created, *since).when(place(2)).then()
-
-
-def test_the_same_order_id_with_another_quantity_is_invalid() -> None:
-    given(opened(10), created).when(place(3)).refused(Invalid, "another order", field="Idempotency-Key")
 
 
 def test_the_same_order_may_be_asked_for_again_later() -> None:
@@ -208,14 +214,23 @@ def test_the_same_order_may_be_asked_for_again_later() -> None:
     given(opened(10), created).when(PlaceOrder(ORDER, "ada", 2, DEADLINE + minute, NOON + minute)).then()
 
 
-def test_the_same_order_id_with_another_hold_is_invalid() -> None:
-    given(opened(10), created).when(PlaceOrder(ORDER, "ada", 2, LATER, NOON)).refused(
-        Invalid, "another order", field="Idempotency-Key"
-    )
+def test_a_key_is_used_for_the_first_order_asked_for() -> None:
+    Given(ORDER_REQUESTS).when(ask()).then(requested)
 
 
-def test_the_same_order_id_of_another_buyer_is_invalid() -> None:
-    given(opened(10), created).when(place(2, buyer="bob")).refused(Invalid, "another order", field="Idempotency-Key")
+def test_the_same_request_again_is_a_repeat_whenever_it_comes() -> None:
+    Given(ORDER_REQUESTS, requested).when(ask(at=LATER)).then()
+
+
+@pytest.mark.parametrize("another", [{"ticket_id": OTHER}, {"quantity": 3}, {"hold_seconds": None}])
+def test_a_key_that_was_used_is_not_for_another_order(another: dict[str, Any]) -> None:
+    Given(ORDER_REQUESTS, requested).when(ask(**another)).refused(Invalid, "another order", field="Idempotency-Key")
+
+
+@pytest.mark.parametrize("since", [(), (paying,), (paying, completed), (cancelled,)])
+def test_an_order_can_be_told_as_it_was_placed(since: tuple[BookEvent, ...]) -> None:
+    placed, now = given(opened(10), created).state, given(opened(10), created, *since).state
+    assert now.order(ORDER).as_placed == placed.order(ORDER)
 
 
 # Paying
@@ -279,7 +294,7 @@ def test_a_refusal_of_a_payment_that_never_started_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("ending", [completed_with(SECOND_CARD, (CARD,)), cancelled_for("buyer", SOON, (CARD,))])
-def test_a_refusal_after_the_end_changes_nothing(ending: OrderEvent) -> None:
+def test_a_refusal_after_the_end_changes_nothing(ending: BookEvent) -> None:
     given(opened(10), created, paying, ending).when(RefusePayment(ORDER, CARD, LATER)).then()
 
 
@@ -396,7 +411,7 @@ def test_nothing_can_be_done_with_an_order_that_is_not_there(command: OrderComma
         ((created, expired), "cancelled"),
     ],
 )
-def test_an_order_has_the_status_of_its_last_event(events: tuple[OrderEvent, ...], status: str) -> None:
+def test_an_order_has_the_status_of_its_last_event(events: tuple[BookEvent, ...], status: str) -> None:
     assert given(opened(10), *events).state.order(ORDER).status == status
 
 

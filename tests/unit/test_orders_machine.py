@@ -10,13 +10,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from common.errors import DomainError
 from common.events import (
+    BookEvent,
     BookListing,
     BookOpened,
     BookRevised,
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
-    OrderEvent,
     PaymentStarted,
 )
 from services.orders.domain import (
@@ -54,7 +54,7 @@ class OrderBook(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.book = ORDERS.initial
-        self.events: list[OrderEvent] = []
+        self.events: list[BookEvent] = []
         self.effective: list[OrderCommand] = []
 
     @initialize(target=commands, capacity=st.integers(1, 8))
