@@ -49,6 +49,13 @@ class BatchOpened(Event, frozen=True, tag="batch_opened"):
     at: datetime
 
 
+class UploadContinued(Event, frozen=True, tag="upload_continued"):
+    """Operations of a batch are still coming in; told now and then, so that an upload whose server died stands out."""
+
+    batch_id: UUID
+    at: datetime
+
+
 class RowsRefused(Event, frozen=True, tag="rows_refused"):
     """Some rows of a batch are no operations."""
 
@@ -194,6 +201,7 @@ class OperationsExecuted(Event, frozen=True, tag="operations_executed"):
 
 BatchLifecycle = (
     BatchOpened
+    | UploadContinued
     | RowsRefused
     | BatchSubmitted
     | BatchStarted

@@ -30,6 +30,7 @@ from common.events import (
     RefusedRow,
     Result,
     RowsRefused,
+    UploadContinued,
     WorkCounted,
     WorkEvent,
     WorkReleased,
@@ -51,7 +52,7 @@ class Counts(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """A batch as its events leave it. `counted`: the pieces of work that are done with, by number.
 
-    `abandoned`: its upload came to no end.
+    `heard_at`: when operations were last known to come in. `abandoned`: its upload came to no end.
     """
 
     id: UUID | None = None
@@ -61,6 +62,7 @@ class Batch(msgspec.Struct, frozen=True):
     on_invalid: OnInvalid = "skip"
     run_at: datetime | None = None
     status: Status = "PENDING"
+    heard_at: datetime | None = None
     submitted: bool = False
     abandoned: bool = False
     cancelled: bool = False
@@ -73,6 +75,11 @@ class Batch(msgspec.Struct, frozen=True):
     @property
     def is_over(self) -> bool:
         return self.status not in ("PENDING", "RUNNING")
+
+    @property
+    def comes_in(self) -> bool:
+        """Not all of it is in."""
+        return not (self.submitted or self.is_over)
 
     @property
     def is_waiting(self) -> bool:
@@ -95,6 +102,12 @@ class OpenBatch(msgspec.Struct, frozen=True):
     priority: Priority
     on_invalid: OnInvalid
     run_at: datetime | None
+    at: datetime
+
+
+class ContinueUpload(msgspec.Struct, frozen=True):
+    """Its operations still come in."""
+
     at: datetime
 
 
@@ -139,7 +152,17 @@ class RetryBatch(msgspec.Struct, frozen=True):
     at: datetime
 
 
-BatchCommand = OpenBatch | RefuseRows | SubmitBatch | AbandonBatch | StartBatch | CountWork | CancelBatch | RetryBatch
+BatchCommand = (
+    OpenBatch
+    | ContinueUpload
+    | RefuseRows
+    | SubmitBatch
+    | AbandonBatch
+    | StartBatch
+    | CountWork
+    | CancelBatch
+    | RetryBatch
+)
 
 
 def decide_batch(command: BatchCommand, batch: Batch) -> list[BatchLifecycle]:
@@ -148,12 +171,14 @@ def decide_batch(command: BatchCommand, batch: Batch) -> list[BatchLifecycle]:
             if batch.id:
                 return opened_before(command, batch)
             return [BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at)]
+        case ContinueUpload(at):
+            return [UploadContinued(found(batch), at)] if batch.comes_in else []
         case RefuseRows(rows, at):
-            return [RowsRefused(found(batch), list(rows), at)] if not (batch.submitted or batch.is_over) else []
+            return [RowsRefused(found(batch), list(rows), at)] if batch.comes_in else []
         case SubmitBatch(operations, works, at):
-            return [] if batch.submitted or batch.is_over else [submitted(batch, operations, works, at)]
+            return [submitted(batch, operations, works, at)] if batch.comes_in else []
         case AbandonBatch(detail, at):
-            return [] if batch.submitted or batch.is_over or not batch.id else [failed(batch, "abandoned", detail, at)]
+            return [failed(batch, "abandoned", detail, at)] if batch.comes_in and batch.id else []
         case StartBatch(at):
             return [BatchStarted(found(batch), at)] if batch.is_waiting else []
         case CountWork(work, run, counts, at):
@@ -250,8 +275,10 @@ def retried(batch: Batch, at: datetime) -> BatchRetried:
 
 def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
     match event:
-        case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at):
-            return Batch(batch_id, kind, user_id, priority, on_invalid, run_at)
+        case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at):
+            return Batch(batch_id, kind, user_id, priority, on_invalid, run_at, heard_at=at)
+        case UploadContinued(at=at):
+            return msgspec.structs.replace(batch, heard_at=at)
         case RowsRefused(_, rows):
             return msgspec.structs.replace(batch, refused=batch.refused + len(rows))
         case BatchSubmitted(_, operations, works):

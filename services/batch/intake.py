@@ -16,6 +16,8 @@ from services.batch.domain import (
     AddOperations,
     Batch,
     BatchCommand,
+    Batches,
+    ContinueUpload,
     OnInvalid,
     OpenBatch,
     RefuseRows,
@@ -30,6 +32,12 @@ AT_ONCE = 8
 """Pieces that are on their way to the log at a time; reading goes on meanwhile, so this also bounds memory."""
 
 REFUSED_TOGETHER = 500
+
+SIGN_OF_LIFE = 60
+"""Seconds after which the log is told that an upload still comes in. With PATIENCE well within ABANDONED_AFTER."""
+
+PATIENCE = 120
+"""Seconds to wait for more of an upload."""
 
 VisibleBatches = ReadYourWrites[BatchCommand, Batch, BatchLifecycle]
 Blocks = AsyncIterator[tuple[list[Operation], list[RefusedRow]]]
@@ -49,7 +57,10 @@ class Intake:
     """Takes in batches."""
 
     def __init__(
-        self, batches: VisibleBatches, works: Mapping[Priority, Works], kinds: Mapping[str, Kind[msgspec.Struct]]
+        self,
+        batches: VisibleBatches | Batches,
+        works: Mapping[Priority, Works],
+        kinds: Mapping[str, Kind[msgspec.Struct]],
     ) -> None:
         self._batches = batches
         self._works = works
@@ -90,6 +101,8 @@ class Intake:
         pieces, refused = Pieces(min(MANY, self._kinds[wanted.kind].limit)), list[RefusedRow]()
         operations = works = 0
         under_way: set[asyncio.Task[object]] = set()
+        loop = asyncio.get_running_loop()
+        told = loop.time()
         good, bad = first
         try:
             while True:
@@ -101,10 +114,16 @@ class Intake:
                 while len(refused) >= REFUSED_TOGETHER:
                     await self._batches.handle(batch_id, RefuseRows(refused[:REFUSED_TOGETHER], now()))
                     del refused[:REFUSED_TOGETHER]
+                if loop.time() - told > SIGN_OF_LIFE:
+                    await self._batches.handle(batch_id, ContinueUpload(now()))
+                    told = loop.time()
                 try:
-                    good, bad = await anext(blocks)
+                    async with asyncio.timeout(PATIENCE):
+                        good, bad = await anext(blocks)
                 except StopAsyncIteration:
                     break
+                except TimeoutError:
+                    raise Invalid(f"No more of the upload came for {PATIENCE} s.") from None
             for piece in pieces.rest():
                 under_way.add(asyncio.create_task(self._add_piece(batch_id, wanted, works, piece)))
                 operations, works = operations + len(piece), works + 1

@@ -30,8 +30,8 @@ from services.batch.domain import (
     work_id_of,
 )
 
-ABANDONED_AFTER = timedelta(hours=1)
-"""An upload that has not come to its end by then never will: whoever took it in is gone."""
+ABANDONED_AFTER = timedelta(minutes=5)
+"""An upload of which nothing was heard for so long never comes to its end: whoever took it in is gone."""
 
 TOGETHER = 100
 """Pieces released at a time."""
@@ -87,10 +87,11 @@ class AbandonUpload(Listener[BatchOpened]):
         self.batches = batches
 
     async def on(self, event: BatchOpened) -> None:
-        if (left := (event.at + ABANDONED_AFTER - now()).total_seconds()) > 0:
-            batch = (await self.batches.load(event.batch_id, fresh=True)).state
-            if batch.submitted or batch.is_over:
-                return
+        batch = (await self.batches.load(event.batch_id, fresh=True)).state
+        if not batch.comes_in:
+            return
+        assert batch.heard_at, "it was opened"
+        if (left := (batch.heard_at + ABANDONED_AFTER - now()).total_seconds()) > 0:
             raise Retry(min(left, 60))
         detail = "Its upload came to no end, so nothing of it ran."
         await self.batches.handle(event.batch_id, AbandonBatch(detail, now()))

@@ -29,6 +29,7 @@ from common.events import (
     RefusedRow,
     Result,
     RowsRefused,
+    UploadContinued,
     WorkCounted,
     WorkEvent,
     WorkReleased,
@@ -42,6 +43,7 @@ from services.batch.domain import (
     Batch,
     BatchCommand,
     CancelBatch,
+    ContinueUpload,
     Counts,
     CountWork,
     Ended,
@@ -134,6 +136,15 @@ def test_an_upload_that_broke_off_ends_it_and_nothing_of_it_is_submitted_later()
     given(opened(), abandoned).when(SubmitBatch(1000, 2, NOON)).then()
     given(opened(), abandoned).when(StartBatch(NOON)).then()
     given(opened(), submitted).when(AbandonBatch("gone", NOON)).then()
+
+
+def test_an_upload_tells_that_it_goes_on_until_all_of_it_is_in() -> None:
+    going_on = UploadContinued(BATCH, LATER)
+    given(opened()).when(ContinueUpload(LATER)).then(going_on)
+    assert given(opened()).state.heard_at == NOON
+    assert given(opened(), going_on).state.heard_at == LATER
+    given(opened(), submitted).when(ContinueUpload(LATER)).then()
+    given(opened(), abandoned).when(ContinueUpload(LATER)).then()
 
 
 def test_only_a_batch_that_was_submitted_starts_and_once() -> None:
