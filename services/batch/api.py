@@ -176,6 +176,8 @@ class BatchController(Controller):
         start_at = moment(run_at)
         media_type = request.content_type[0]
         if media_type == "application/json":
+            if name := next(iter(request.query_params), None):
+                raise BadRequest(FieldProblem(name, "Belongs in the body, beside `operations`"))
             new = parsed(await whole(request), NewBatch, outermost=True)  # each operation is checked by itself
             wanted = Wanted(new.kind, request.user.id, new.priority, new.on_invalid, new.run_at)
             blocks = once(operations_of(new.operations, known(desk.kinds, new.kind).operation))

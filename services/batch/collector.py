@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import Counter as Tally
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from uuid import UUID
 
@@ -60,6 +60,7 @@ class Waiting(msgspec.Struct, eq=False):
 
     priority: Priority
     work_id: UUID
+    batch_id: UUID | None
     run: int
     size: int
     since: float
@@ -147,14 +148,16 @@ class Collector:
         self._decoders: dict[str, msgspec.json.Decoder[msgspec.Struct]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def execute(self, priority: Priority, work_id: UUID, kind: str, run: int, size: int) -> None:
-        """Execute a piece of work; it returns when all of its results are on the log.
+    async def execute(
+        self, priority: Priority, work_id: UUID, batch_id: UUID | None, kind: str, run: int, size: int
+    ) -> None:
+        """Execute a piece of work of `size` operations; it returns when all of its results are on the log.
 
         Raises Retry when some of it, or all, is to be tried again; Unavailable.
         """
         loop = asyncio.get_running_loop()
         queue = self._queues.setdefault(kind, Queue({priority: deque() for priority in PRIORITIES}, asyncio.Event()))
-        piece = Waiting(priority, work_id, run, size, loop.time(), loop.create_future())
+        piece = Waiting(priority, work_id, batch_id, run, size, loop.time(), loop.create_future())
         queue.waiting[priority].append(piece)
         if not queue.filled.is_set() and queue.size >= self._limit:
             queue.filled.set()
@@ -205,16 +208,24 @@ class Collector:
                 piece.done.set_exception(outcome)
 
     async def _together(self, name: str, taken: Sequence[Waiting]) -> list[Exception | None]:
-        """Execute pieces of one kind as one statement; for each what it raises."""
+        """Execute pieces of one kind as one statement; for each what it raises. While it is paused, only what is
+        cancelled comes to its end.
+        """
+        batches = {waiting.batch_id for waiting in taken if waiting.batch_id}
+        cancelled = {each for each in batches if (await self._batches.load(each, fresh=True)).state.cancelled}
+        due = taken
         if (await self._paused.load(kind_id_of(name), fresh=True)).state:
-            return [Retry(PAUSED_SECONDS) for _ in taken]
+            due = [waiting for waiting in taken if waiting.batch_id in cancelled]
+        told = dict(zip(due, await self._of_one_kind(name, due, cancelled), strict=True))
+        return [told[waiting] if waiting in told else Retry(PAUSED_SECONDS) for waiting in taken]
+
+    async def _of_one_kind(
+        self, name: str, taken: Sequence[Waiting], cancelled: Collection[UUID]
+    ) -> list[Exception | None]:
+        """Execute pieces that may begin, but for those whose batch is cancelled; for each what it raises."""
         # Fresh: a replica that is behind would take what others released for done.
         loaded = await asyncio.gather(*(self._works[w.priority].load(w.work_id, fresh=True) for w in taken))
         pieces = [each.state for each in loaded]
-        cancelled = {
-            batch_id: (await self._batches.load(batch_id, fresh=True)).state.cancelled
-            for batch_id in {piece.batch_id for piece in pieces if piece.batch_id}
-        }
         kind = self._kinds.get(name)
         if kind is None:
             log.warning("kind_not_installed", kind=name, operations=sum(waiting.size for waiting in taken))
@@ -227,7 +238,7 @@ class Collector:
             if piece.run != waiting.run or not piece.left:
                 done.append(engine.Turn(waiting.work_id, piece.run, piece.attempt))  # by one who was killed then
                 continue
-            if piece.batch_id and cancelled[piece.batch_id]:
+            if piece.batch_id in cancelled:
                 stopped = [Result(operation.number, "cancelled") for operation in piece.left]
                 declined[place] = engine.Declined(waiting.work_id, piece.run, piece.attempt + 1, stopped)
             elif kind is None:

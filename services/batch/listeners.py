@@ -109,12 +109,13 @@ class ExecuteWork(Listener[OperationsAdded | WorkReleased]):
         self.collector = collector
 
     async def on(self, event: OperationsAdded | WorkReleased) -> None:
+        work = (self.priority, event.work_id, event.batch_id, event.kind)
         if isinstance(event, WorkReleased):
-            await self.collector.execute(self.priority, event.work_id, event.kind, event.run, event.operations)
+            await self.collector.execute(*work, event.run, event.operations)
         elif event.released:
             if event.run_at and (left := (event.run_at - now()).total_seconds()) > 0:
                 raise Retry(left)
-            await self.collector.execute(self.priority, event.work_id, event.kind, 1, len(event.operations))
+            await self.collector.execute(*work, 1, len(event.operations))
 
 
 class ExecuteHighWork(ExecuteWork):

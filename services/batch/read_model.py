@@ -17,6 +17,8 @@ from common.events import (
     BatchRetried,
     BatchStarted,
     BatchSubmitted,
+    KindPaused,
+    KindResumed,
     OperationsAdded,
     OperationsExecuted,
     Outcome,
@@ -48,6 +50,9 @@ create table batches (
     ended_before bigint not null default 0 -- operations that came to their end in earlier runs
 );
 create index on batches (user_id, created_at desc, id desc);
+create table paused_kinds (
+    kind text primary key
+);
 create table refused (
     id uuid primary key -- what would be the operation's id, if the row were one
 );
@@ -96,6 +101,8 @@ where id = $1
 RETRY_PIECES = "update pieces set failed = 0 where batch_id = $1 and failed > 0"
 RETRY_OPERATIONS = "delete from operations where owner_id = $1 and status = 'failed'"
 ROWS_NEVER_RUN = "select operations + refused from batches where id = $1 and started_at is null"
+PAUSE_KIND = "insert into paused_kinds (kind) values ($1) on conflict do nothing"
+RESUME_KIND = "delete from paused_kinds where kind = $1"
 END_BATCH = "update batches set status = $2, detail = $3, completed_at = $4 where id = $1"
 
 WRITE_PIECES = """
@@ -165,6 +172,10 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 await connection.execute(RETRY_OPERATIONS, batch_id)
                 await connection.execute(RETRY_PIECES, batch_id)
                 await connection.execute(RETRY_BATCH, batch_id, at)
+            case KindPaused(kind):
+                await connection.execute(PAUSE_KIND, kind)
+            case KindResumed(kind):
+                await connection.execute(RESUME_KIND, kind)
             case BatchFailed(batch_id, detail=detail, at=at):
                 await connection.execute(END_BATCH, batch_id, "FAILED", detail, at)
             case BatchCompleted(batch_id, status=status, at=at) as over:
@@ -190,7 +201,7 @@ class BatchCounts(msgspec.Struct, frozen=True):
 
 
 class BatchView(msgspec.Struct, frozen=True):
-    """A batch, as who handed it in sees it.
+    """A batch, as who handed it in sees it. `paused`: nothing more of it begins until somebody resumes its kind.
 
     `progress` is the share of its operations that came to an end; a retry takes back those that failed. `rate`: how
     many a second did since its latest run began. `written`: how far each of the two takers of results has come, in
@@ -200,6 +211,7 @@ class BatchView(msgspec.Struct, frozen=True):
     id: UUID
     kind: str
     status: Status
+    paused: bool
     detail: str | None
     priority: Priority
     on_invalid: OnInvalid
@@ -225,6 +237,7 @@ class BatchView(msgspec.Struct, frozen=True):
             row["id"],
             row["kind"],
             row["status"],
+            row["paused"],
             row["detail"],
             row["priority"],
             row["on_invalid"],
@@ -242,7 +255,9 @@ class BatchView(msgspec.Struct, frozen=True):
 
 
 SELECT_BATCH = """
-select id, kind, status, detail, priority, on_invalid, run_at, operations, refused, created_at, submitted_at,
+select id, kind, status, completed_at is null and exists(
+           select from paused_kinds where paused_kinds.kind = batches.kind
+       ) as paused, detail, priority, on_invalid, run_at, operations, refused, created_at, submitted_at,
        started_at, completed_at, run_started_at, ended_before, coalesce(done.succeeded, 0)::bigint as succeeded,
        coalesce(done.failed, 0)::bigint as failed, coalesce(done.cancelled, 0)::bigint as cancelled,
        coalesce((

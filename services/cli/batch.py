@@ -3,10 +3,11 @@
 import asyncio
 import csv
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from rich.console import Console
@@ -58,7 +59,7 @@ class Batches:
             task = bar.add_task(batch["status"].lower(), total=batch["counts"]["operations"])
             while True:
                 done = batch["counts"]["operations"] - batch["counts"]["pending"]
-                bar.update(task, completed=done, description=batch["status"].lower())
+                bar.update(task, completed=done, description="paused" if batch["paused"] else batch["status"].lower())
                 written = batch["written"]
                 if batch["completed_at"] and min(written.values()) >= done:
                     return batch
@@ -84,6 +85,15 @@ class Batches:
     async def act(self, batch_id: str, what: str) -> dict[str, Any]:
         """Cancel it or try again what failed. Raises Refusal."""
         return told(await self._http.post(f"/api/batches/{batch_id}/{what}"))
+
+    async def kinds(self) -> list[dict[str, Any]]:
+        """The kinds of operation that are installed."""
+        kinds: Any = told(await self._http.get("/api/batch-kinds"))
+        return list(kinds)
+
+    async def pause_or_resume(self, kind: str, what: str) -> dict[str, Any]:
+        """Begin nothing of a kind any more, or go on with it. Raises Refusal, also for who is no operator."""
+        return told(await self._http.post(f"/api/batch-kinds/{quote(kind, safe='')}/{what}"))
 
     async def report(self, batch_id: str) -> AsyncIterator[bytes]:
         """The lines of its report."""
@@ -114,6 +124,8 @@ class Batches:
         say(f"[bold {colour}]{batch['status']}[/] {batch['kind']} [dim]{batch['id']}[/]", soft_wrap=True)
         if batch["detail"]:
             say(f"  {batch['detail']}", markup=False, soft_wrap=True)
+        if batch["paused"]:
+            say(f"  paused until an operator says: boxoffice batch resume {batch['kind']}", soft_wrap=True)
         ends = "  ".join(f"{counts[end]:,} {end}" for end in ("succeeded", "failed", "cancelled", "pending", "refused"))
         say(f"  {ends}" + (f"  [dim]{batch['rate']:,.0f}/s[/]" if batch["rate"] else ""))
         wrong = await self.wrong(batch)
@@ -232,6 +244,16 @@ async def listed(batches: Batches, console: Console) -> None:
             batch["created_at"][:19],
         )
         console.print(told.replace(status, f"[{COLOURS.get(status, 'cyan')}]{status}[/]"), soft_wrap=True)
+
+
+def tell_kinds(console: Console, kinds: Sequence[dict[str, Any]]) -> None:
+    """Show kinds of operation: which are paused, and what their rows hold."""
+    for kind in kinds:
+        columns = ",".join(kind["fields"]["$defs"][kind["fields"]["$ref"].rpartition("/")[2]]["properties"])
+        state = "[yellow]paused [/]" if kind["paused"] else "[green]running[/]"
+        console.print(
+            f"{kind['name']:<18} {state}  {columns}\n  [dim]{kind['about']}[/]", soft_wrap=True, highlight=False
+        )
 
 
 async def write_report(batches: Batches, batch_id: str, to: Path | None) -> None:

@@ -284,6 +284,46 @@ def batch_retry(open_batches: Any, batch_id: str) -> None:
     run(retry())
 
 
+@batch.command("kinds")
+@click.pass_obj
+def batch_kinds(open_batches: Any) -> None:
+    """The kinds of operation that there are, which are paused, and what their rows hold."""
+    from services.cli.batch import tell_kinds
+
+    async def show() -> None:
+        async with open_batches() as batches:
+            tell_kinds(console, await batches.kinds())
+
+    run(show())
+
+
+@batch.command("pause")
+@click.argument("kind")
+@click.pass_obj
+def batch_pause(open_batches: Any, kind: str) -> None:
+    """Begin nothing more of a KIND, for operators (`boxoffice batch --user operator pause ...`)."""
+    pause_or_resume(open_batches, kind, "pause")
+
+
+@batch.command("resume")
+@click.argument("kind")
+@click.pass_obj
+def batch_resume(open_batches: Any, kind: str) -> None:
+    """Go on with a KIND, for operators."""
+    pause_or_resume(open_batches, kind, "resume")
+
+
+def pause_or_resume(open_batches: Any, kind: str, what: str) -> None:
+    """Do so, and show what the kind is then."""
+    from services.cli.batch import tell_kinds
+
+    async def act() -> None:
+        async with open_batches() as batches:
+            tell_kinds(console, [await batches.pause_or_resume(kind, what)])
+
+    run(act())
+
+
 @cli.group()
 def projections() -> None:
     """Read models: tables in Postgres that are made from the log."""

@@ -125,7 +125,7 @@ class Office:
 
     async def work(self, *kinds: Kind[Any]) -> None:
         """Execute the piece as a worker that was started just now. Raises what the worker raises."""
-        await self.collector(*kinds).execute("normal", self.work_id, "records.insert", 1, 3)
+        await self.collector(*kinds).execute("normal", self.work_id, self.batch_id, "records.insert", 1, 3)
 
     def collector(self, *kinds: Kind[Any]) -> Collector:
         """One that was started just now."""
@@ -186,12 +186,12 @@ async def test_high_work_is_executed_while_low_work_is_held_up(office: Office, l
     kind = Held()
     collector = office.collector(kind)
     slow = [
-        asyncio.create_task(collector.execute("low", await office.add("low", "ada"), kind.name, 1, size))
+        asyncio.create_task(collector.execute("low", await office.add("low", "ada"), None, kind.name, 1, size))
         for _ in range(low)
     ]
     await asyncio.wait_for(kind.begun.wait(), 20)
     high = await office.add("high", "eve")
-    await asyncio.wait_for(collector.execute("high", high, kind.name, 1, 1), 20)
+    await asyncio.wait_for(collector.execute("high", high, None, kind.name, 1, 1), 20)
     assert (await Aggregate(WORKS["high"], office.log).load(high)).state.result(1)
     assert not any(each.done() for each in slow)
     kind.may_go_on.set()

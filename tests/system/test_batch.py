@@ -218,6 +218,13 @@ async def mend(office: Office) -> None:
     await connection.close()
 
 
+async def test_the_options_of_json_are_in_its_body(office: Office) -> None:
+    batch = {"kind": "records.insert", "operations": [{"key": "a", "value": ""}]}
+    refused = await office.ask("POST", "/api/batches", params={"priority": "high"}, json=batch)
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (400, "priority")
+    assert await office.keys() == []
+
+
 async def test_operations_come_as_json_too_and_one_by_one(office: Office) -> None:
     operations = [{"key": f"j{n}", "value": "v"} for n in range(3)]
     answer = await office.ask("POST", "/api/batches", json={**RECORDS, "operations": [*operations, {"key": 5}]})
@@ -353,11 +360,13 @@ async def test_a_paused_kind_waits_until_it_is_resumed(office: Office) -> None:
     await eventually(lambda: status_of(office, batch["id"]), "RUNNING")
     cancelled = await office.submit(records(range(10, 13)))
     await eventually(lambda: status_of(office, cancelled["id"]), "RUNNING")
+    assert (await office.batch(batch["id"]))["paused"]
     assert (await office.ask("POST", f"/api/batches/{cancelled['id']}/cancel")).status_code == 200
+    over = await office.over(cancelled["id"], "CANCELLED")
+    assert not over["paused"]
     assert await office.keys() == []
     assert not (await office.ask("POST", f"{path}/resume", who=OPERATOR)).json()["paused"]
-    await office.over(batch["id"], "COMPLETED")
-    await office.over(cancelled["id"], "CANCELLED")
+    assert not (await office.over(batch["id"], "COMPLETED"))["paused"]
     assert sorted(await office.keys()) == ["0", "1", "2"]
 
 
@@ -457,10 +466,10 @@ async def test_tickets_are_listed_in_bulk_by_the_service_that_owns_them(
         assert "somebody else's" in failed["error"]
 
 
-async def command(office: Office, *arguments: str) -> tuple[int, str]:
-    """`boxoffice batch` as Ada: its exit code and what it says."""
+async def command(office: Office, *arguments: str, user: str = "ada") -> tuple[int, str]:
+    """`boxoffice batch` as `user`: its exit code and what it says."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.cli.main", "batch", "--url", office.process.url, "--user", "ada", *arguments),
+        *(sys.executable, "-m", "services.cli.main", "batch", "--url", office.process.url, "--user", user, *arguments),
         env={**os.environ, "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
@@ -468,6 +477,22 @@ async def command(office: Office, *arguments: str) -> tuple[int, str]:
     said, _ = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None
     return process.returncode, said.decode()
+
+
+async def test_a_kind_is_paused_and_resumed_from_the_command_line(office: Office) -> None:
+    code, said = await command(office, "pause", "records.insert")
+    assert (code, "Only operators" in said) == (1, True)
+    code, said = await command(office, "pause", "records.insert", user="operator")
+    assert (code, "records.insert" in said, "paused" in said) == (0, True, True)
+    batch = await office.submit(records(range(3)))
+    await eventually(lambda: status_of(office, batch["id"]), "RUNNING")
+    assert "boxoffice batch resume records.insert" in (await command(office, "show", batch["id"]))[1]
+    code, said = await command(office, "resume", "records.insert", user="operator")
+    assert (code, "running" in said) == (0, True)
+    await office.over(batch["id"], "COMPLETED")
+    _, said = await command(office, "kinds")
+    assert "tickets.create" in said
+    assert "max_per_order" in said
 
 
 async def test_a_file_is_handed_in_watched_and_reported_from_the_command_line(office: Office, home: Path) -> None:

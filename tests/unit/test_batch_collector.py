@@ -17,7 +17,7 @@ async def queue(**sizes: list[int]) -> Queue:
         for size in sizes.get(priority, []):
             since += 1
             future = asyncio.get_running_loop().create_future()
-            waiting[priority].append(Waiting(priority, uuid4(), 1, size, since, future))
+            waiting[priority].append(Waiting(priority, uuid4(), None, 1, size, since, future))
     return Queue(waiting, asyncio.Event())
 
 
