@@ -35,6 +35,8 @@ class Listener(ABC, Generic[E_contra]):
     side by side, up to `concurrency` at a time. A redelivery or a second replica may break that order, so what follows
     a foreign aggregate looks at `event.version`.
 
+    After its last attempt `give_up` is called, before the event goes to DEAD.
+
     `patience`: seconds that a running `on` is given to finish when the service stops; then it is cancelled, and the
     event put back.
 
@@ -71,6 +73,9 @@ class Listener(ABC, Generic[E_contra]):
     @abstractmethod
     async def on(self, event: E_contra) -> None:
         """Do the deed. It may be called again for the same event, and must then change nothing."""
+
+    async def give_up(self, event: E_contra, error: Exception) -> None:
+        """Tell whoever waits for the deed that it is not done. If this fails, the event comes again."""
 
 
 class Subscription:
@@ -204,7 +209,7 @@ class Subscription:
             await self._settle(message, _later(retry.after))
             self._outcomes["retry"].inc()
         except Exception as error:
-            await self._fail(message, error)
+            await self._fail(message, error, event)
         else:
             if self._known:
                 self._known.pop(delivery(message.reply)[1], None)
@@ -220,7 +225,7 @@ class Subscription:
             self._known[sequence] = failures, excused
         return failures if self._listener.waits else deliveries - excused
 
-    async def _fail(self, message: Msg, error: Exception) -> None:
+    async def _fail(self, message: Msg, error: Exception, event: Event | None = None) -> None:
         """Back off, or give up after the last attempt. An unavailable server is no reason to give up on an event."""
         deliveries, sequence, _ = delivery(message.reply)
         attempt = self._attempts(message, failed=not isinstance(error, Unavailable))
@@ -234,8 +239,11 @@ class Subscription:
             self._outcomes["error"].inc()
             return
         try:
+            if event is not None:
+                await self._listener.give_up(event, error)
             await self._bury(message, attempt, sequence, error)
-        except (nats.errors.Error, OSError, Unavailable):
+        except Exception as trouble:
+            told.warning("not_given_up_yet", trouble=repr(trouble))
             await self._settle(message, _later(5))  # the next delivery tries again to bury it
             return
         self._known.pop(sequence, None)

@@ -6,6 +6,7 @@ from collections import Counter as Tally
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from uuid import UUID
 
 import asyncpg
@@ -37,7 +38,7 @@ OPERATIONS = Counter("boxoffice_batch_operations_total", "Operations that came t
 RETRIES = Counter("boxoffice_batch_retries_total", "Operations that are to be tried again", ["kind"])
 QUEUE_AGE = Histogram(
     "boxoffice_batch_queue_seconds",
-    "How long a released piece of work waited here until it was executed",
+    "How long a piece of work waited, since it might run, each time that it was tried",
     ["priority"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300),
 )
@@ -55,15 +56,22 @@ SLOTS: Mapping[Priority, int] = {"high": AT_ONCE, "normal": AT_ONCE - 1, "low": 
 """One of each priority begins only while fewer than these are under way: what is low never has all the room."""
 
 
-class Waiting(msgspec.Struct, eq=False):
-    """A released piece of work that wants to be executed. `since`: by the loop's clock."""
+class Released(msgspec.Struct, frozen=True):
+    """A piece of work of `size` operations that may be executed `since` then."""
 
     priority: Priority
     work_id: UUID
     batch_id: UUID | None
+    kind: str
     run: int
     size: int
-    since: float
+    since: datetime
+
+
+class Waiting(msgspec.Struct, eq=False):
+    """A released piece of work that wants to be executed."""
+
+    piece: Released
     done: "asyncio.Future[None]"
 
 
@@ -79,7 +87,7 @@ class Queue(msgspec.Struct, eq=False):
     @property
     def size(self) -> int:
         """Operations that wait."""
-        return sum(piece.size for pieces in self.waiting.values() for piece in pieces)
+        return sum(each.piece.size for several in self.waiting.values() for each in several)
 
     def wants_worker(self, priority: Priority) -> bool:
         """Whether a piece of this priority is not to wait for the workers that there are."""
@@ -102,13 +110,13 @@ class Queue(msgspec.Struct, eq=False):
             return []
         self.turn += 1
         if self.turn % FAIR == 0:
-            order.sort(key=lambda priority: self.waiting[priority][0].since)
-        pieces = self.waiting[order[0]]
-        taken = [pieces.popleft()]
-        room = limit - taken[0].size
-        while pieces and pieces[0].size <= room:
-            taken.append(pieces.popleft())
-            room -= taken[-1].size
+            order.sort(key=lambda priority: self.waiting[priority][0].piece.since)
+        waiting = self.waiting[order[0]]
+        taken = [waiting.popleft()]
+        room = limit - taken[0].piece.size
+        while waiting and waiting[0].piece.size <= room:
+            taken.append(waiting.popleft())
+            room -= taken[-1].piece.size
         return taken
 
 
@@ -148,25 +156,32 @@ class Collector:
         self._decoders: dict[str, msgspec.json.Decoder[msgspec.Struct]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def execute(
-        self, priority: Priority, work_id: UUID, batch_id: UUID | None, kind: str, run: int, size: int
-    ) -> None:
-        """Execute a piece of work of `size` operations; it returns when all of its results are on the log.
+    async def execute(self, piece: Released) -> None:
+        """Execute a piece of work; it returns when all of its results are on the log.
 
         Raises Retry when some of it, or all, is to be tried again; Unavailable.
         """
-        loop = asyncio.get_running_loop()
-        queue = self._queues.setdefault(kind, Queue({priority: deque() for priority in PRIORITIES}, asyncio.Event()))
-        piece = Waiting(priority, work_id, batch_id, run, size, loop.time(), loop.create_future())
-        queue.waiting[priority].append(piece)
+        empty = {priority: deque[Waiting]() for priority in PRIORITIES}
+        queue = self._queues.setdefault(piece.kind, Queue(empty, asyncio.Event()))
+        waiting = Waiting(piece, asyncio.get_running_loop().create_future())
+        queue.waiting[piece.priority].append(waiting)
         if not queue.filled.is_set() and queue.size >= self._limit:
             queue.filled.set()
-        if queue.wants_worker(priority):
+        if queue.wants_worker(piece.priority):
             queue.workers += 1
-            task = asyncio.create_task(self._work(kind, queue))
+            task = asyncio.create_task(self._work(piece.kind, queue))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        await piece.done
+        await waiting.done
+
+    async def give_up(self, released: Released, why: str) -> None:
+        """Let what is left of a piece fail that cannot be executed, nobody knows why. Raises Unavailable."""
+        piece = (await self._works[released.priority].load(released.work_id, fresh=True)).state
+        if piece.run == released.run and piece.left:
+            failed = [Result(operation.number, "failed", why) for operation in piece.left]
+            declined = engine.Declined(released.work_id, piece.run, piece.attempt + 1, failed)
+            (results,) = await engine.decline(self._pool, [declined])
+            await self._record(released, piece, results)
 
     async def _work(self, kind: str, queue: Queue) -> None:
         """Execute what waits of a kind until nothing does that may begin; what may not, others come back for."""
@@ -182,13 +197,14 @@ class Collector:
                 taken = queue.take(min(self._limit, self._kinds[kind].limit) if kind in self._kinds else self._limit)
                 if not taken:
                     break
-                for piece in taken:
-                    QUEUE_AGE.labels(piece.priority).observe(asyncio.get_running_loop().time() - piece.since)
-                queue.under_way.append(taken[0].priority)
+                at, priority = now(), taken[0].piece.priority
+                for waiting in taken:
+                    QUEUE_AGE.labels(priority).observe(max(0, (at - waiting.piece.since).total_seconds()))
+                queue.under_way.append(priority)
                 try:
                     await self._settle(kind, taken)
                 finally:
-                    queue.under_way.remove(taken[0].priority)
+                    queue.under_way.remove(priority)
         finally:
             queue.workers -= 1
 
@@ -196,55 +212,55 @@ class Collector:
         """Execute pieces and tell each what came of it."""
         outcomes: Sequence[Exception | None]
         try:
-            outcomes = await self._together(kind, taken)
+            outcomes = await self._together(kind, [waiting.piece for waiting in taken])
         except Exception as error:
             outcomes = [error] * len(taken)
-        for piece, outcome in zip(taken, outcomes, strict=True):
-            if piece.done.done():
+        for waiting, outcome in zip(taken, outcomes, strict=True):
+            if waiting.done.done():
                 continue  # who asked is gone
             if outcome is None:
-                piece.done.set_result(None)
+                waiting.done.set_result(None)
             else:
-                piece.done.set_exception(outcome)
+                waiting.done.set_exception(outcome)
 
-    async def _together(self, name: str, taken: Sequence[Waiting]) -> list[Exception | None]:
+    async def _together(self, name: str, taken: Sequence[Released]) -> list[Exception | None]:
         """Execute pieces of one kind as one statement; for each what it raises. While it is paused, only what is
         cancelled comes to its end.
         """
-        batches = {waiting.batch_id for waiting in taken if waiting.batch_id}
+        batches = {piece.batch_id for piece in taken if piece.batch_id}
         cancelled = {each for each in batches if (await self._batches.load(each, fresh=True)).state.cancelled}
-        due = taken
-        if (await self._paused.load(kind_id_of(name), fresh=True)).state:
-            due = [waiting for waiting in taken if waiting.batch_id in cancelled]
-        told = dict(zip(due, await self._of_one_kind(name, due, cancelled), strict=True))
-        return [told[waiting] if waiting in told else Retry(PAUSED_SECONDS) for waiting in taken]
+        if not (await self._paused.load(kind_id_of(name), fresh=True)).state:
+            return await self._of_one_kind(name, taken, cancelled)
+        stopped = [piece for piece in taken if piece.batch_id in cancelled]
+        told = dict(zip(stopped, await self._of_one_kind(name, stopped, cancelled), strict=True))
+        return [told[piece] if piece in told else Retry(PAUSED_SECONDS) for piece in taken]
 
     async def _of_one_kind(
-        self, name: str, taken: Sequence[Waiting], cancelled: Collection[UUID]
+        self, name: str, taken: Sequence[Released], cancelled: Collection[UUID]
     ) -> list[Exception | None]:
         """Execute pieces that may begin, but for those whose batch is cancelled; for each what it raises."""
         # Fresh: a replica that is behind would take what others released for done.
-        loaded = await asyncio.gather(*(self._works[w.priority].load(w.work_id, fresh=True) for w in taken))
+        loaded = await asyncio.gather(*(self._works[each.priority].load(each.work_id, fresh=True) for each in taken))
         pieces = [each.state for each in loaded]
         kind = self._kinds.get(name)
         if kind is None:
-            log.warning("kind_not_installed", kind=name, operations=sum(waiting.size for waiting in taken))
+            log.warning("kind_not_installed", kind=name, operations=sum(piece.size for piece in taken))
         done: list[engine.Turn] = []
         due: dict[int, engine.Due] = {}
         declined: dict[int, engine.Declined] = {}
         outdated: dict[int, list[Result]] = {}
         results: dict[int, list[Result]] = {}
-        for place, (waiting, piece) in enumerate(zip(taken, pieces, strict=True)):
-            if piece.run != waiting.run or not piece.left:
-                done.append(engine.Turn(waiting.work_id, piece.run, piece.attempt))  # by one who was killed then
+        for place, (released, piece) in enumerate(zip(taken, pieces, strict=True)):
+            if piece.run != released.run or not piece.left:
+                done.append(engine.Turn(released.work_id, piece.run, piece.attempt))  # by one who was killed then
                 continue
+            turn = (released.work_id, piece.run, piece.attempt + 1)
             if piece.batch_id in cancelled:
-                stopped = [Result(operation.number, "cancelled") for operation in piece.left]
-                declined[place] = engine.Declined(waiting.work_id, piece.run, piece.attempt + 1, stopped)
+                declined[place] = engine.Declined(*turn, piece.stopped)
             elif kind is None:
-                declined[place] = engine.Declined(waiting.work_id, piece.run, piece.attempt + 1, not_installed(piece))
+                declined[place] = engine.Declined(*turn, not_installed(piece))
             else:
-                due[place], outdated[place] = self._due(kind, waiting, piece)
+                due[place], outdated[place] = self._due(kind, released, piece)
         for place, told in zip(due, await self._executed(kind, list(due.values())), strict=True):
             results[place] = outdated[place] + told
         if declined:
@@ -265,10 +281,10 @@ class Collector:
             return []
         return await engine.execute(self._pools.get(kind.name, self._pool), kind, due, self._requests)
 
-    def _due(self, kind: Kind[msgspec.Struct], waiting: Waiting, piece: Piece) -> tuple[engine.Due, list[Result]]:
+    def _due(self, kind: Kind[msgspec.Struct], released: Released, piece: Piece) -> tuple[engine.Due, list[Result]]:
         """What is to be executed of a piece; and what cannot be, as the kind has changed since it was taken in."""
         decode = self._decoders.setdefault(kind.name, msgspec.json.Decoder(kind.operation)).decode
-        owner_id = piece.batch_id or waiting.work_id
+        owner_id = piece.batch_id or released.work_id
         numbers: list[int] = []
         tasks: list[Task[msgspec.Struct]] = []
         outdated: list[Result] = []
@@ -280,13 +296,13 @@ class Collector:
             else:
                 numbers.append(operation.number)
                 tasks.append(Task(id_of(owner_id, operation.number), piece.user_id, what))
-        return engine.Due(waiting.work_id, piece.run, piece.attempt + 1, numbers, tasks), outdated
+        return engine.Due(released.work_id, piece.run, piece.attempt + 1, numbers, tasks), outdated
 
-    async def _record(self, waiting: Waiting, piece: Piece, results: list[Result]) -> Exception | None:
+    async def _record(self, released: Released, piece: Piece, results: list[Result]) -> Exception | None:
         """Put the results of a piece on the log; Retry if some of it is still to come."""
         command = RecordResults(piece.run, piece.attempt + 1, results, now())
         try:
-            handled = await self._works[waiting.priority].handle(waiting.work_id, command)
+            handled = await self._works[released.priority].handle(released.work_id, command)
         except Unavailable as error:
             return error
         if handled.events:  # and not told by somebody else before

@@ -52,7 +52,8 @@ class Counts(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """A batch as its events leave it. `counted`: the pieces of work that are done with, by number.
 
-    `heard_at`: when operations were last known to come in. `abandoned`: its upload came to no end.
+    `heard_at`: when operations were last known to come in. `ended_at`: when the last of `counted` came to its end.
+    `abandoned`: its upload came to no end.
     """
 
     id: UUID | None = None
@@ -63,6 +64,7 @@ class Batch(msgspec.Struct, frozen=True):
     run_at: datetime | None = None
     status: Status = "PENDING"
     heard_at: datetime | None = None
+    ended_at: datetime | None = None
     submitted: bool = False
     abandoned: bool = False
     cancelled: bool = False
@@ -198,6 +200,11 @@ def opened_before(command: OpenBatch, batch: Batch) -> list[BatchLifecycle]:
     wanted = (command.kind, command.user_id, command.priority, command.on_invalid, command.run_at)
     if wanted != (batch.kind, batch.user_id, batch.priority, batch.on_invalid, batch.run_at):
         raise used_for_another("batch")
+    if batch.comes_in:
+        detail = (
+            "An upload with this Idempotency-Key is under way, or broke off minutes ago; look at the batch, ask again."
+        )
+        raise Conflict(detail, batch_id=command.batch_id)
     if batch.abandoned:
         detail = "The upload with this Idempotency-Key came to no end, and nothing of it ran; take a new key."
         raise Conflict(detail, batch_id=command.batch_id)
@@ -232,7 +239,7 @@ def failed(batch: Batch, reason: Literal["abandoned", "invalid"], detail: str, a
 def counted(batch: Batch, work: int, run: int, counts: Counts, at: datetime) -> list[BatchLifecycle]:
     event = WorkCounted(found(batch), work, run, counts.succeeded, counts.failed, counts.cancelled, at)
     after = evolve_batch(batch, event)
-    return [event, completed(after, at)] if len(after.counted) == after.works else [event]
+    return [event, completed(after, after.ended_at or at)] if len(after.counted) == after.works else [event]
 
 
 def completed(batch: Batch, at: datetime) -> BatchCompleted:
@@ -267,9 +274,9 @@ def retried(batch: Batch, at: datetime) -> BatchRetried:
             f"The batch is still {batch.status}; only what failed can be tried again.", batch_status=batch.status
         )
     works = sorted(work for work, counts in batch.counted.items() if counts.failed)
-    if not works or batch.cancelled:
-        why = "it was cancelled" if batch.cancelled else "no operation of it failed"
-        raise Conflict(f"Nothing of the batch can be tried again: {why}.", batch_status=batch.status)
+    if not works:
+        detail = "Nothing of the batch can be tried again: no operation of it failed."
+        raise Conflict(detail, batch_status=batch.status)
     return BatchRetried(found(batch), works, batch.run + 1, at)
 
 
@@ -285,16 +292,17 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
             return msgspec.structs.replace(batch, submitted=True, operations=operations, works=works)
         case BatchStarted():
             return msgspec.structs.replace(batch, status="RUNNING")
-        case WorkCounted(_, work, _, succeeded, failed, cancelled):
-            counts = Counts(succeeded, failed, cancelled)
-            return msgspec.structs.replace(batch, counted=batch.counted.insert(work, counts))
+        case WorkCounted(_, work, _, succeeded, failed, cancelled, at):
+            counts = batch.counted.insert(work, Counts(succeeded, failed, cancelled))
+            ended_at = max(at, batch.ended_at) if batch.ended_at else at  # they are counted in any order
+            return msgspec.structs.replace(batch, counted=counts, ended_at=ended_at)
         case BatchCancelled():
             return msgspec.structs.replace(batch, cancelled=True)
         case BatchRetried(_, works, run):
             left = batch.counted
             for work in works:
                 left = left.discard(work)
-            return msgspec.structs.replace(batch, status="RUNNING", run=run, counted=left)
+            return msgspec.structs.replace(batch, status="RUNNING", run=run, counted=left, cancelled=False)
         case BatchCompleted(status=status):
             return msgspec.structs.replace(batch, status=status)
         case BatchFailed(reason=reason):
@@ -307,6 +315,7 @@ class Piece(msgspec.Struct, frozen=True):
     """A piece of work as its events leave it. A later run tries again what failed.
 
     `succeeded_rows`: which succeeded and have nothing to show for it, as ranges. `results`: the others, by row.
+    `failed_before`: the results that this run is to better. `ended_at`: when the last of it came to its end.
     """
 
     id: UUID | None = None
@@ -320,6 +329,8 @@ class Piece(msgspec.Struct, frozen=True):
     attempt: int = 0
     results: "HashTrieMap[int, Result]" = HashTrieMap()
     succeeded_rows: tuple[tuple[int, int], ...] = ()
+    failed_before: "HashTrieMap[int, Result]" = HashTrieMap()
+    ended_at: datetime | None = None
     size: int = 0  # bytes of payload
 
     @property
@@ -342,6 +353,12 @@ class Piece(msgspec.Struct, frozen=True):
         ends = [result.outcome for result in self.results.values()]
         succeeded = len(self.ended) - len(ends) + ends.count("succeeded")
         return Counts(succeeded, ends.count("failed"), ends.count("cancelled"))
+
+    @property
+    def stopped(self) -> list[Result]:
+        """What becomes of `left` when it is not tried any more: what failed in an earlier run has still failed."""
+        numbers = [operation.number for operation in self.left]
+        return [self.failed_before.get(number) or Result(number, "cancelled") for number in numbers]
 
     def result(self, number: int) -> Result | None:
         """What became of the operation in a row, if that is known."""
@@ -487,10 +504,11 @@ def evolve_work(piece: Piece, event: WorkEvent) -> Piece:
             size = sum(len(operation.payload) for operation in operations)
             return Piece(work_id, batch_id, work, kind, user_id, tuple(operations), run_at, run, size=size)
         case WorkReleased(run=run):
-            kept = HashTrieMap({n: result for n, result in piece.results.items() if result.outcome != "failed"})
-            return msgspec.structs.replace(piece, run=run, attempt=0, results=kept)
-        case OperationsExecuted(attempt=attempt, results=results, succeeded_rows=succeeded_rows):
-            return with_results(piece, attempt, results, succeeded_rows)
+            failed = HashTrieMap({n: result for n, result in piece.results.items() if result.outcome == "failed"})
+            kept = HashTrieMap({n: result for n, result in piece.results.items() if n not in failed})
+            return msgspec.structs.replace(piece, run=run, attempt=0, results=kept, failed_before=failed)
+        case OperationsExecuted(attempt=attempt, results=results, succeeded_rows=succeeded_rows, at=at):
+            return msgspec.structs.replace(with_results(piece, attempt, results, succeeded_rows), ended_at=at)
         case _:
             assert_never(event)
 

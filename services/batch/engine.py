@@ -183,7 +183,7 @@ class _Isolation(Generic[Op]):
         """What the kind answers. Raises what it raises, but TooSlow when its time is over."""
         try:
             async with asyncio.timeout(self._kind.timeout) as limit:
-                return await execution
+                return await unless_ours(execution)
         except Exception as error:
             if not limit.expired():  # a timeout of its own is nobody's fault
                 raise
@@ -195,6 +195,19 @@ class _Isolation(Generic[Op]):
         if not self._explained and not isinstance(error, DomainError | asyncpg.PostgresError):
             self._explained = True
             log.warning("operation_raised", kind=self._kind.name, operation_id=str(task.id), exc_info=error)
+
+
+async def unless_ours(execution: Awaitable[T]) -> T:
+    """What a kind answers. That it wants to end the task or the process is an error like any other.
+
+    Raises what it raises; RuntimeError for such a thing; CancelledError if it is we who are cancelled.
+    """
+    try:
+        return await execution
+    except (asyncio.CancelledError, SystemExit) as error:
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise
+        raise RuntimeError(f"{type(error).__name__} is nothing that a kind may raise") from error
 
 
 def unavailable(error: Exception) -> Unavailable:

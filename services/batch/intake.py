@@ -69,17 +69,21 @@ class Intake:
     async def take_in(self, wanted: Wanted, blocks: Blocks, batch_id: UUID | None = None) -> UUID:
         """Take in a batch; its id. Raises Invalid for what cannot be read (with the batch's id where it was opened).
 
-        If it breaks off, whatever the reason, nothing of the batch runs. If there is a batch of this id, or somebody
-        else takes one in, nothing is taken in; Invalid then says if it is another, Conflict if it was abandoned.
+        If it breaks off, whatever the reason, nothing of the batch runs. If there is a batch of this id, nothing is
+        taken in; Invalid then says if it is another, Conflict if it was abandoned or not all of it is in.
         """
         first = await anext(blocks)  # what cannot be read at all opens no batch
         batch_id = batch_id or new_id()
         opened = OpenBatch(
             batch_id, wanted.kind, wanted.user_id, wanted.priority, wanted.on_invalid, wanted.run_at, now()
         )
-        if not (await self._batches.handle(batch_id, opened, new=True)).events:
-            async for _ in blocks:
-                pass  # many a client reads no answer before all that it sends is read
+        try:
+            handled = await self._batches.handle(batch_id, opened, new=True)
+        except DomainError:
+            await drained(blocks)
+            raise
+        if not handled.events:
+            await drained(blocks)
             return batch_id
         try:
             operations, works = await self._add(batch_id, wanted, first, blocks)
@@ -139,6 +143,12 @@ class Intake:
         work_id = work_id_of(batch_id, work)
         command = AddOperations(work_id, batch_id, work, wanted.kind, wanted.user_id, piece, now())
         await self._works[wanted.priority].handle(work_id, command, new=True)
+
+
+async def drained(blocks: Blocks) -> None:
+    """Read the rest of an upload that is not taken in: many a client reads no answer before all of it is read."""
+    async for _ in blocks:
+        pass
 
 
 async def at_most(limit: int, under_way: set[asyncio.Task[object]]) -> set[asyncio.Task[object]]:

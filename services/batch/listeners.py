@@ -17,7 +17,7 @@ from common.events import (
     WorkReleased,
 )
 from common.listener import Listener
-from services.batch.collector import Collector
+from services.batch.collector import Collector, Released
 from services.batch.domain import (
     AbandonBatch,
     Batch,
@@ -109,13 +109,22 @@ class ExecuteWork(Listener[OperationsAdded | WorkReleased]):
         self.collector = collector
 
     async def on(self, event: OperationsAdded | WorkReleased) -> None:
+        if (released := self.released(event)) is not None:
+            if (left := (released.since - now()).total_seconds()) > 0:
+                raise Retry(left)
+            await self.collector.execute(released)
+
+    async def give_up(self, event: OperationsAdded | WorkReleased, error: Exception) -> None:
+        """What cannot be executed has failed: nobody waits for it for ever."""
+        if (released := self.released(event)) is not None:
+            await self.collector.give_up(released, f"It could not be executed: {type(error).__name__}.")
+
+    def released(self, event: OperationsAdded | WorkReleased) -> Released | None:
+        """What may be executed by this event; None where another event will say so."""
         work = (self.priority, event.work_id, event.batch_id, event.kind)
         if isinstance(event, WorkReleased):
-            await self.collector.execute(*work, event.run, event.operations)
-        elif event.released:
-            if event.run_at and (left := (event.run_at - now()).total_seconds()) > 0:
-                raise Retry(left)
-            await self.collector.execute(*work, 1, len(event.operations))
+            return Released(*work, event.run, event.operations, event.at)
+        return Released(*work, 1, len(event.operations), event.run_at or event.at) if event.released else None
 
 
 class ExecuteHighWork(ExecuteWork):

@@ -46,7 +46,8 @@ create table batches (
     submitted_at timestamptz,
     started_at timestamptz,
     completed_at timestamptz,
-    run_started_at timestamptz, -- of the latest run
+    run bigint not null default 1, -- the latest
+    run_started_at timestamptz,
     ended_before bigint not null default 0 -- operations that came to their end in earlier runs
 );
 create index on batches (user_id, created_at desc, id desc);
@@ -94,7 +95,7 @@ IS_REFUSED = "select exists(select from refused where id = $1)"
 START_BATCH = "update batches set status = 'RUNNING', started_at = $2, run_started_at = $2 where id = $1"
 RETRY_BATCH = """
 update batches
-set status = 'RUNNING', completed_at = null, run_started_at = $2,
+set status = 'RUNNING', completed_at = null, run = $3, run_started_at = $2,
     ended_before = (select coalesce(sum(succeeded + cancelled), 0) from pieces where batch_id = $1)
 where id = $1
 """
@@ -167,11 +168,11 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 await connection.execute(SUBMIT_BATCH, batch_id, total, at)
             case BatchStarted(batch_id, at):
                 await connection.execute(START_BATCH, batch_id, at)
-            case BatchRetried(batch_id, at=at):
+            case BatchRetried(batch_id, run=run, at=at):
                 await ends.write(connection)  # what failed of it is pending from here on
                 await connection.execute(RETRY_OPERATIONS, batch_id)
                 await connection.execute(RETRY_PIECES, batch_id)
-                await connection.execute(RETRY_BATCH, batch_id, at)
+                await connection.execute(RETRY_BATCH, batch_id, at, run)
             case KindPaused(kind):
                 await connection.execute(PAUSE_KIND, kind)
             case KindResumed(kind):
@@ -261,8 +262,8 @@ select id, kind, status, completed_at is null and exists(
        started_at, completed_at, run_started_at, ended_before, coalesce(done.succeeded, 0)::bigint as succeeded,
        coalesce(done.failed, 0)::bigint as failed, coalesce(done.cancelled, 0)::bigint as cancelled,
        coalesce((
-           select sum(ended) from (
-               select distinct on (work) ended from batch_report.parts
+           select sum(case when latest.run < batches.run then ended - failed else ended end) from (
+               select distinct on (work) run, ended, failed from batch_report.parts
                where batch_id = batches.id order by work, sequence desc
            ) as latest
        ), 0)::bigint as reported

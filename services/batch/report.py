@@ -31,6 +31,7 @@ create table parts (
     sequence bigint not null,
     work bigint not null, -- -1: rows that are no operations
     ended bigint not null, -- operations of that piece of work that have come to an end by then
+    failed bigint not null, -- of these: a later run takes them back
     run bigint not null,
     at timestamptz not null,
     ends bytea not null, -- JSON: what became of which rows
@@ -39,10 +40,11 @@ create table parts (
 """
 
 INSERT_PARTS = """
-insert into parts (batch_id, sequence, work, ended, run, at, ends)
-select batch_id, sequence, work, ended, run, at, ends
-from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::timestamptz[], $7::bytea[])
-    as new (batch_id, sequence, work, ended, run, at, ends)
+insert into parts (batch_id, sequence, work, ended, failed, run, at, ends)
+select batch_id, sequence, work, ended, failed, run, at, ends
+from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::timestamptz[],
+            $8::bytea[])
+    as new (batch_id, sequence, work, ended, failed, run, at, ends)
 """
 
 HAS_RUN = "select exists(select from parts where batch_id = $1 and work >= 0)"
@@ -52,7 +54,7 @@ NEXT_PART = """
 select sequence, run, at, ends from batch_report.parts where batch_id = $1 and sequence > $2 order by sequence limit 1
 """
 
-Part = tuple[UUID, int, int, int, int, datetime, bytes]
+Part = tuple[UUID, int, int, int, int, int, datetime, bytes]
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(list[Ended]).decode
 
@@ -64,10 +66,10 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
         match recorded.event:
             case OperationsExecuted(batch_id=UUID() as batch_id) as e:
                 ended = e.succeeded + e.failed + e.cancelled
-                parts.append((batch_id, recorded.sequence, e.work, ended, e.run, e.at, encode(ends_of(e))))
+                parts.append((batch_id, recorded.sequence, e.work, ended, e.failed, e.run, e.at, encode(ends_of(e))))
             case RowsRefused(batch_id, refused, at):
                 rows = [Ended(r.number, r.number, "refused", reason(r.column, r.reason)) for r in refused]
-                parts.append((batch_id, recorded.sequence, -1, 0, 1, at, encode(rows)))
+                parts.append((batch_id, recorded.sequence, -1, 0, 0, 1, at, encode(rows)))
             case BatchCompleted(status="CANCELLED") as e:
                 await write(connection, parts)
                 parts.clear()
@@ -76,7 +78,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                     ends = never_run(
                         e.cancelled + e.refused, (ended.first for (some,) in told for ended in decode(some))
                     )
-                    parts.append((e.batch_id, recorded.sequence, 0, e.cancelled, 1, e.at, encode(ends)))
+                    parts.append((e.batch_id, recorded.sequence, 0, e.cancelled, 0, 1, e.at, encode(ends)))
     await write(connection, parts)
 
 

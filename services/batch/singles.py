@@ -72,4 +72,4 @@ def view_of(operation_id: UUID, piece: Piece) -> OperationView:
     result = piece.result(1)
     if result is None:
         return OperationView(operation_id, None, 1, piece.kind, "pending")
-    return OperationView(operation_id, None, 1, piece.kind, result.outcome, result.error, result.output)
+    return OperationView(operation_id, None, 1, piece.kind, result.outcome, result.error, result.output, piece.ended_at)

@@ -19,7 +19,7 @@ from common.events import Operation, OperationsExecuted, Priority, Result
 from common.memory_log import MemoryLog
 from common.requests import Endpoint
 from services.batch import engine
-from services.batch.collector import AT_ONCE, Collector
+from services.batch.collector import AT_ONCE, Collector, Released
 from services.batch.domain import (
     BATCHES,
     KINDS,
@@ -125,7 +125,12 @@ class Office:
 
     async def work(self, *kinds: Kind[Any]) -> None:
         """Execute the piece as a worker that was started just now. Raises what the worker raises."""
-        await self.collector(*kinds).execute("normal", self.work_id, self.batch_id, "records.insert", 1, 3)
+        await self.collector(*kinds).execute(self.released)
+
+    @property
+    def released(self) -> Released:
+        """The piece, as the log tells that it may be executed."""
+        return Released("normal", self.work_id, self.batch_id, "records.insert", 1, 3, now())
 
     def collector(self, *kinds: Kind[Any]) -> Collector:
         """One that was started just now."""
@@ -186,12 +191,14 @@ async def test_high_work_is_executed_while_low_work_is_held_up(office: Office, l
     kind = Held()
     collector = office.collector(kind)
     slow = [
-        asyncio.create_task(collector.execute("low", await office.add("low", "ada"), None, kind.name, 1, size))
+        asyncio.create_task(
+            collector.execute(Released("low", await office.add("low", "ada"), None, kind.name, 1, size, now()))
+        )
         for _ in range(low)
     ]
     await asyncio.wait_for(kind.begun.wait(), 20)
     high = await office.add("high", "eve")
-    await asyncio.wait_for(collector.execute("high", high, None, kind.name, 1, 1), 20)
+    await asyncio.wait_for(collector.execute(Released("high", high, None, kind.name, 1, 1, now())), 20)
     assert (await Aggregate(WORKS["high"], office.log).load(high)).state.result(1)
     assert not any(each.done() for each in slow)
     kind.may_go_on.set()
@@ -235,6 +242,15 @@ async def test_operations_of_a_kind_that_is_not_installed_fail_in_the_end(office
     error = "Kind records.insert is not installed here."
     assert await office.told() == {number: Result(number, "failed", error) for number in (1, 2, 3)}
     assert (await office.counted()).status == "FAILED"
+
+
+async def test_what_is_given_up_has_failed_but_for_what_was_executed(office: Office) -> None:
+    await office.die(NotYet())
+    await office.collector().give_up(office.released, "It could not be executed: TypeError.")
+    assert await office.told() == DONE | {2: Result(2, "failed", "It could not be executed: TypeError.")}
+    assert (await office.counted()).status == "COMPLETED_WITH_ERRORS"
+    await office.collector().give_up(office.released, "It is over.")
+    assert await office.told() == DONE | {2: Result(2, "failed", "It could not be executed: TypeError.")}
 
 
 async def test_a_replica_that_has_the_kind_executes_what_another_could_not(office: Office) -> None:

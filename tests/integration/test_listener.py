@@ -38,7 +38,7 @@ SUBJECT = "expiration.a"
 
 
 class Hear(Listener[ExpirationCompleted]):
-    """Hears facts. What it does with one can be changed: a gate to wait at, errors to raise."""
+    """Hears facts. What it does with one can be changed: a gate to wait at, errors to raise, also as it gives up."""
 
     durable = DURABLE
     attempts = 2
@@ -48,6 +48,8 @@ class Hear(Listener[ExpirationCompleted]):
         self.done: list[int] = []
         self.gates: dict[int, asyncio.Event] = {}
         self.errors: dict[int, list[Exception]] = {}
+        self.given_up: list[tuple[int, str]] = []
+        self.giving_up: list[Exception] = []
         self.now: set[int] = set()
         self.most = 0
 
@@ -64,6 +66,11 @@ class Hear(Listener[ExpirationCompleted]):
         finally:
             self.now.discard(number)
         self.done.append(number)
+
+    async def give_up(self, event: ExpirationCompleted, error: Exception) -> None:
+        self.given_up.append((number_of(event), str(error)))
+        if self.giving_up:
+            raise self.giving_up.pop()
 
     def hold(self, *numbers: int) -> asyncio.Event:
         """A gate for these facts."""
@@ -247,6 +254,20 @@ async def test_the_last_attempt_ends_on_dead_with_all_there_is_to_know(streams: 
     original = {"ce-id": made.id, "ce-source": f"/{SUBJECT}", "correlation-id": "the conversation"}
     assert (original | {"causation-id": "the request", "traceparent": str(why.traceparent)}).items() <= headers.items()
     assert await pending(streams) == 0
+    assert listener.given_up == [(2, "attempt 2:\nno seats in\r\nrow Ü")]
+
+
+async def test_what_is_given_up_is_told_before_it_is_on_dead(streams: Platform) -> None:
+    await tell(streams.event_log, 1)
+    listener = Hear()
+    listener.errors[1] = [Invalid("no seats")] * 3
+    listener.giving_up = [Invalid("nobody hears it")]
+    async with listening(streams, listener) as subscription:
+        await until(lambda: len(listener.given_up) == 1)
+        assert await dead_letters(streams) == []
+        await eventually(subscription.settled, 1)
+    assert listener.given_up == [(1, "no seats")] * 2
+    assert len(await dead_letters(streams)) == 1
 
 
 async def test_what_cannot_be_decoded_is_buried_at_once_and_as_it_is(streams: Platform) -> None:

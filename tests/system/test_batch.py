@@ -300,8 +300,10 @@ async def test_a_batch_with_the_same_key_again_is_the_same_one(office: Office) -
         return await office.ask("POST", "/api/batches", params=RECORDS | changes, content=body, headers=headers)
 
     answers = await asyncio.gather(*(submit() for _ in range(5)))
-    assert [answer.status_code for answer in answers] == [202] * 5
-    (batch_id,) = {answer.json()["id"] for answer in answers}
+    taken = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+    not_yet = [answer.json()["batch_id"] for answer in answers if answer.status_code == 409]  # it was still coming in
+    assert (len(taken) + len(not_yet), len(taken) > 0) == (5, True)
+    (batch_id,) = {*taken, *not_yet}
     over = await office.over(batch_id, "COMPLETED")
     assert over["counts"]["operations"] == 3000
     again = await submit()

@@ -2,27 +2,28 @@
 
 import asyncio
 from collections import deque
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from common.events import Priority
-from services.batch.collector import AT_ONCE, FAIR, Queue, Waiting, id_of
+from services.batch.collector import AT_ONCE, FAIR, Queue, Released, Waiting, id_of
 from services.batch.domain import PRIORITIES, operation_id_of
 
 
 async def queue(**sizes: list[int]) -> Queue:
     """A queue with pieces of these sizes by priority; those of low priority came first."""
     waiting: dict[Priority, deque[Waiting]] = {priority: deque() for priority in PRIORITIES}
-    since = 0.0
+    since = datetime(2030, 1, 1, 12, tzinfo=UTC)
     for priority in reversed(PRIORITIES):
         for size in sizes.get(priority, []):
-            since += 1
+            since += timedelta(seconds=1)
             future = asyncio.get_running_loop().create_future()
-            waiting[priority].append(Waiting(priority, uuid4(), None, 1, size, since, future))
+            waiting[priority].append(Waiting(Released(priority, uuid4(), None, "any", 1, size, since), future))
     return Queue(waiting, asyncio.Event())
 
 
 def taken(pieces: list[Waiting]) -> list[tuple[str, int]]:
-    return [(piece.priority, piece.size) for piece in pieces]
+    return [(waiting.piece.priority, waiting.piece.size) for waiting in pieces]
 
 
 async def test_high_comes_before_normal_before_low() -> None:
@@ -38,7 +39,7 @@ async def test_what_is_low_leaves_room_for_what_is_not_and_both_for_what_is_high
         alone = Queue({p: waiting.waiting[priority] if p == priority else deque() for p in PRIORITIES}, waiting.filled)
         alone.under_way = begun
         while pieces := alone.take(1):
-            begun.append(pieces[0].priority)
+            begun.append(pieces[0].piece.priority)
     assert begun == ["low"] * (AT_ONCE - 2) + ["normal", "high"]
 
 

@@ -109,7 +109,8 @@ def given(*events: BatchLifecycle) -> Given[BatchCommand, Batch, BatchLifecycle]
 def test_a_batch_is_opened_once() -> None:
     open_it = OpenBatch(BATCH, KIND, "ada", "normal", "skip", None, NOON)
     given().when(open_it).then(opened())
-    given(opened()).when(open_it).then()
+    given(opened()).when(open_it).refused(Conflict, "under way, or broke off", batch_id=BATCH)
+    given(opened(), submitted).when(open_it).then()
     given(opened("reject")).when(open_it).refused(Invalid, "another batch", field="Idempotency-Key")
     given(opened(), abandoned).when(open_it).refused(Conflict, "take a new key", batch_id=BATCH)
 
@@ -215,9 +216,24 @@ def test_only_what_failed_is_tried_again() -> None:
     given(opened(), submitted, started, counted(0, 500), counted(1, 500), completed("COMPLETED", 1000)).when(
         RetryBatch("ada", NOON)
     ).refused(Conflict, "no operation of it failed", batch_status="COMPLETED")
-    stopped = (counted(0, 450, 50), counted(1, cancelled=500), completed("CANCELLED", 450, 50, 500))
-    given(opened(), submitted, started, cancelled, *stopped).when(RetryBatch("ada", NOON)).refused(
-        Conflict, "it was cancelled", batch_status="CANCELLED"
+
+
+def test_what_failed_of_a_batch_that_was_cancelled_can_be_tried_again() -> None:
+    end = (counted(0, 450, 50), counted(1, cancelled=500), completed("CANCELLED", 450, 50, 500))
+    before = (opened(), submitted, started, cancelled, *end)
+    retried = BatchRetried(BATCH, [0], 2, NOON)
+    given(*before).when(RetryBatch("ada", NOON)).then(retried)
+    assert not given(*before, retried).state.cancelled
+    given(*before, retried).when(count(0, 500, run=2)).then(counted(0, 500, run=2), completed("CANCELLED", 500, 0, 500))
+
+
+def test_a_batch_is_over_when_the_last_of_its_work_is_in_whatever_order_it_is_counted() -> None:
+    first = CountWork(1, 1, Counts(500), LATER)
+    before = given(opened(), submitted, started).when(first)
+    before.then(WorkCounted(BATCH, 1, 1, 500, 0, 0, LATER))
+    end = BatchCompleted(BATCH, "ada", KIND, "COMPLETED", 1000, 0, 0, 0, LATER)
+    given(opened(), submitted, started, WorkCounted(BATCH, 1, 1, 500, 0, 0, LATER)).when(count(0, 500)).then(
+        counted(0, 500), end
     )
 
 
@@ -321,6 +337,14 @@ def test_a_second_run_leaves_what_succeeded_and_begins_its_tries_anew() -> None:
         executed(left=0, ends=(3, 0, 0), run=2, rows=((3, 3),))
     )
     piece(added, released, first, again).when(RecordResults(1, 11, [Result(3)], NOON)).then()
+
+
+def test_what_had_failed_has_still_failed_when_its_next_run_is_stopped() -> None:
+    failed = Result(3, "failed", "taken")
+    first = executed(failed, left=0, attempt=10, ends=(2, 1, 0), rows=((1, 2),))
+    again = WorkReleased(WORK, BATCH, 0, KIND, 2, 3, NOON)
+    assert piece(added, released).state.stopped == [Result(number, "cancelled") for number in (1, 2, 3)]
+    assert piece(added, released, first, again).state.stopped == [failed]
 
 
 def test_a_kind_is_paused_and_resumed() -> None:

@@ -298,6 +298,39 @@ async def test_an_answer_too_few_for_one_operation_fails_only_that() -> None:
     assert len(kind.table.rows) == 49
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit])
+async def test_a_kind_that_wants_to_end_the_task_or_the_process_fails_its_operation(
+    error: type[BaseException],
+) -> None:
+    class Ends(Insert):
+        async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+            answers = await super().execute_many(work, operations)
+            if Done("k3") in answers:
+                raise error
+            return answers
+
+    kind = Ends(Table())
+    outcome = await isolated(kind, tasks_of(20))
+    assert [number for number, answer in enumerate(outcome.answers) if isinstance(answer, Refused)] == [3]
+    assert len(kind.table.rows) == 19
+
+
+async def test_a_worker_that_is_cancelled_is() -> None:
+    begun = asyncio.Event()
+
+    class Waits(Insert):
+        async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+            begun.set()
+            await asyncio.Event().wait()
+            return await super().execute_many(work, operations)
+
+    working = asyncio.create_task(isolate(Waits(Table()), Work(), tasks_of(1), Table().savepoint))
+    await begun.wait()
+    working.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+
+
 async def test_what_nobody_foresaw_is_told_briefly_and_logged_once_with_its_origin() -> None:
     with capture_logs() as logs:
         outcome = await isolated(Insert(Table(), ["k1", "k2"], ZeroDivisionError), tasks_of(4))
