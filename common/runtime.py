@@ -85,8 +85,10 @@ class _Client(Client):
     async def _send_publish(
         self, subject: str, reply: str, payload: bytes, payload_size: int, headers: dict[str, Any] | None
     ) -> None:
-        lines = "".join([f"{name}: {value}\r\n" for name, value in (headers or {}).items()])
-        if not subject or not HEADER_LINES.fullmatch(lines):  # none, or such as it mends or refuses
+        given = headers or {}
+        lines = "".join([f"{name}: {value}\r\n" for name, value in given.items()])
+        one_line_each = lines.count("\n") == len(given)
+        if not (subject and one_line_each and HEADER_LINES.fullmatch(lines)):  # what it mends or refuses
             await super()._send_publish(subject, reply, payload, payload_size, headers)
             return
         self.stats["out_msgs"] += 1
