@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from common.clock import new_id, now
+from common.clock import new_id_text, now
 from common.errors import Invalid, Unavailable
 from common.events import Event, Skipped, UndecodableEvent, decode, encode, type_of
 from common.group_commit import BATCH_LIMIT, ApiError, GroupCommit, Guarded, PubAck
@@ -47,7 +47,7 @@ class Draft(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, event: Event, cause: Cause | None = None) -> Self:
         """`event` with a new id, caused by `cause` or by what this task is doing."""
-        return cls(event, str(new_id()), cause or current_cause())
+        return cls(event, new_id_text(), cause or current_cause())
 
     def headers(self, source: str) -> dict[str, str]:
         """The envelope: CloudEvents attributes (with its `sequence` extension), ids of cause and conversation."""

@@ -26,7 +26,7 @@ from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.auth import Authenticator
-from common.clock import new_id
+from common.clock import new_id_text
 from common.problems import BODY_LIMIT, TELL, JsonRequest, refuse_unknown_parameters
 from common.runtime import Service, running
 from common.settings import Settings
@@ -81,7 +81,7 @@ def in_context(app: ASGIApp) -> ASGIApp:
         headers = dict(scope["headers"])
         given = headers.get(b"x-correlation-id", b"").decode("latin-1")
         trace = headers.get(b"traceparent", b"").decode("latin-1")
-        request_id = str(new_id())
+        request_id = new_id_text()
         correlation = given if CORRELATION_ID.fullmatch(given) else request_id
         token = cause.set(Cause(correlation, request_id, trace if TRACEPARENT.fullmatch(trace) else None))
         method = scope["method"]

@@ -333,19 +333,20 @@ class Projected:
         self._passed = 0
         self._goal = 0
         self._order = itertools.count()
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[int, int, asyncio.Future[bool]]] = []
 
     async def wait(self, sequence: int, *, at_most: float = 2.0) -> bool:
         """Wait until `sequence` can be read, `at_most` seconds; whether it can."""
         if sequence <= self._passed:
             return True
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
         heapq.heappush(self._waiting, (sequence, next(self._order), waiter))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(at_most):
-                await waiter
-            return True
-        return False
+        timer = loop.call_later(at_most, _answer, waiter, False)
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
 
     async def catch_up(self) -> bool:
         """Wait until what is in the log now can be read, 2 s at most; whether it can. Raises Unavailable."""
@@ -389,9 +390,12 @@ class Projected:
         behind = self._goal - self._passed
         self.problem = f"the read model is catching up, {behind} events behind" if behind > 0 else None
         while self._waiting and self._waiting[0][0] <= self._passed:
-            waiter = heapq.heappop(self._waiting)[2]
-            if not waiter.done():
-                waiter.set_result(None)
+            _answer(heapq.heappop(self._waiting)[2], True)
+
+
+def _answer(waiter: "asyncio.Future[bool]", passed: bool) -> None:
+    if not waiter.done():  # whoever waited may be gone
+        waiter.set_result(passed)
 
 
 class ReadYourWrites(Generic[C, S, E]):

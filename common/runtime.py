@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ import structlog
 from litestar.types import ControllerRouterHandler
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.protocol.command import hpub_cmd
 
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
@@ -68,13 +70,32 @@ class Platform(msgspec.Struct, frozen=True):
             pool.terminate()
 
 
+HEADER_LINES = re.compile(r"(?:[!#-'*+.0-9A-Z^-z|~-]+: [^\r\n]*\r\n)+")
+
+
 class _Client(Client):
-    """nats-py 2.16, but for three things of it.
+    """nats-py 2.16, but for four things of it.
 
     A `flush` (and so a `drain`) that was cancelled ends its read loop when the answer comes, and then it is deaf until
     its pings are missed. Its requests lose a cancellation that comes with the answer (`wait_for` before Python 3.12).
-    And it looks at every character of every header's name: 12.7 us a message; this takes 4.6.
+    It looks at every character of every header's name that comes: 12.7 us a message; this takes 4.6. And it checks and
+    encodes each header that goes by itself: 17 us an event; this takes 4.
     """
+
+    async def _send_publish(
+        self, subject: str, reply: str, payload: bytes, payload_size: int, headers: dict[str, Any] | None
+    ) -> None:
+        given = headers or {}
+        lines = "".join([f"{name}: {value}\r\n" for name, value in given.items()])
+        one_line_each = lines.count("\n") == len(given)
+        if not (subject and one_line_each and HEADER_LINES.fullmatch(lines)):  # what it mends or refuses
+            await super()._send_publish(subject, reply, payload, payload_size, headers)
+            return
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += payload_size
+        await self._send_command(hpub_cmd(subject, reply, f"NATS/1.0\r\n{lines}\r\n".encode(), payload))
+        if self._flush_queue is not None and self._flush_queue.empty():
+            await self._flush_pending()
 
     @staticmethod
     def _parse_header_lines(raw: bytes) -> dict[str, str]:

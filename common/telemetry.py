@@ -12,7 +12,7 @@ import structlog.tracebacks
 from prometheus_client import Counter, Histogram, disable_created_metrics
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from common.clock import new_id
+from common.clock import new_id_text
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -28,7 +28,7 @@ class Cause(msgspec.Struct, frozen=True):
     @classmethod
     def new(cls) -> Self:
         """A cause for what nobody asked for: it starts a conversation of its own."""
-        origin = str(new_id())
+        origin = new_id_text()
         return cls(origin, origin)
 
 
