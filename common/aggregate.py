@@ -37,11 +37,16 @@ class Decider(msgspec.Struct, Generic[C, S, E], frozen=True):
 
 
 class Loaded(msgspec.Struct, Generic[S], frozen=True):
-    """An aggregate as of stream `sequence` (0: nothing yet), after `version` events."""
+    """An aggregate as of stream `sequence` (0: nothing yet), after `version` events, of which `last_id` was the last.
+
+    `renewals`: of the connection to the log, when that was read.
+    """
 
     state: S
     sequence: int = 0
     version: int = 0
+    last_id: str = ""
+    renewals: int = 0
 
 
 class Handled(msgspec.Struct, Generic[S, E], frozen=True):
@@ -66,6 +71,7 @@ class Aggregate(Generic[C, S, E]):
     An aggregate has one append in flight per process. Commands that come meanwhile wait, and are then decided together,
     each on the state that the one before it left; their events go as one atomic batch. Loaded states are kept, the
     least recently used dropped when they are more than `cache` together: events, or what `weigh` says of each state.
+    After the connection to the log was renewed, each is looked at again before it is used: the log may be another.
     """
 
     def __init__(
@@ -111,19 +117,25 @@ class Aggregate(Generic[C, S, E]):
 
     async def load(self, aggregate_id: UUID, *, fresh: bool = False) -> Loaded[S]:
         """The state as this process last saw it; with `fresh`, as the log has it now."""
-        known = self._cache.get(aggregate_id)
-        if known is not None and not fresh:
+        known, renewals = self._cache.get(aggregate_id), self._log.renewals
+        renewed = known is not None and known.renewals != renewals
+        if known is not None and not fresh and not renewed:
             self._cache.move_to_end(aggregate_id)
             return known
-        state, sequence, version = (
-            (known.state, known.sequence, known.version) if known else (self._decider.initial, 0, 0)
-        )
-        for recorded in await self._log.read(self.subject(aggregate_id), sequence):
+        known = known or Loaded(self._decider.initial)
+        later = await self._log.read(self.subject(aggregate_id), known.sequence - 1 if renewed else known.sequence)
+        if renewed and later and later[0].id == known.last_id:
+            later = later[1:]
+        elif renewed:  # what was known is not in this log: sequences are used again after a restore
+            self._forget(aggregate_id)
+            known = Loaded(self._decider.initial)
+            later = await self._log.read(self.subject(aggregate_id))
+        state = known.state
+        for recorded in later:
             state = self._decider.evolve(state, recorded.event)  # type: ignore[arg-type]  # a subject holds one kind
-            sequence = recorded.sequence
-            version += 1
-        loaded = Loaded(state, sequence, version)
-        if version:
+        sequence, last_id = (later[-1].sequence, later[-1].id) if later else (known.sequence, known.last_id)
+        loaded = Loaded(state, sequence, known.version + len(later), last_id, renewals)
+        if loaded.version:
             self._remember(aggregate_id, loaded)
         return loaded
 
@@ -148,7 +160,7 @@ class Aggregate(Generic[C, S, E]):
         deadline = asyncio.get_running_loop().time() + self._timeout
         fresh = aggregate_id not in self._cache
         if fresh and batch[0].new:
-            loaded, fresh = Loaded(self._decider.initial), False
+            loaded, fresh = Loaded(self._decider.initial, renewals=self._log.renewals), False
         else:
             loaded = await self.load(aggregate_id)
         while batch:
@@ -174,7 +186,7 @@ class Aggregate(Generic[C, S, E]):
                 except Exception:
                     self._forget(aggregate_id)
                     raise
-                loaded = Loaded(after.state, sequence, after.version)
+                loaded = Loaded(after.state, sequence, after.version, drafts[-1].id, loaded.renewals)
                 self._remember(aggregate_id, loaded)
             for waiting, outcome in zip(batch, outcomes, strict=False):
                 if waiting.answer.done():

@@ -105,6 +105,10 @@ class StreamEnd(msgspec.Struct, frozen=True):
 class EventLog(Protocol):
     """What services know of the log. Two make it: `JetStreamLog` and, for unit tests, `MemoryLog`."""
 
+    @property
+    def renewals(self) -> int:
+        """How often the connection to it was renewed: it may be another log then, restored or made anew."""
+
     async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
         """Append all of `drafts` (1 to 1,000) or none, if `expected` is the last sequence on `subject` (0: none yet).
 
@@ -165,6 +169,10 @@ class JetStreamLog:
         self._timeout = timeout
         self._groups: dict[str, GroupCommit] = {}  # by stream
 
+    @property
+    def renewals(self) -> int:
+        return self._client.stats["reconnects"]
+
     async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
         if not 1 <= len(drafts) <= BATCH_LIMIT:
             raise Invalid(f"One decision may make 1 to {BATCH_LIMIT} events, this one made {len(drafts)}.")
@@ -201,7 +209,7 @@ class JetStreamLog:
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(
                     f"The event log did not take the event in {self._timeout:.0f} s."
-                    + (" It may still have been stored: ask again with the same Idempotency-Key." if in_doubt else "")
+                    + (" It may still have been stored: look before you ask again." if in_doubt else "")
                 )
             await asyncio.sleep(random.uniform(0.002, 0.02) if ack else 0.1)  # noqa: S311 (jitter)
 

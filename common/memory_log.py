@@ -20,6 +20,10 @@ class MemoryLog:
         self._streams: dict[str, list[Recorded]] = {}
         self._grown = asyncio.Condition()
 
+    @property
+    def renewals(self) -> int:
+        return 0
+
     async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
         if not 1 <= len(drafts) <= BATCH_LIMIT:
             raise Invalid(f"One decision may make 1 to {BATCH_LIMIT} events, this one made {len(drafts)}.")

@@ -17,6 +17,10 @@ LEAD = 4.0
 """Seconds before its deadline at which an event is held in process. Redelivery may be late by so much and harm nothing;
 shorter than the consumer's ack_wait, so that a hold is normally one delivery."""
 
+OVERDUE = 60.0
+"""Seconds past its deadline after which an order that comes was with nobody: the durable consumer was made anew, and
+tells all of history again. What ended is read again then, since it may have been forgotten."""
+
 REMEMBERED = 1_000_000
 """Ended orders that are remembered at most. A forgotten one costs an ExpirationCompleted that nobody needs."""
 
@@ -36,7 +40,10 @@ class HoldOrder(Listener[OrderCreated]):
         self.publisher = publisher
         self.holds: dict[UUID, asyncio.Future[bool]] = {}
         self.ended: dict[UUID, None] = {}
-        self.informed = asyncio.Event()
+        self.readings = 0  # of what ended; how many were begun
+        self.read = 0  # the last that came to where the log ended when it began
+        self.doubts = asyncio.Event()
+        self.progress = asyncio.Condition()
 
     def key(self, event: OrderCreated) -> object:
         """Orders wait side by side, also those for one ticket."""
@@ -45,9 +52,11 @@ class HoldOrder(Listener[OrderCreated]):
     async def on(self, event: OrderCreated) -> None:
         if (left := seconds_to(event)) > LEAD:
             raise Retry(left - LEAD)
-        if not self.informed.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.informed.wait(), 5)
+        if left > -OVERDUE or event.order_id in self.ended:
+            await self.informed(1, at_most=5)
+        else:
+            self.doubts.set()
+            await self.informed(self.readings + 1, at_most=60)
         if event.order_id in self.ended:
             del self.ended[event.order_id]
             return
@@ -55,6 +64,13 @@ class HoldOrder(Listener[OrderCreated]):
             if await self.ends_within(left, event.order_id):
                 return
         await self.tell(event)
+
+    async def informed(self, reading: int, *, at_most: float) -> None:
+        """Wait until this reading of what ended is done, `at_most` seconds: better a needless expiry than none."""
+        if self.read < reading:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(at_most), self.progress:
+                    await self.progress.wait_for(lambda: self.read >= reading)
 
     async def ends_within(self, seconds: float, order_id: UUID) -> bool:
         """Hold an order for `seconds`; whether it ended meanwhile."""
@@ -88,7 +104,7 @@ class HoldOrder(Listener[OrderCreated]):
 class Withdrawals:
     """Follows the orders that end, on every replica, and withdraws their holds.
 
-    What ended before this process started is read again from where the oldest hold is.
+    What ended before this process started is read from where the oldest hold is; again, when the holder is in doubt.
     """
 
     name = "expiration.withdrawals"
@@ -103,18 +119,34 @@ class Withdrawals:
     async def run(self) -> None:
         """Follow until cancelled."""
         while True:
+            following = asyncio.create_task(self._follow())
+            doubting = asyncio.create_task(self._doubted())
             try:
-                await self._follow()
+                await asyncio.wait({following, doubting}, return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
+                    await following
             except Unavailable as error:
                 self.problem = error.detail
                 await asyncio.sleep(1)
+            finally:
+                following.cancel()
+                doubting.cancel()
+
+    async def _doubted(self) -> None:
+        """Wait until the holder is in doubt, and not before the reading under way is done."""
+        await self._holder.doubts.wait()
+        async with self._holder.progress:
+            await self._holder.progress.wait_for(lambda: self._holder.read == self._holder.readings)
 
     async def _follow(self) -> None:
+        holder = self._holder
+        holder.doubts.clear()
+        holder.readings += 1
         start = await self._oldest_hold()
         end = (await self._log.end("ORDERS")).sequence
         self.problem = None
         if start >= end:
-            self._holder.informed.set()
+            await self._done()
         async with aclosing(self._log.follow("ORDERS", start)) as batches:
             async for batch in batches:
                 for recorded in batch:
@@ -122,9 +154,15 @@ class Withdrawals:
                         case OrderCancelled(reason="expired"):
                             pass  # its hold is over
                         case OrderCompleted(order_id) | OrderCancelled(order_id):
-                            self._holder.withdraw(order_id)
-                if batch[-1].sequence >= end:
-                    self._holder.informed.set()
+                            holder.withdraw(order_id)
+                if holder.read < holder.readings and batch[-1].sequence >= end:
+                    await self._done()
+
+    async def _done(self) -> None:
+        """This reading has come to where the log ended when it began."""
+        async with self._holder.progress:
+            self._holder.read = self._holder.readings
+            self._holder.progress.notify_all()
 
 
 def resolve(hold: asyncio.Future[bool], ended: bool) -> None:

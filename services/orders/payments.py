@@ -5,7 +5,7 @@ of it, and the event that ends the order names every payment that is to be voide
 """
 
 import asyncio
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 from uuid import UUID
 
 import asyncpg
@@ -19,7 +19,6 @@ from services.orders.domain import Book, CompleteOrder, Order, OrderCommand, Ref
 VisibleOrders = ReadYourWrites[OrderCommand, Book, BookEvent]
 
 
-@runtime_checkable
 class Gateway(Protocol):
     """The company that moves the money. Every call may be repeated: `payment_id` is its idempotency key."""
 

@@ -14,13 +14,16 @@ import msgspec
 import pytest
 
 from common import topology
-from common.errors import Invalid, Unavailable
+from common.aggregate import Aggregate
+from common.clock import new_id
+from common.errors import Conflict, Invalid, Unavailable
 from common.event_log import Draft, JetStreamLog, Recorded, WrongSequence
-from common.events import TicketWithdrawn, UndecodableEvent
+from common.events import BookListing, TicketWithdrawn, UndecodableEvent
 from common.runtime import Platform, connect
 from common.settings import Settings
 from common.telemetry import IN_DOUBT
 from services.cli.servers import NatsServer
+from services.orders.domain import ORDERS, CancelOrder, KeepBook, PlaceOrder
 from tests.facts import AT, STREAM, connected, draft, drafts, fact, first, numbers, tell, whole
 from tests.harness import Fate, Judge, Proxy, eventually
 
@@ -408,3 +411,37 @@ async def test_a_closed_connection_is_unavailable_at_once(streams: Platform) -> 
         for call in (log.append(A, [draft(2)], expected=0), log.read(A), log.end(STREAM), anext(batches)):
             with pytest.raises(Unavailable):
                 await call
+
+
+@pytest.mark.parametrize("anew", [False, True])
+async def test_an_aggregate_does_not_go_on_from_what_it_knew_of_a_log_that_was_replaced(
+    nats: NatsServer, home: Path, streams: Platform, anew: bool
+) -> None:
+    ticket_id, orders = new_id(), Aggregate(ORDERS, streams.event_log)
+    listing = BookListing("Opening night", 2500, "EUR", 2, 2, True, 1)
+
+    def place(buyer: str) -> PlaceOrder:
+        return PlaceOrder(new_id(), buyer, 1, AT, AT)
+
+    await orders.handle(ticket_id, KeepBook(ticket_id, listing, AT))
+    first = place("ada")
+    await orders.handle(ticket_id, first)
+    await nats.stop()
+    shutil.copytree(home / "nats" / "jetstream", home / "copy")
+    await nats.start()
+    await eventually(connected(streams), True)
+    await orders.handle(ticket_id, CancelOrder(first.order_id, "buyer", AT))  # a restore forgets it
+    await nats.stop()
+    shutil.rmtree(home / "nats" / "jetstream")
+    if not anew:
+        shutil.copytree(home / "copy", home / "nats" / "jetstream")
+    await nats.start()
+    await eventually(connected(streams), True)
+    await topology.migrate(streams.client)
+    other = Aggregate(ORDERS, streams.event_log)
+    if anew:
+        await other.handle(ticket_id, KeepBook(ticket_id, listing, AT))
+        await other.handle(ticket_id, place("cleo"))
+    await other.handle(ticket_id, place("bob"))  # in place of what was forgotten
+    with pytest.raises(Conflict, match="sold out"):
+        await orders.handle(ticket_id, place("eve"))

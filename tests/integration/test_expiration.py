@@ -249,6 +249,25 @@ async def test_every_open_order_expires_after_the_durable_consumer_was_deleted(s
     assert await shop.all_told() == {1}
 
 
+async def test_what_ended_is_not_told_again_after_the_durable_consumer_was_deleted(
+    shop: Shop, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listeners, "OVERDUE", 0.0)
+    async with expiring(settings):
+        complete, cancelled = await shop.place(1.0), await shop.place(1.0)
+        await shop.complete(complete)
+        await shop.cancel(cancelled)
+        expired = await shop.place(0.5)
+        await eventually(lambda: shop.told(expired), 1)
+        await eventually(shop.unsettled, (0, 0))
+        for _ in range(2):
+            await shop.platform.client.jetstream().delete_consumer("ORDERS", DURABLE)
+            assert await system.migrate(settings, lambda _: None) == 1
+            await shop.place(0.5)
+            await eventually(shop.unsettled, (0, 0), within=ACK_WAIT)
+        assert [await shop.told(order) for order in (complete, cancelled, expired)] == [0, 0, 1]
+
+
 async def test_a_killed_event_log_neither_loses_nor_advances_an_expiry(
     shop: Shop, settings: Settings, nats: NatsServer
 ) -> None:
