@@ -135,9 +135,11 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
         try:
             connection = await asyncpg.connect(settings.database_url, timeout=10)
             try:
-                kinds = [kind.tables for kind in installed().values() if kind.tables]
-                for tables in (payments.CREATE, engine.CREATE, *kinds):
+                for tables in (payments.CREATE, engine.CREATE):
                     await connection.execute(tables)
+                for name, tables in installed(lambda kind: kind.tables).items():
+                    if tables:
+                        await make_tables(connection, name, tables)
             finally:
                 await connection.close()
             for model in READ_MODELS.values():
@@ -145,6 +147,17 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
         except CONNECTION_LOST as error:
             raise Unavailable(f"Postgres does not answer: {error}") from error
     return changes
+
+
+async def make_tables(connection: asyncpg.Connection, kind: str, tables: str) -> None:
+    """Make the tables of a kind of operation. What is wrong with them is logged: the others are not to lack theirs."""
+    try:
+        await connection.execute(tables)
+    except engine.BLAMELESS:
+        raise
+    except asyncpg.PostgresError as error:
+        mend = "correct its `tables`, and migrate again; until then its operations fail"
+        log.error("kind_without_tables", kind=kind, wrong=str(error), mend=mend)
 
 
 async def rebuild(name: str, settings: Settings, progress: Callable[[str, int, int], None]) -> int:
