@@ -167,6 +167,10 @@ class BatchController(Controller):
 
         With a file, `kind` and the options are query parameters; with JSON they are in the body.
 
+        A cell of CSV is its text, and an empty one leaves its field out: it changes nothing in `tickets.update`, and
+        clears nothing. What is to be cleared is `null` in NDJSON or JSON. A whole number is digits, perhaps with a
+        minus sign before them; a time is as 2030-12-31T20:00:00Z.
+
         With an `Idempotency-Key` that was used before, the answer is the batch of that time as it is now, also while
         its upload is still under way, and nothing is taken in; the rows are not compared. With another kind or other
         options it is 422. If that upload broke off, or its file could not be read to the end, it is 409: nothing of it

@@ -6,7 +6,7 @@ import json
 import re
 import tracemalloc
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -399,6 +399,45 @@ async def test_a_year_is_not_taken_for_seconds_since_1970() -> None:
     content = "title,price,opens_at\nfirst,1,\nx,1,2030\nlast,1,2030-01-31T20:00:00Z\n"
     reason = 'Expected a time such as 2030-01-31T20:00:00Z, got "2030"'
     assert await refusals(content) == [RefusedRow(2, "opens_at", reason)]
+
+
+@pytest.mark.parametrize("number", ["1e2", "1.0", "1E2", "+1", " 1", "1_0", "null", "true"])
+async def test_a_whole_number_is_digits_and_perhaps_a_minus_sign(number: str) -> None:
+    content = f"title,price\nfirst,0\nx,{number}\nlast,-0\n"
+    assert await refusals(content) == [RefusedRow(2, "price", f'Expected `int`, got "{number}"')]
+
+
+class Optional(msgspec.Struct, frozen=True):
+    """A field of every type that may be none, and one that may not."""
+
+    title: str
+    name: str | None = None
+    number: int | None = None
+    share: float | None = None
+    at: datetime | None = None
+    lasts: timedelta | None = None
+    yes: bool | None = None
+    item: UUID | None = None
+    block: Literal["A", "B"] | None = None
+
+
+@pytest.mark.parametrize("word", ["null", "NULL"])
+@pytest.mark.parametrize("column", ["number", "share", "at", "lasts", "yes", "item", "block"])
+async def test_the_word_null_is_a_word_and_only_an_empty_cell_is_none(column: str, word: str) -> None:
+    content = f"title,name,{column}\nx,,\ny,{word},\nz,,{word}\n"
+    operations, (refused,) = await read(content.encode(), CSV, Optional)
+    whats = [msgspec.json.decode(operation.payload, type=Optional) for operation in operations]
+    assert whats == [Optional("x"), Optional("y", name=word)]
+    assert (refused.number, refused.column) == (3, column)
+    assert refused.reason.startswith("Expected ")
+    assert refused.reason.endswith(f', got "{word}"')
+    assert "null`" not in refused.reason
+
+
+async def test_a_duration_is_no_bare_number() -> None:
+    operations, (refused,) = await read(b"title,lasts\nx,PT5M\ny,5\n", CSV, Optional)
+    assert msgspec.json.decode(operations[0].payload, type=Optional).lasts == timedelta(minutes=5)
+    assert refused == RefusedRow(2, "lasts", 'Expected a duration such as PT15M, got "5"')
 
 
 BAD_LINES: dict[str, tuple[str | bytes, str | None, str]] = {
