@@ -165,7 +165,8 @@ class BatchController(Controller):
     ) -> Response[BatchView]:
         """Hand in operations: as JSON, or as a file (text/csv with a header, application/x-ndjson), which is streamed.
 
-        With a file, `kind` and the options are query parameters; with JSON they are in the body.
+        JSON may have 1,000,000 bytes, a file 1,000,000 rows. With a file, `kind` and the options are query parameters;
+        with JSON they are in the body.
 
         A cell of CSV is its text, and an empty one leaves its field out: it changes nothing in `tickets.update`, and
         clears nothing. What is to be cleared is `null` in NDJSON or JSON. A whole number is digits, perhaps with a
@@ -271,7 +272,11 @@ async def whole(request: UserRequest) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > BODY_LIMIT:
-            raise HTTPException(status_code=413, detail="Send a file (text/csv or application/x-ndjson) instead.")
+            raise HTTPException(
+                status_code=413,
+                detail=f"JSON may have {BODY_LIMIT:,} bytes, and this is more: send a file (text/csv or "
+                "application/x-ndjson), which may have 1,000,000 rows.",
+            )
     return bytes(body)
 
 

@@ -211,6 +211,31 @@ async def test_a_name_that_is_twice_in_json_is_refused_where_it_is(office: Offic
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "kind")
 
 
+@pytest.mark.parametrize("length_is_said", [True, False])
+async def test_json_that_is_too_large_is_better_sent_as_a_file(office: Office, *, length_is_said: bool) -> None:
+    body = json.dumps(RECORDS | {"operations": [{"key": "k", "value": "v" * 1000}] * 1000}).encode()
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield body
+
+    content = body if length_is_said else parts()
+    answer = await office.ask("POST", "/api/batches", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert "send a file (text/csv or application/x-ndjson)" in answer.json()["detail"]
+    assert "1,000,000 bytes" in answer.json()["detail"]
+
+
+async def test_a_file_that_is_too_large_is_told_how_large_one_may_be(office: Office) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", office.process.port)
+    headers = {"Host": "here", **ADA, **CSV, "Content-Length": "2000000001", "Connection": "close"}
+    lines = ["POST /api/batches?kind=records.insert HTTP/1.1", *map(": ".join, headers.items()), "", ""]
+    writer.write("\r\n".join(lines).encode())  # and nothing of the file
+    answer = (await asyncio.wait_for(reader.read(), 30)).decode()
+    writer.close()
+    assert answer.startswith("HTTP/1.1 413 ")
+    assert "The body is larger than 2,000,000,000 bytes." in answer
+
+
 async def mend(office: Office) -> None:
     """Somebody deletes the record that was in the way."""
     connection = await asyncpg.connect(office._database_url)  # noqa: SLF001 (it is no service's deed)
