@@ -225,7 +225,14 @@ class BatchController(Controller):
         desk: NamedDependency[BatchDesk],
         status: Annotated[Outcome | None, QueryParameter()] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
-        cursor: Annotated[str | None, QueryParameter(max_length=18, pattern="^[0-9]+$")] = None,
+        cursor: Annotated[
+            str | None,
+            QueryParameter(
+                max_length=18,
+                pattern="^[0-9]+$",
+                description="A `next_cursor` that a list gave; leave it out to begin at the start",
+            ),
+        ] = None,
     ) -> OperationPage:
         """Operations of a batch that have come to an end, by row."""
         await desk.batch(batch_id, request.user.id)

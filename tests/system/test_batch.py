@@ -576,6 +576,25 @@ async def test_what_a_retry_has_mended_is_no_longer_told(office: Office) -> None
     assert "more" not in said
 
 
+async def test_a_retry_ends_as_handing_in_does(office: Office) -> None:
+    await office.over((await office.submit(records([7])))["id"], "COMPLETED")
+    batch = await office.submit(records(range(10)))
+    await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
+    code, said = await command(office, "retry", batch["id"])
+    assert (code, "9 succeeded  1 failed" in said) == (1, True)
+    assert (await command(office, "show", batch["id"]))[0] == 0
+    await mend(office)
+    code, said = await command(office, "retry", batch["id"])
+    assert (code, "10 succeeded  0 failed" in said) == (0, True)
+
+
+async def test_a_cursor_that_is_none_is_told_what_one_is(office: Office) -> None:
+    batch = await office.submit(records([1]))
+    answer = await office.ask("GET", f"/api/batches/{batch['id']}/operations", params={"cursor": "second"})
+    assert answer.status_code == 400
+    assert "Expected a `next_cursor` that a list gave" in answer.json()["detail"]
+
+
 async def test_a_kind_comes_from_a_package_of_its_own_as_the_docstring_shows(platform: Platform, home: Path) -> None:
     _, code, project = re.findall(r"(?:^(?: {4}.*)?\n)+", kinds.__doc__ or "", re.MULTILINE)
     ((group, points),) = tomllib.loads(dedent(project))["project"]["entry-points"].items()

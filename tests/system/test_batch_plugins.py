@@ -99,9 +99,11 @@ async def test_what_is_wrong_with_a_plugin_stops_nothing_else(platform: Platform
     (line,) = [line for line in said.splitlines() if "kind_without_tables" in line]
     assert "seats.move" in line
     assert "texd" in line
+    assert "made tables of kind seats.reserve\n" in said
     connection = await asyncpg.connect(settings.database_url)
     assert await connection.fetchval("select to_regclass('batch_data.seats') is not null")
     await connection.close()
+    assert "nothing to change" in (await boxoffice("migrate", **variables))[1]
 
     async with ServiceProcess("batch", settings, home, **plugins) as process, httpx.AsyncClient() as http:
         kinds = await http.get(f"{process.url}/api/batch-kinds", headers=ADA)

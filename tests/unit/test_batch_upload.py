@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from common.errors import Invalid
 from common.events import Operation, RefusedRow
+from services.batch.kinds_records import Record
 from services.batch.upload import LIMITS, Limits, MediaType, Pieces, Read, operations_in, operations_of, rows_as_sent
 
 CSV: MediaType = "text/csv"
@@ -474,6 +475,14 @@ async def test_a_bad_line_of_ndjson_is_refused_and_the_rest_goes_on(case: str) -
     line = line.encode() if isinstance(line, str) else line
     content = b'{"title":"first","price":1}\n' + line + b'\n{"title":"last","price":1}\n'
     assert await refusals(content, NDJSON) == [RefusedRow(2, column, reason)]
+
+
+async def test_a_key_that_is_none_is_told_what_one_may_be() -> None:
+    reason = 'Expected up to 200 characters without control characters, got "a\\u0000b"'
+    assert operations_of([msgspec.Raw(b'{"key":"a\\u0000b","value":""}')], Record) == (
+        [],
+        [RefusedRow(1, "key", reason)],
+    )
 
 
 async def test_what_was_sent_is_not_told_again_at_length() -> None:
