@@ -1,7 +1,7 @@
 """What a kind of operation is: the protocol that plugins implement, and where they are found.
 
-A kind is a class with a name, the Struct of one operation, and one way to execute many. With this in
-seats.py
+A kind is a class with a name, the Struct of one operation, and one way to execute many. A package that has one is a
+folder with two files: seats.py
 
     from collections.abc import Sequence
 
@@ -30,12 +30,22 @@ seats.py
             )
             return [Done(f"{task.what.row}{task.what.number}") for task in operations]
 
-and an entry point of its package in the group `boxoffice.batch_kinds`, whose name is the kind's:
+and pyproject.toml, with an entry point in the group `boxoffice.batch_kinds` whose name is the kind's:
+
+    [build-system]
+    requires = ["hatchling"]
+    build-backend = "hatchling.build"
+
+    [project]
+    name = "seats"
+    version = "1.0"
 
     [project.entry-points."boxoffice.batch_kinds"]
     "seats.reserve" = "seats:ReserveSeats"
 
-With the package installed beside this one, `boxoffice migrate` makes its tables.
+Install it beside this one (`.venv/bin/pip install ./seats`). `boxoffice migrate` then makes its tables, and the batch
+service has the kind once it is started anew; `boxoffice up` does both. `boxoffice batch kinds` shows it. A package that
+cannot be imported, or whose kind lacks something, is left out: the log and `boxoffice doctor` say why.
 """
 
 from abc import ABC, abstractmethod
@@ -123,6 +133,14 @@ class Kind(ABC, Generic[Op]):
     crash undoes is repeated, by so many. A slow kind takes few, then. A batch is cut into pieces of `limit` (500 at
     most), each of which costs four events, and a place in the memory of its batch, however small it is: with a `limit`
     below 10, batches are best kept below 100,000 operations.
+
+    A call that raises, or that answers too late or not for each operation, has written nothing: a savepoint undoes it.
+    What a call wrote that answered is committed, also for an operation that it answered Refused or TryAgain for; one to
+    be tried again is executed again, under the same `Task.id`, and what it wrote is still there. So look first, and
+    write only for what is answered Done. Or raise what refuses an operation (such as `common.errors.Invalid`): it is
+    then found among the others by halves, and nothing is written for it. Or write within `async with
+    work.connection.transaction():`, leave that by an exception, and answer after it. A kind that is not transactional
+    has nothing undone: it makes things under ids that come from `Task.id`, and looks whether they are there.
 
     `operation`: what its rows are checked against. Beware of a union of a list or dict and a `str` with limits in it:
     msgspec 0.22 crashes on one.

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -21,6 +20,7 @@ import asyncpg
 import httpx
 import pytest
 
+import common
 from common.clock import now
 from common.errors import Invalid, NotFound
 from common.events import OperationsAdded
@@ -596,16 +596,17 @@ async def test_a_cursor_that_is_none_is_told_what_one_is(office: Office) -> None
 
 
 async def test_a_kind_comes_from_a_package_of_its_own_as_the_docstring_shows(platform: Platform, home: Path) -> None:
-    _, code, project = re.findall(r"(?:^(?: {4}.*)?\n)+", kinds.__doc__ or "", re.MULTILINE)
-    ((group, points),) = tomllib.loads(dedent(project))["project"]["entry-points"].items()
-    package = home / "plugin"
-    about = package / "seats-1.0.dist-info"
-    about.mkdir(parents=True)
-    (package / "seats.py").write_text(dedent(code))
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: seats\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
-        "\n".join([f"[{group}]", *(f"{name} = {where}" for name, where in points.items())])
+    blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", kinds.__doc__ or "", re.MULTILINE)
+    code, project = (dedent(block) for block in blocks if block.strip())
+    source, package = home / "seats", home / "plugin"
+    source.mkdir()
+    (source / "seats.py").write_text(code)
+    (source / "pyproject.toml").write_text(project)
+    quietly = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-index", "--no-build-isolation")
+    install = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pip", "install", *quietly, "--target", str(package), str(source))
     )
+    assert await install.wait() == 0
     settings = platform.settings
     named = {"BOXOFFICE_NATS_URL": settings.nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url}
     with_plugin = {"PYTHONPATH": str(package)}
@@ -654,6 +655,25 @@ async def test_another_service_hands_in_single_operations(office: Office, platfo
     with pytest.raises(NotFound, match=r"seats.fly.*records.insert"):
         await operations.create("seats.fly", record, user_id="ada")
     assert await office.keys() == ["from another"]
+
+
+@pytest.mark.usefixtures("office")
+async def test_single_operations_are_handed_in_as_the_readme_shows(platform: Platform, home: Path) -> None:
+    readme = Path(common.__file__).with_name("README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (home / "greet.py").write_text(code)
+
+    async def greet() -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(home / "greet.py")),
+            env={**os.environ, "BOXOFFICE_NATS_URL": platform.settings.nats_url},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), 60)
+        return said.decode().strip()
+
+    assert await greet() == "succeeded"
+    assert await greet() == "failed There is a record 'greeting' already."
 
 
 async def test_whatever_is_killed_every_operation_is_executed_once(platform: Platform, home: Path) -> None:
