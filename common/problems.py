@@ -13,6 +13,7 @@ import structlog
 from litestar import Request, Response
 from litestar.enums import ParamType
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi import ResponseSpec
 from litestar.params import ParameterKwarg, QueryParameter
 from msgspec import inspect
@@ -278,16 +279,20 @@ def parameter_problem(request: Request[Any, Any, Any], key: str, message: str) -
 
 
 def tell_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-    """What Litestar refuses by itself: unknown paths, wrong methods, bodies that are too large."""
+    """What a handler refuses in words, and Litestar by itself: unknown paths, wrong methods, bodies too large."""
     if error.detail == "client disconnected prematurely":  # Litestar 2.25 has no class for it
         return problem(400, "The body came to no end.")
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return tell_bug(request, error)
+    if type(error) is HTTPException:  # a handler's own, in its own words
+        return problem(error.status_code, error.detail, error.headers)
+    if isinstance(error, RequestEntityTooLarge):
+        most = request.route_handler.resolve_request_max_body_size()
+        return problem(413, f"The body is larger than {most:,} bytes.")
     path = clipped(request.url.path)
     details = {
         404: f"There is nothing at {path}.",
         405: f"{request.method} is not possible at {path}; possible: {(error.headers or {}).get('allow')}.",
-        413: f"The body is larger than {BODY_LIMIT:,} bytes.",
     }
     return problem(error.status_code, details.get(error.status_code, error.detail), error.headers)
 

@@ -165,7 +165,12 @@ class BatchController(Controller):
     ) -> Response[BatchView]:
         """Hand in operations: as JSON, or as a file (text/csv with a header, application/x-ndjson), which is streamed.
 
-        With a file, `kind` and the options are query parameters; with JSON they are in the body.
+        JSON may have 1,000,000 bytes, a file 1,000,000 rows. With a file, `kind` and the options are query parameters;
+        with JSON they are in the body.
+
+        A cell of CSV is its text, and an empty one leaves its field out: it changes nothing in `tickets.update`, and
+        clears nothing. What is to be cleared is `null` in NDJSON or JSON. A whole number is digits, perhaps with a
+        minus sign before them; a time is as 2030-12-31T20:00:00Z.
 
         With an `Idempotency-Key` that was used before, the answer is the batch of that time as it is now, also while
         its upload is still under way, and nothing is taken in; the rows are not compared. With another kind or other
@@ -220,7 +225,14 @@ class BatchController(Controller):
         desk: NamedDependency[BatchDesk],
         status: Annotated[Outcome | None, QueryParameter()] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
-        cursor: Annotated[str | None, QueryParameter(max_length=18, pattern="^[0-9]+$")] = None,
+        cursor: Annotated[
+            str | None,
+            QueryParameter(
+                max_length=18,
+                pattern="^[0-9]+$",
+                description="A `next_cursor` that a list gave; leave it out to begin at the start",
+            ),
+        ] = None,
     ) -> OperationPage:
         """Operations of a batch that have come to an end, by row."""
         await desk.batch(batch_id, request.user.id)
@@ -267,7 +279,11 @@ async def whole(request: UserRequest) -> bytes:
     async for part in request.stream():
         body += part
         if len(body) > BODY_LIMIT:
-            raise HTTPException(status_code=413, detail="Send a file (text/csv or application/x-ndjson) instead.")
+            raise HTTPException(
+                status_code=413,
+                detail=f"JSON may have {BODY_LIMIT:,} bytes, and this is more: send a file (text/csv or "
+                "application/x-ndjson), which may have 1,000,000 rows.",
+            )
     return bytes(body)
 
 

@@ -55,7 +55,7 @@ async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIt
         Renderers(1) as checkers,  # of its own, so that nobody who saves a template waits for documents
     ):
         ours: Mapping[str, kinds.Kind[Any]] = {RenderDocuments.name: RenderDocuments(shelf, renderers)}
-        installed = {name: ours.get(name) or kind() for name, kind in kinds.installed().items()}
+        installed = kinds.installed(lambda kind: ours.get(kind.name) or kind())
         # To each its own, so that a slow kind takes no connection from another; limited by the kinds' own timeouts.
         pools = {
             name: await stack.enter_async_context(platform.pool("batch", command_timeout=None, max_size=AT_ONCE))

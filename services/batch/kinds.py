@@ -1,7 +1,7 @@
 """What a kind of operation is: the protocol that plugins implement, and where they are found.
 
-A kind is a class with a name, the Struct of one operation, and one way to execute many. With this in
-seats.py
+A kind is a class with a name, the Struct of one operation, and one way to execute many. A package that has one is a
+folder with two files: seats.py
 
     from collections.abc import Sequence
 
@@ -30,27 +30,44 @@ seats.py
             )
             return [Done(f"{task.what.row}{task.what.number}") for task in operations]
 
-and an entry point of its package in the group `boxoffice.batch_kinds`, whose name is the kind's:
+and pyproject.toml, with an entry point in the group `boxoffice.batch_kinds` whose name is the kind's:
+
+    [build-system]
+    requires = ["hatchling"]
+    build-backend = "hatchling.build"
+
+    [project]
+    name = "seats"
+    version = "1.0"
 
     [project.entry-points."boxoffice.batch_kinds"]
     "seats.reserve" = "seats:ReserveSeats"
 
-With the package installed beside this one, `boxoffice migrate` makes its tables.
+Install it beside this one (`.venv/bin/pip install ./seats`). `boxoffice migrate` then makes its tables, and the batch
+service has the kind once it is started anew; `boxoffice up` does both. `boxoffice batch kinds` shows it. A package that
+cannot be imported, or whose kind lacks something, is left out: the log and `boxoffice doctor` say why.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
-from typing import ClassVar, Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
 import asyncpg
 import msgspec
+import structlog
+from msgspec import Meta
 
 from common.errors import NotFound
+from common.explain import explain
 from common.requests import Asks
 
 Op = TypeVar("Op", bound=msgspec.Struct)
+T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 class Task(msgspec.Struct, Generic[Op], frozen=True):
@@ -117,6 +134,14 @@ class Kind(ABC, Generic[Op]):
     most), each of which costs four events, and a place in the memory of its batch, however small it is: with a `limit`
     below 10, batches are best kept below 100,000 operations.
 
+    A call that raises, or that answers too late or not for each operation, has written nothing: a savepoint undoes it.
+    What a call wrote that answered is committed, also for an operation that it answered Refused or TryAgain for; one to
+    be tried again is executed again, under the same `Task.id`, and what it wrote is still there. So look first, and
+    write only for what is answered Done. Or raise what refuses an operation (such as `common.errors.Invalid`): it is
+    then found among the others by halves, and nothing is written for it. Or write within `async with
+    work.connection.transaction():`, leave that by an exception, and answer after it. A kind that is not transactional
+    has nothing undone: it makes things under ids that come from `Task.id`, and looks whether they are there.
+
     `operation`: what its rows are checked against. Beware of a union of a list or dict and a `str` with limits in it:
     msgspec 0.22 crashes on one.
     """
@@ -156,11 +181,104 @@ def answered(kind: str, answers: object, wanted: int) -> Sequence[Answer]:
 
 
 GROUP = "boxoffice.batch_kinds"
+OURS = "boxoffice"
 
 
-def installed() -> Mapping[str, type[Kind[msgspec.Struct]]]:
-    """The kinds of all installed packages, by name."""
-    return {point.name: point.load() for point in entry_points(group=GROUP)}
+class BadKind(msgspec.Struct, frozen=True):
+    """An entry point that is left out, as it is no kind that can be used: whose it is, and what is wrong with it."""
+
+    package: str
+    entry_point: str
+    wrong: str
+
+    @property
+    def mend(self) -> str:
+        """What to do about it."""
+        return f"correct the package {self.package} and install it again, or uninstall it"
+
+
+class Plain(msgspec.Struct):
+    """What the attributes of a kind may hold; names as the specification of entry points recommends them."""
+
+    name: Annotated[
+        str, Meta(pattern=r"\A[\w.-]{1,100}\Z", description="up to 100 letters, digits, underscores, dots and dashes")
+    ]
+    limit: Annotated[int, Meta(ge=1)]
+    attempts: Annotated[int, Meta(ge=1)]
+    timeout: Annotated[float, Meta(gt=0, le=86_400)]
+    transactional: bool
+    tables: str
+
+
+def installed(use: Callable[[type[Kind[Any]]], T]) -> dict[str, T]:
+    """What `use` makes of each kind of all installed packages, by name.
+
+    What is none, or what `use` raises for, is left out and logged: the package of one is not to stop all others.
+    """
+    found, bad = examined(entry_points(group=GROUP), use)
+    for each in bad:
+        leave_out(each)
+    return found
+
+
+def examined(points: Iterable[EntryPoint], use: Callable[[type[Kind[Any]]], T]) -> tuple[dict[str, T], list[BadKind]]:
+    """What `use` makes of the kinds at these entry points, and what is left out. Ours come first."""
+    found, bad = dict[str, T](), list[BadKind]()
+    for point in sorted(points, key=lambda point: package_of(point) != OURS):
+        try:
+            kind = point.load()
+            wrong = "; ".join(faults(point.name, kind))
+            if not wrong and point.name in found:
+                wrong = "another package has a kind of this name"
+            if not wrong:
+                found[point.name] = use(kind)
+        except (Exception, SystemExit) as error:  # whatever a package does when it is imported
+            wrong = f"it cannot be loaded: {type(error).__name__}: {error}"
+        if wrong:
+            bad.append(BadKind(package_of(point), f"{point.name} = {point.value}", wrong))
+    return found, bad
+
+
+def package_of(point: EntryPoint) -> str:
+    """The package whose entry point it is."""
+    return point.dist.name if point.dist else "(unknown)"
+
+
+def faults(name: str, kind: object) -> Iterator[str]:
+    """What keeps `kind` from being the kind of this name."""
+    if not (isinstance(kind, type) and issubclass(kind, Kind)):
+        yield f"it is no subclass of {Kind.__module__}.Kind"
+        return
+    if kind.__abstractmethods__:
+        yield f"it has no `{'`, `'.join(sorted(kind.__abstractmethods__))}`"
+    try:
+        plain = msgspec.convert(kind, Plain, from_attributes=True)
+        if plain.name != name:
+            yield f"its `name` is {plain.name!r}, and its entry point's {name!r}"
+    except msgspec.ValidationError as error:
+        path, message = explain(str(error), Plain)
+        yield f"its `{path[0]}` is {held(kind, path[0])}: {message}"
+    operation = getattr(kind, "operation", None)
+    if not (isinstance(operation, type) and issubclass(operation, msgspec.Struct)):
+        yield f"its `operation` is {held(kind, 'operation')}: Expected a subclass of msgspec.Struct"
+    elif operation.__struct_config__.array_like:
+        yield "its `operation` is array_like: Expected fields with names, as columns are"
+    else:
+        try:
+            msgspec.json.schema(operation)
+        except Exception as error:  # whatever a field's type raises
+            yield f"its `operation` has no JSON schema: {error}"
+
+
+def held(kind: type[Kind[Any]], attribute: str) -> str:
+    """What a kind has there, for people."""
+    return repr(getattr(kind, attribute)) if hasattr(kind, attribute) else "missing"
+
+
+@cache
+def leave_out(bad: BadKind) -> None:
+    """Log that it is left out; once, as each part of a process asks for all of them."""
+    log.error("kind_left_out", package=bad.package, entry_point=bad.entry_point, wrong=bad.wrong, mend=bad.mend)
 
 
 def known(kinds: Mapping[str, Kind[msgspec.Struct]], name: str) -> Kind[msgspec.Struct]:

@@ -30,7 +30,15 @@ INSERT_NEW = INSERT + "on conflict (owner, key) do nothing returning operation_i
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A text and the key that its owner finds it by."""
 
-    key: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"\A[^\x00-\x1f\x7f]+\Z")]
+    key: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=200,
+            pattern=r"\A[^\x00-\x1f\x7f]+\Z",
+            description="Up to 200 characters without control characters",
+        ),
+    ]
     value: Annotated[str, Meta(max_length=10_000)]
 
 

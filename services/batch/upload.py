@@ -4,8 +4,8 @@ import csv
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from enum import Enum, auto
 from functools import lru_cache
 from io import StringIO
@@ -41,6 +41,9 @@ NOT_TEXT = {
 
 ALIEN = re.compile("[\udc80-\udcff]")
 """A byte that is no UTF-8, as the error handler `surrogateescape` carries it through text."""
+
+WHOLE = re.compile("[-0-9]*")
+"""What whole numbers are made of: of all that msgspec takes for one, `1e2` and `1.0` are not."""
 
 encode = msgspec.json.Encoder().encode
 
@@ -245,6 +248,7 @@ class CsvRows(Rows["list[str] | RowFault"]):
         self.names: list[str] = []
         self._many = list[operation]  # type: ignore[valid-type]  # msgspec makes one decoder for it
         self._fields = {field.encode_name: field for field in msgspec.structs.fields(operation)}
+        self._whole: dict[str, str] = {}  # columns that may be misread, and their attributes
         self._watched: dict[str, str] = {}
 
     def split(self, data: bytes) -> tuple[Sequence[list[str] | RowFault], bytes]:
@@ -299,16 +303,23 @@ class CsvRows(Rows["list[str] | RowFault"]):
             raise Invalid(f"The header {'; it '.join(faults)}. {there_are} It is the first line of the file.")
         self.names = names
         types = {name: inspect.type_info(self._fields[name].type) for name in names}
-        self._watched = {name: self._fields[name].name for name in names if takes_numbers_amiss(types[name])}
+        misread = {name: self._fields[name].name for name in names if may_misread(types[name])}
+        self._whole = {name: attribute for name, attribute in misread.items() if only_whole(types[name])}
+        self._watched = {name: attribute for name, attribute in misread.items() if name not in self._whole}
 
     def _columns(self) -> str:
         return ", ".join(name + (" (required)" if field.required else "") for name, field in self._fields.items())
 
     def payloads_of(self, rows: Sequence[list[str] | RowFault]) -> list[msgspec.Raw] | None:
-        if self._watched:
-            return None
         try:
-            whats = msgspec.convert([self._cells(row) for row in rows], self._many, strict=False)
+            cells = [self._cells(row) for row in rows]
+            for name in self._whole:  # the cells of all rows at once, which costs little
+                if not WHOLE.fullmatch("".join([row.get(name, "") for row in cells])):
+                    return None
+            whats = msgspec.convert(cells, self._many, strict=False)
+            if self._watched:
+                for row, what in zip(cells, whats, strict=True):
+                    check_each(self._watched, row, what)
             return [msgspec.Raw(encode(what)) for what in whats]
         except (RowFault, msgspec.ValidationError, UnicodeEncodeError):
             return None
@@ -329,9 +340,7 @@ class CsvRows(Rows["list[str] | RowFault"]):
             payload = msgspec.Raw(encode(what))
         except (msgspec.ValidationError, UnicodeEncodeError) as error:
             raise self._fault(error, cells) from error
-        for name, attribute in self._watched.items():
-            if name in cells:
-                check(name, cells[name], getattr(what, attribute))
+        check_each(self._whole | self._watched, cells, what)
         return payload
 
     def _fault(self, error: Exception, cells: dict[str, str]) -> RowFault:
@@ -340,6 +349,7 @@ class CsvRows(Rows["list[str] | RowFault"]):
             if alien := ALIEN.search(cell):
                 return RowFault(name, f"Not UTF-8 (byte 0x{ord(alien[0]) - 0xDC00:X}): save the file as CSV in UTF-8")
         path, message = in_words(str(error), self.operation)
+        message = message.replace(" | null`", "`")  # which is an empty cell
         column = ".".join(path) or None
         got = shown(cells[path[0]]) if path and path[0] in cells else None
         return fault_of(column, message, got)
@@ -451,8 +461,9 @@ async def operations_in(
 ) -> AsyncIterator[Read]:
     """The operations in a file and the rows that are none, some at a time and at least one in all. Raises Invalid.
 
-    Rows count from 1 on; the header of CSV and blank lines don't count. Values in CSV are converted to the types of
-    the fields of `operation`; an empty cell leaves its field out. The payload is JSON of the checked `operation`.
+    Rows count from 1 on; the header of CSV and blank lines don't count. A cell of CSV is its text, converted to the
+    type of its field of `operation`: a whole number is digits, perhaps with a minus sign before them, and `null` is a
+    word. An empty cell leaves its field out. The payload is JSON of the checked `operation`.
     Invalid says what is wrong with the file as a whole; what came before it is not to be used then.
     """
     rows: Rows[bytes] | CsvRows = (CsvRows if media_type == "text/csv" else JsonRows)(operation, limits)
@@ -521,23 +532,61 @@ def broken(row: str, first: int, last: int) -> str:
     return f"A carriage return stands alone in {where}: lines end in LF or CRLF."
 
 
-def takes_numbers_amiss(kind: inspect.Type) -> bool:
-    """Whether text that is converted to this may become what nobody meant, or what JSON cannot tell; see `check`."""
+WHOLE_TYPES = inspect.IntType | inspect.NoneType
+MISREAD = WHOLE_TYPES | inspect.FloatType | inspect.DateTimeType | inspect.TimeDeltaType
+
+
+def types_in(kind: inspect.Type) -> Iterator[inspect.Type]:
+    """A type, or those that a union is of."""
     match kind:
         case inspect.Metadata(type=inner):
-            return takes_numbers_amiss(inner)
+            yield from types_in(inner)
         case inspect.UnionType(types=kinds):
-            return any(map(takes_numbers_amiss, kinds))
+            for each in kinds:
+                yield from types_in(each)
         case _:
-            return isinstance(kind, inspect.FloatType | inspect.DateTimeType)
+            yield kind
+
+
+def may_misread(kind: inspect.Type) -> bool:
+    """Whether text that msgspec converts to this may become what nobody wrote, or JSON cannot tell; see `check`."""
+    kinds = list(types_in(kind))
+    if any(isinstance(each, inspect.StrType | inspect.AnyType) for each in kinds):
+        return False  # text stays text
+    return any(isinstance(each, MISREAD) for each in kinds)
+
+
+def only_whole(kind: inspect.Type) -> bool:
+    """Whether this is whole numbers, or none."""
+    return all(isinstance(each, WHOLE_TYPES) for each in types_in(kind))
+
+
+def check_each(columns: Mapping[str, str], cells: Mapping[str, str], what: msgspec.Struct) -> None:
+    """`check` the values of a row that are in these columns, which are those attributes of it."""
+    for column, attribute in columns.items():
+        if column in cells:
+            check(column, cells[column], getattr(what, attribute))
 
 
 def check(column: str, cell: str, value: object) -> None:
-    """Refuse `nan` and infinity, and a date that is a bare number (seconds since 1970 to msgspec). Raises RowFault."""
-    if isinstance(value, float) and not isfinite(value):
-        raise fault_of(column, "Expected a finite number", shown(cell))
-    if isinstance(value, datetime) and ":" not in cell:
-        raise fault_of(column, "Expected a time such as 2030-01-31T20:00:00Z", shown(cell))
+    """Refuse a cell that msgspec has taken for something else than its text says. Raises RowFault.
+
+    That is `1e2` for a whole number, `null` for none, `nan` and infinity, and seconds since 1970 for a time.
+    """
+    expected = None
+    match value:
+        case None:
+            expected = "a value, or an empty cell"
+        case float() if not isfinite(value):
+            expected = "a finite number"
+        case int() if not isinstance(value, bool) and not WHOLE.fullmatch(cell):
+            expected = "`int`"
+        case datetime() if ":" not in cell:
+            expected = "a time such as 2030-01-31T20:00:00Z"
+        case timedelta() if "P" not in cell.upper():
+            expected = "a duration such as PT15M"
+    if expected:
+        raise fault_of(column, f"Expected {expected}", shown(cell))
 
 
 def listed(names: Sequence[str]) -> str:

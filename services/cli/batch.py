@@ -223,6 +223,18 @@ async def submit(
         )  # to find it again, whatever becomes of this command
         batch = await batches.watch(batch)
     await batches.tell(batch)
+    return went_well(batch)
+
+
+async def retry(batches: Batches, batch_id: str) -> bool:
+    """Try again what failed of a batch and watch it; whether all of it has gone well now."""
+    batch = await batches.watch(await batches.act(batch_id, "retry"))
+    await batches.tell(batch)
+    return went_well(batch)
+
+
+def went_well(batch: dict[str, Any]) -> bool:
+    """Whether nothing has gone wrong with a batch: no row of it is refused, failed or cancelled."""
     return batch["status"] in ("PENDING", "RUNNING", "COMPLETED")
 
 

@@ -18,6 +18,8 @@ from common.projector import CheckpointMismatch, connect, fingerprint_of, verify
 from common.runtime import Platform
 from common.runtime import connect as connect_platform
 from common.settings import PREFIX, BadSetting, load, without_password
+from services.batch.kinds import GROUP, examined
+from services.batch.kinds_documents import RenderDocuments
 from services.cli.embedded import DATA, RUNNING, find_running
 from services.cli.servers import free_port
 from services.cli.system import READ_MODELS, SERVICES
@@ -56,6 +58,18 @@ async def examine(environment: Mapping[str, str], data: Path = DATA) -> AsyncIte
                 yield finding
     except Unavailable as error:
         yield Finding(error.detail, "wrong", f"start it with `make up`, or set {PREFIX}NATS_URL to one that runs")
+    for finding in kinds():
+        yield finding
+
+
+def kinds() -> list[Finding]:
+    """The kinds of operation that packages bring, and those that are left out."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    found, bad = examined(points, lambda kind: kind is RenderDocuments or kind())  # as the service makes them
+    return [
+        Finding(f"{len(found)} kinds of operation: {', '.join(sorted(found))}", "well"),
+        *(Finding(f"{each.package}: {each.entry_point}: {each.wrong}", "wrong", each.mend) for each in bad),
+    ]
 
 
 async def readiness(url: str) -> Finding:

@@ -186,7 +186,7 @@ def batch(context: click.Context, url: str | None, user: str, data: Path) -> Non
 def batch_submit(
     open_batches: Any, file: Path, kind: str, priority: str, on_invalid: str, run_at: str | None, watch: bool
 ) -> None:
-    """Hand in a CSV or NDJSON file of operations, and watch it run."""
+    """Hand in a CSV or NDJSON file of operations, and watch it run; exit code 1 if not every row went well."""
     from services.cli.batch import submit
 
     options = {"priority": priority, "on_invalid": on_invalid} | ({"run_at": run_at} if run_at else {})
@@ -217,7 +217,7 @@ def batch_ls(open_batches: Any) -> None:
 @click.option("--watch", is_flag=True, help="Wait until it is over.")
 @click.pass_obj
 def batch_show(open_batches: Any, batch_id: str, watch: bool) -> None:
-    """One batch: its counts, and the first things that went wrong."""
+    """One batch: its counts, and the first things that went wrong. Exit code 0 however it went."""
 
     async def show() -> None:
         async with open_batches() as batches:
@@ -275,13 +275,15 @@ def batch_cancel(open_batches: Any, batch_id: str) -> None:
 @click.argument("batch_id")
 @click.pass_obj
 def batch_retry(open_batches: Any, batch_id: str) -> None:
-    """Try again what failed of a batch, and watch it."""
+    """Try again what failed of a batch, and watch it; exit code 1 if not every row of it has gone well now."""
+    from services.cli.batch import retry
 
-    async def retry() -> None:
+    async def try_again() -> bool:
         async with open_batches() as batches:
-            await batches.tell(await batches.watch(await batches.act(batch_id, "retry")))
+            return await retry(batches, batch_id)
 
-    run(retry())
+    if not run(try_again()):
+        sys.exit(1)
 
 
 @batch.command("kinds")

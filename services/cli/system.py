@@ -47,6 +47,12 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
 }
 """Each service by name: how it is made, and from which settings."""
 
+COLUMNS = """
+select count(*) from pg_attribute join pg_class on pg_class.oid = attrelid
+where relpersistence <> 't' and not attisdropped
+"""
+"""How many columns there are; more when a table was made."""
+
 READ_MODELS: Mapping[str, ReadModel] = {model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT)}
 
 
@@ -135,9 +141,11 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
         try:
             connection = await asyncpg.connect(settings.database_url, timeout=10)
             try:
-                kinds = [kind.tables for kind in installed().values() if kind.tables]
-                for tables in (payments.CREATE, engine.CREATE, *kinds):
+                for tables in (payments.CREATE, engine.CREATE):
                     await connection.execute(tables)
+                for name, tables in installed(lambda kind: kind.tables).items():
+                    if tables:
+                        await make_tables(connection, name, tables, count)
             finally:
                 await connection.close()
             for model in READ_MODELS.values():
@@ -145,6 +153,24 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
         except CONNECTION_LOST as error:
             raise Unavailable(f"Postgres does not answer: {error}") from error
     return changes
+
+
+async def make_tables(connection: asyncpg.Connection, kind: str, tables: str, report: Callable[[str], None]) -> None:
+    """Make the tables of a kind of operation. What is wrong with them is logged: the others are not to lack theirs.
+
+    `report` is told if they were not there.
+    """
+    before = await connection.fetchval(COLUMNS)
+    try:
+        await connection.execute(tables)
+    except engine.BLAMELESS:
+        raise
+    except asyncpg.PostgresError as error:
+        mend = "correct its `tables`, and migrate again; until then its operations fail"
+        log.error("kind_without_tables", kind=kind, wrong=str(error), mend=mend)
+    else:
+        if await connection.fetchval(COLUMNS) != before:
+            report(f"made tables of kind {kind}")
 
 
 async def rebuild(name: str, settings: Settings, progress: Callable[[str, int, int], None]) -> int:

@@ -10,11 +10,11 @@ import asyncpg
 import msgspec
 import pytest
 
-from common.errors import Unavailable
+from common.errors import Invalid, Unavailable
 from common.events import Result
 from services.batch import engine
 from services.batch.engine import Declined, Due, decline, execute, forget, sweep
-from services.batch.kinds import Answer, Done, Kind, Task, TryAgain, Work
+from services.batch.kinds import Answer, Done, Kind, Refused, Task, TryAgain, Work
 from services.batch.kinds_records import InsertRecords, Record
 from tests.harness import eventually
 
@@ -154,6 +154,33 @@ async def test_an_error_that_a_kind_swallowed_is_still_undone_and_told(pool: asy
 
     (results,) = await execute(pool, Swallows(), [seats(1, 2, -1, 3)])
     assert [result.outcome for result in results] == ["succeeded", "succeeded", "failed", "succeeded"]
+    assert await reserved(pool) == [1, 2, 3]
+
+
+class Hasty(ReserveSeats):
+    """Reserves first, and then says that 2 is not to be had and 3 not yet; 4 it raises for."""
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
+        answers = list(await super().execute_many(work, operations))
+        for place, task in enumerate(operations):
+            match task.what.number:
+                case 2:
+                    answers[place] = Refused("It is not to be had.")
+                case 3:
+                    answers[place] = TryAgain("Not yet.")
+                case 4:
+                    raise Invalid("There is no such seat.")
+        return answers
+
+
+async def test_what_a_kind_wrote_for_what_it_refuses_stays_unless_it_raises(pool: asyncpg.Pool) -> None:
+    piece = seats(1, 2, 3, 4)
+    (results,) = await execute(pool, Hasty(), [piece])
+    assert [(result.number, result.error) for result in results] == [
+        (1, None),
+        (2, "It is not to be had."),
+        (4, "There is no such seat."),
+    ]
     assert await reserved(pool) == [1, 2, 3]
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import tomllib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -21,6 +20,7 @@ import asyncpg
 import httpx
 import pytest
 
+import common
 from common.clock import now
 from common.errors import Invalid, NotFound
 from common.events import OperationsAdded
@@ -209,6 +209,31 @@ async def test_a_name_that_is_twice_in_json_is_refused_where_it_is(office: Offic
     assert (refused["row"], refused["error"]) == ("2", "value: May be given once, is there twice")
     answer = await hand_in(b'{"kind":"records.insert","kind":"records.insert",%b}' % operations)
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, "kind")
+
+
+@pytest.mark.parametrize("length_is_said", [True, False])
+async def test_json_that_is_too_large_is_better_sent_as_a_file(office: Office, *, length_is_said: bool) -> None:
+    body = json.dumps(RECORDS | {"operations": [{"key": "k", "value": "v" * 1000}] * 1000}).encode()
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield body
+
+    content = body if length_is_said else parts()
+    answer = await office.ask("POST", "/api/batches", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert "send a file (text/csv or application/x-ndjson)" in answer.json()["detail"]
+    assert "1,000,000 bytes" in answer.json()["detail"]
+
+
+async def test_a_file_that_is_too_large_is_told_how_large_one_may_be(office: Office) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", office.process.port)
+    headers = {"Host": "here", **ADA, **CSV, "Content-Length": "2000000001", "Connection": "close"}
+    lines = ["POST /api/batches?kind=records.insert HTTP/1.1", *map(": ".join, headers.items()), "", ""]
+    writer.write("\r\n".join(lines).encode())  # and nothing of the file
+    answer = (await asyncio.wait_for(reader.read(), 30)).decode()
+    writer.close()
+    assert answer.startswith("HTTP/1.1 413 ")
+    assert "The body is larger than 2,000,000,000 bytes." in answer
 
 
 async def mend(office: Office) -> None:
@@ -553,17 +578,37 @@ async def test_what_a_retry_has_mended_is_no_longer_told(office: Office) -> None
     assert "more" not in said
 
 
+async def test_a_retry_ends_as_handing_in_does(office: Office) -> None:
+    await office.over((await office.submit(records([7])))["id"], "COMPLETED")
+    batch = await office.submit(records(range(10)))
+    await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
+    code, said = await command(office, "retry", batch["id"])
+    assert (code, "9 succeeded  1 failed" in said) == (1, True)
+    assert (await command(office, "show", batch["id"]))[0] == 0
+    await mend(office)
+    code, said = await command(office, "retry", batch["id"])
+    assert (code, "10 succeeded  0 failed" in said) == (0, True)
+
+
+async def test_a_cursor_that_is_none_is_told_what_one_is(office: Office) -> None:
+    batch = await office.submit(records([1]))
+    answer = await office.ask("GET", f"/api/batches/{batch['id']}/operations", params={"cursor": "second"})
+    assert answer.status_code == 400
+    assert "Expected a `next_cursor` that a list gave" in answer.json()["detail"]
+
+
 async def test_a_kind_comes_from_a_package_of_its_own_as_the_docstring_shows(platform: Platform, home: Path) -> None:
-    _, code, project = re.findall(r"(?:^(?: {4}.*)?\n)+", kinds.__doc__ or "", re.MULTILINE)
-    ((group, points),) = tomllib.loads(dedent(project))["project"]["entry-points"].items()
-    package = home / "plugin"
-    about = package / "seats-1.0.dist-info"
-    about.mkdir(parents=True)
-    (package / "seats.py").write_text(dedent(code))
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: seats\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(
-        "\n".join([f"[{group}]", *(f"{name} = {where}" for name, where in points.items())])
+    blocks = re.findall(r"(?:^(?: {4}.*)?\n)+", kinds.__doc__ or "", re.MULTILINE)
+    code, project = (dedent(block) for block in blocks if block.strip())
+    source, package = home / "seats", home / "plugin"
+    source.mkdir()
+    (source / "seats.py").write_text(code)
+    (source / "pyproject.toml").write_text(project)
+    quietly = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-index", "--no-build-isolation")
+    install = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "pip", "install", *quietly, "--target", str(package), str(source))
     )
+    assert await install.wait() == 0
     settings = platform.settings
     named = {"BOXOFFICE_NATS_URL": settings.nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url}
     with_plugin = {"PYTHONPATH": str(package)}
@@ -612,6 +657,25 @@ async def test_another_service_hands_in_single_operations(office: Office, platfo
     with pytest.raises(NotFound, match=r"seats.fly.*records.insert"):
         await operations.create("seats.fly", record, user_id="ada")
     assert await office.keys() == ["from another"]
+
+
+@pytest.mark.usefixtures("office")
+async def test_single_operations_are_handed_in_as_the_readme_shows(platform: Platform, home: Path) -> None:
+    readme = Path(common.__file__).with_name("README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (home / "greet.py").write_text(code)
+
+    async def greet() -> str:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(home / "greet.py")),
+            env={**os.environ, "BOXOFFICE_NATS_URL": platform.settings.nats_url},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), 60)
+        return said.decode().strip()
+
+    assert await greet() == "succeeded"
+    assert await greet() == "failed There is a record 'greeting' already."
 
 
 async def test_whatever_is_killed_every_operation_is_executed_once(platform: Platform, home: Path) -> None:

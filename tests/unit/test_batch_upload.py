@@ -6,7 +6,7 @@ import json
 import re
 import tracemalloc
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from common.errors import Invalid
 from common.events import Operation, RefusedRow
+from services.batch.kinds_records import Record
 from services.batch.upload import LIMITS, Limits, MediaType, Pieces, Read, operations_in, operations_of, rows_as_sent
 
 CSV: MediaType = "text/csv"
@@ -401,6 +402,45 @@ async def test_a_year_is_not_taken_for_seconds_since_1970() -> None:
     assert await refusals(content) == [RefusedRow(2, "opens_at", reason)]
 
 
+@pytest.mark.parametrize("number", ["1e2", "1.0", "1E2", "+1", " 1", "1_0", "null", "true"])
+async def test_a_whole_number_is_digits_and_perhaps_a_minus_sign(number: str) -> None:
+    content = f"title,price\nfirst,0\nx,{number}\nlast,-0\n"
+    assert await refusals(content) == [RefusedRow(2, "price", f'Expected `int`, got "{number}"')]
+
+
+class Optional(msgspec.Struct, frozen=True):
+    """A field of every type that may be none, and one that may not."""
+
+    title: str
+    name: str | None = None
+    number: int | None = None
+    share: float | None = None
+    at: datetime | None = None
+    lasts: timedelta | None = None
+    yes: bool | None = None
+    item: UUID | None = None
+    block: Literal["A", "B"] | None = None
+
+
+@pytest.mark.parametrize("word", ["null", "NULL"])
+@pytest.mark.parametrize("column", ["number", "share", "at", "lasts", "yes", "item", "block"])
+async def test_the_word_null_is_a_word_and_only_an_empty_cell_is_none(column: str, word: str) -> None:
+    content = f"title,name,{column}\nx,,\ny,{word},\nz,,{word}\n"
+    operations, (refused,) = await read(content.encode(), CSV, Optional)
+    whats = [msgspec.json.decode(operation.payload, type=Optional) for operation in operations]
+    assert whats == [Optional("x"), Optional("y", name=word)]
+    assert (refused.number, refused.column) == (3, column)
+    assert refused.reason.startswith("Expected ")
+    assert refused.reason.endswith(f', got "{word}"')
+    assert "null`" not in refused.reason
+
+
+async def test_a_duration_is_no_bare_number() -> None:
+    operations, (refused,) = await read(b"title,lasts\nx,PT5M\ny,5\n", CSV, Optional)
+    assert msgspec.json.decode(operations[0].payload, type=Optional).lasts == timedelta(minutes=5)
+    assert refused == RefusedRow(2, "lasts", 'Expected a duration such as PT15M, got "5"')
+
+
 BAD_LINES: dict[str, tuple[str | bytes, str | None, str]] = {
     "a text for a number": ('{"title":"x","price":"1"}', "price", 'Expected `int`, got "1"'),
     "a number that is too large": ('{"title":"x","price":2000}', "price", "Expected `int` <= 1000, got 2000"),
@@ -435,6 +475,14 @@ async def test_a_bad_line_of_ndjson_is_refused_and_the_rest_goes_on(case: str) -
     line = line.encode() if isinstance(line, str) else line
     content = b'{"title":"first","price":1}\n' + line + b'\n{"title":"last","price":1}\n'
     assert await refusals(content, NDJSON) == [RefusedRow(2, column, reason)]
+
+
+async def test_a_key_that_is_none_is_told_what_one_may_be() -> None:
+    reason = 'Expected up to 200 characters without control characters, got "a\\u0000b"'
+    assert operations_of([msgspec.Raw(b'{"key":"a\\u0000b","value":""}')], Record) == (
+        [],
+        [RefusedRow(1, "key", reason)],
+    )
 
 
 async def test_what_was_sent_is_not_told_again_at_length() -> None:

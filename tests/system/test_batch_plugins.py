@@ -1,0 +1,121 @@
+"""Kinds of operation from packages of their own, good ones and bad ones, with the commands and the service."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import asyncpg
+import httpx
+
+from common.runtime import Platform
+from tests.harness import ServiceProcess
+
+ADA = {"Authorization": "Bearer dev:ada"}
+
+SEATS = """
+    import msgspec
+
+    from services.batch.kinds import Done, Kind
+
+
+    class Seat(msgspec.Struct):
+        row: str
+
+
+    class Reserve(Kind[Seat]):
+        name = "seats.reserve"
+        operation = Seat
+        tables = "create table if not exists batch_data.seats (row text primary key)"
+
+        async def execute_many(self, work, operations):
+            return [Done()] * len(operations)
+
+
+    class Release(Reserve):
+        name = "seats.free"
+
+
+    class Move(Reserve):
+        name = "seats.move"
+        tables = "create table if not exists batch_data.moves (row texd)"
+
+
+    class Count(Kind[Seat]):
+        name = "seats.count"
+
+        async def execute_many(self, work, operations):
+            return [Done()] * len(operations)
+"""
+
+
+def install(home: Path, package: str, code: str, **points: str) -> dict[str, str]:
+    """A package with entry points for kinds; the environment in which it is installed."""
+    root = home / "plugins"
+    about = root / f"{package}-1.0.dist-info"
+    about.mkdir(parents=True)
+    (root / f"{package}.py").write_text(dedent(code))
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    lines = [f"seats.{name} = {package}:{where}\n" for name, where in points.items()]
+    (about / "entry_points.txt").write_text("".join(["[boxoffice.batch_kinds]\n", *lines]))
+    return {"PYTHONPATH": str(root)}
+
+
+async def boxoffice(*arguments: str, **variables: str) -> tuple[int, str]:
+    """The exit code of a command and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.cli.main", *arguments),
+        env={**os.environ, **variables, "COLUMNS": "400"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def test_what_is_wrong_with_a_plugin_stops_nothing_else(platform: Platform, home: Path) -> None:
+    settings = platform.settings
+    plugins = install(
+        home, "seats", SEATS, reserve="Reserve", release="Release", move="Move", count="Count", ban="Ban"
+    ) | install(home, "halls", "import no_such_package", halls="Hall")
+    variables = plugins | {"BOXOFFICE_NATS_URL": settings.nats_url, "BOXOFFICE_DATABASE_URL": settings.database_url}
+    wrong = {
+        "halls": "No module named 'no_such_package'",
+        "seats.release = seats:Release": "'seats.free'",
+        "seats.count = seats:Count": "`operation`",
+        "seats.ban = seats:Ban": "AttributeError",
+    }
+
+    code, said = await boxoffice("migrate", **variables)
+    assert code == 0, said
+    assert "Traceback" not in said
+    told = [line for line in said.splitlines() if "kind_left_out" in line]
+    assert len(told) == len(wrong)
+    for which, why in wrong.items():
+        (line,) = [line for line in told if which in line and why in line]
+        assert "or uninstall it" in line
+    (line,) = [line for line in said.splitlines() if "kind_without_tables" in line]
+    assert "seats.move" in line
+    assert "texd" in line
+    assert "made tables of kind seats.reserve\n" in said
+    connection = await asyncpg.connect(settings.database_url)
+    assert await connection.fetchval("select to_regclass('batch_data.seats') is not null")
+    await connection.close()
+    assert "nothing to change" in (await boxoffice("migrate", **variables))[1]
+
+    async with ServiceProcess("batch", settings, home, **plugins) as process, httpx.AsyncClient() as http:
+        kinds = await http.get(f"{process.url}/api/batch-kinds", headers=ADA)
+        assert kinds.status_code == 200
+        names = {kind["name"] for kind in kinds.json()}
+        assert {"records.insert", "seats.reserve", "seats.move"} <= names
+        assert names.isdisjoint({"seats.free", "seats.release", "seats.count", "seats.ban"})
+        log = process.log.read_text()
+        assert log.count("kind_left_out") == len(wrong)
+        assert "Traceback" not in log
+
+    code, said = await boxoffice("doctor", **variables)
+    assert (code, f"{len(wrong)} things to mend" in said) == (1, True)
+    for which, why in wrong.items():
+        assert any(which in line and why in line for line in said.splitlines())
