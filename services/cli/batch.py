@@ -105,15 +105,16 @@ class Batches:
                 yield block
 
     async def bad_rows(self, batch: dict[str, Any]) -> set[int]:
-        """The rows of a batch that is over that were refused or have failed. Raises Refusal."""
+        """The rows of a batch that is over that were refused, have failed or were not run. Raises Refusal."""
         if batch["detail"]:
             raise Refusal(f"{batch['detail']} Mend the file, and hand in all of it again.")
         if not batch["completed_at"]:
             raise Refusal(f"The batch is still {batch['status']}: which of its rows are bad is known when it is over.")
         bad = set[int]()
         async for row in rows_of(self.report(batch["id"])):  # the latest run of a row comes last
-            (bad.add if row["status"] in ("failed", "refused") else bad.discard)(int(row["row"]))
-        if len(bad) != batch["counts"]["failed"] + batch["counts"]["refused"]:
+            (bad.discard if row["status"] == "succeeded" else bad.add)(int(row["row"]))
+        counts = batch["counts"]
+        if len(bad) != counts["failed"] + counts["refused"] + counts["cancelled"]:
             raise Unavailable("The report of the batch is not written to its end yet: try again in a moment.")
         return bad
 
@@ -290,7 +291,7 @@ async def write_bad_rows(batches: Batches, batch_id: str, file: Path, to: Path |
     if total != (there := batch["counts"]["operations"] + batch["counts"]["refused"]):
         raise Invalid(f"{file} has {total:,} rows and the batch {there:,}: it is not the file that was handed in.")
     if not bad:
-        raise Invalid("No row of the batch was refused or has failed.")
+        raise Invalid("Every row of the batch has succeeded.")
     with to.open("wb") if to else nullcontext(sys.stdout.buffer) as target:
         target.writelines(rows)
         target.flush()

@@ -248,7 +248,7 @@ def batch_report(open_batches: Any, batch_id: str, output: Path | None) -> None:
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A file instead of the terminal.")
 @click.pass_obj
 def batch_bad(open_batches: Any, batch_id: str, file: Path, output: Path | None) -> None:
-    """The rows of the FILE that was handed in that were refused or have failed: mend them, and hand them in again."""
+    """The rows of the FILE handed in that were refused, have failed or did not run: mend them, hand them in again."""
     from services.cli.batch import write_bad_rows
 
     async def write() -> None:

@@ -563,6 +563,35 @@ async def test_the_bad_rows_of_a_file_are_mended_and_handed_in_again(office: Off
     assert sorted(await office.keys()) == ["1", "2", "3", "4", "5"]
 
 
+async def test_the_rows_that_a_cancel_kept_from_running_are_to_be_had(office: Office, home: Path) -> None:
+    file, rest = home / "records.csv", home / "rest.csv"
+    file.write_text("key,value\n1,v\n,no key\n2,v\n")
+    later = ("--run-at", (now() + timedelta(days=30)).isoformat())
+    assert (await command(office, "submit", str(file), "--kind", "records.insert", *later, "--no-watch"))[0] == 0
+    (batch,) = (await office.ask("GET", "/api/batches")).json()["items"]
+    assert (await command(office, "cancel", batch["id"]))[0] == 0
+    await office.over(batch["id"], "CANCELLED")
+    code, _ = await command(office, "bad", batch["id"], str(file), "-o", str(rest))
+    assert (code, rest.read_text()) == (0, file.read_text())
+
+
+async def test_what_failed_has_still_failed_when_its_retry_is_cancelled(office: Office) -> None:
+    await office.over((await office.submit(records([7])))["id"], "COMPLETED")
+    batch = await office.submit(records([7, 8]))
+    first = await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
+    path = "/api/batch-kinds/records.insert"
+    assert (await office.ask("POST", f"{path}/pause", who=OPERATOR)).status_code == 200
+    retried = (await office.ask("POST", f"/api/batches/{batch['id']}/retry")).json()
+    assert (retried["status"], retried["written"]["report"]) == ("RUNNING", 1)
+    assert (await office.ask("POST", f"/api/batches/{batch['id']}/cancel")).status_code == 200
+    again = await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
+    assert again["counts"] == first["counts"]
+    assert (await office.ask("POST", f"{path}/resume", who=OPERATOR)).status_code == 200
+    await mend(office)
+    assert (await office.ask("POST", f"/api/batches/{batch['id']}/retry")).status_code == 202
+    assert (await office.over(batch["id"], "COMPLETED"))["counts"]["succeeded"] == 2
+
+
 async def test_what_a_retry_has_mended_is_no_longer_told(office: Office) -> None:
     await office.over((await office.submit(records([7])))["id"], "COMPLETED")
     batch = await office.submit(records(range(10)) + ",no key\n")
