@@ -172,10 +172,10 @@ class BatchController(Controller):
         clears nothing. What is to be cleared is `null` in NDJSON or JSON. A whole number is digits, perhaps with a
         minus sign before them; a time is as 2030-12-31T20:00:00Z.
 
-        With an `Idempotency-Key` that was used before, the answer is the batch of that time as it is now, also while
-        its upload is still under way, and nothing is taken in; the rows are not compared. With another kind or other
-        options it is 422. If that upload broke off, or its file could not be read to the end, it is 409: nothing of it
-        ran, and it is to be handed in with a new key.
+        With an `Idempotency-Key` that was used before, the answer is the batch of that time as it is now, and nothing
+        is taken in; the rows are not compared. With another kind or other options it is 422. While its upload is under
+        way it is 409: ask again. If that upload broke off, or its file could not be read to the end, it is 409 too:
+        nothing of it ran, and it is to be handed in with a new key.
         """
         blocks: Blocks
         start_at = moment(run_at)
