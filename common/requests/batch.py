@@ -1,16 +1,19 @@
 """What the batch service can be asked: one small operation to be collected with others, and what became of it."""
 
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
+from common.auth import UserId
 from common.clock import Moment, in_utc, new_id
 from common.errors import Invalid
 from common.events import Outcome, Priority
 from common.requests import Asks, Endpoint
 
+KindName = Annotated[str, Meta(min_length=1, max_length=100, examples=["records.insert"])]
 AHEAD = timedelta(days=366)
 """How far ahead of its time something may be handed in."""
 
@@ -22,8 +25,8 @@ class NewOperation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     request_id: UUID
-    user_id: str
-    kind: str
+    user_id: UserId
+    kind: KindName
     payload: msgspec.Raw
     priority: Priority = "normal"
     run_at: Moment | None = None
@@ -33,7 +36,7 @@ class WantedOperation(msgspec.Struct, frozen=True):
     """Which operation of a user's is asked about."""
 
     id: UUID
-    user_id: str
+    user_id: UserId
 
 
 class OperationState(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from common.http import BEARER, LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
 from common.paging import Cursor
 from common.problems import BODY_LIMIT, BadRequest, FieldProblem, parsed, problems, shown
-from common.requests.batch import start_of
+from common.requests.batch import KindName, start_of
 from services.batch import read_model, report
 from services.batch.domain import (
     CancelBatch,
@@ -58,7 +58,6 @@ MomentText = Annotated[
     ),
 ]
 """Litestar 2.25 would take a number for a time, and a time without an offset."""
-KindName = Annotated[str, Meta(min_length=1, max_length=100, examples=["records.insert"])]
 
 
 class NewBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

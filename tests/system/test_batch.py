@@ -657,6 +657,11 @@ async def test_another_service_hands_in_single_operations(office: Office, platfo
         await operations.create("seats.fly", record, user_id="ada")
     assert await office.keys() == ["from another"]
 
+    for nobody in ("", "a\0b", "x" * 100_000):
+        with pytest.raises(Invalid, match=r"^user_id: "):
+            await operations.create("records.insert", Record("of nobody", "v"), user_id=nobody)
+    await office.over((await office.submit(records([1])))["id"], "COMPLETED")  # read models go on
+
 
 async def test_whatever_is_killed_every_operation_is_executed_once(platform: Platform, home: Path) -> None:
     total = 20_000
