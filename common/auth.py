@@ -1,7 +1,7 @@
 """Who is asking. Until the identity service exists, `Authorization: Bearer dev:<name>` where `BOXOFFICE_AUTH=dev`."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Request
@@ -9,10 +9,17 @@ from litestar.datastructures import State
 from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
+from msgspec import Meta
 
 from common.errors import Unauthenticated
 
 DEV_TOKEN = re.compile(r"(?i:bearer) +dev:([A-Za-z0-9_.@-]{1,64})")
+
+UserId = Annotated[
+    str,
+    Meta(min_length=1, max_length=255, pattern=r"^[!-~]+(?!\n)$", description="1 to 255 visible ASCII characters"),
+]
+"""Who somebody is, as the subject of a token of OpenID Connect says: the same at every door."""
 
 
 class User(msgspec.Struct, frozen=True):

@@ -47,7 +47,7 @@ class Unavailable(DomainError):
 
 
 class Retry(Exception):
-    """A listener asks for the same event again, `after` seconds from now. No failure: it is never dead-lettered."""
+    """A listener asks for the same event again, `after` seconds from now or in a day. It is never dead-lettered."""
 
     def __init__(self, after: float) -> None:
         super().__init__(f"again in {after:.3f} s")

@@ -18,7 +18,8 @@ def explain(message: str, kind: Any) -> tuple[list[str], str]:
     place = ""
     if " - at `$" in message:
         message, _, place = message.rpartition(" - at `$")
-    path = [name or number for name, number in STEP.findall(place.rstrip("`"))]
+    place = place.rstrip("`").replace("[...]", "")  # in a dict; msgspec 0.22 does not say at which name
+    path = [name or number for name, number in STEP.findall(place)]
     if named := NAMED.search(message):
         there = described(asked, path)
         return [*path, named[2]], f"Unknown; {there}" if named[1] == "unknown" else "Required"
@@ -28,7 +29,7 @@ def explain(message: str, kind: Any) -> tuple[list[str], str]:
 def in_words(message: str, kind: inspect.Type, path: Sequence[str] = ()) -> str:
     """The message with what is allowed in place of an expression or nothing, and without what came."""
     if VAGUE.search(message):
-        allowed = described(kind, path) or "something else"
+        allowed = described(kind, path) or ("a smaller number" if "out of range" in message else "something else")
         return f"Expected {allowed[0].lower()}{allowed[1:]}"
     return GOT.sub("", message)
 
@@ -46,8 +47,10 @@ def described(kind: inspect.Type, path: Sequence[str] = ()) -> str | None:
             return next((described(field.type, path[1:]) for field in fields if field.encode_name == path[0]), None)
         case inspect.StructType(fields=fields):
             return "there are " + ", ".join(field.encode_name for field in fields)
-        case inspect.IntType(ge=least, le=most):
+        case inspect.IntType(ge=least, le=most) if most is not None:
             return f"`int` from {least} to {most}"
+        case inspect.IntType(ge=least) if least is not None:
+            return f"`int` of at least {least} and fewer digits"
         case inspect.LiteralType(values=values):
             return "one of " + ", ".join(map(str, values))
         case _:

@@ -28,12 +28,12 @@ log = structlog.get_logger()
 class Listener(ABC, Generic[E_contra]):
     """Hears the events it names as its type argument, and does one deed for each.
 
-    `on` returns: the event is done. It raises `Retry(after)`: the event comes again after that many seconds. It raises
-    Unavailable: it comes again, as often as it takes. It raises anything else: it comes again with growing gaps, and
-    after `attempts` failures goes to the stream DEAD, with an alarm. (A delivery that nobody here saw the end of counts
-    as one: an event that kills its process is given up on too.) Events of one aggregate run one after the other, others
-    side by side, up to `concurrency` at a time. A redelivery or a second replica may break that order, so what follows
-    a foreign aggregate looks at `event.version`.
+    `on` returns: the event is done. It raises `Retry(after)`: the event comes again after that many seconds, or a day
+    if that is less. It raises Unavailable: it comes again, as often as it takes. It raises anything else: it comes
+    again with growing gaps, and after `attempts` failures goes to the stream DEAD, with an alarm. (A delivery that
+    nobody here saw the end of counts as one: an event that kills its process is given up on too.) Events of one
+    aggregate run one after the other, others side by side, up to `concurrency` at a time. A redelivery or a second
+    replica may break that order, so what follows a foreign aggregate looks at `event.version`.
 
     After its last attempt `give_up` is called, before the event goes to DEAD.
 
@@ -318,5 +318,9 @@ class Subscription:
                 await asyncio.wait(late, timeout=1)
 
 
+LONGEST = 86_400.0
+"""Seconds that an event is put back for at most. The server counts nanoseconds in 64 bits: 300 years are none to it."""
+
+
 def _later(seconds: float) -> bytes:
-    return b'-NAK {"delay": %d}' % max(1, int(seconds * 1e9))
+    return b'-NAK {"delay": %d}' % max(1, int(min(seconds, LONGEST) * 1e9))

@@ -57,6 +57,9 @@ MAY_REBUILD = "select pg_try_advisory_lock(hashtextextended('boxoffice.rebuild.'
 CONNECTION_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 """What asyncpg raises when Postgres goes away, depending on what it was doing (InternalClientError: as it goes)."""
 
+UNSTORABLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+"""What Postgres raises (also in asyncpg) when it is there, and an event is not as the tables can hold it."""
+
 
 class ReadModel(msgspec.Struct, frozen=True):
     """A Postgres schema that is made from streams: its tables, and for each stream how its events are written.
@@ -125,7 +128,7 @@ class Projector:
                 await self._run_once()
             except CheckpointMoved:
                 self._log.info("checkpoint_moved")
-            except asyncpg.DataError as error:
+            except UNSTORABLE as error:
                 self._complain(f"{type(error).__name__}: {error}", "deploy code that can store this event")
                 await asyncio.sleep(5)
             except (*CONNECTION_LOST, Unavailable) as error:

@@ -30,12 +30,13 @@ class TicketCreated(Event, frozen=True, tag="ticket_created"):
 
 
 class TicketUpdated(Event, frozen=True, tag="ticket_updated"):
-    """The seller changed the listing; this is how it reads now."""
+    """The seller changed the listing; this is how it reads now. `operation_id`: of the bulk operation that did it."""
 
     ticket_id: UUID
     seller_id: str
     details: TicketDetails
     at: datetime
+    operation_id: UUID | None = None
 
 
 class TicketWithdrawn(Event, frozen=True, tag="ticket_withdrawn"):

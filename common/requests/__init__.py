@@ -5,6 +5,7 @@ same question again changes nothing and is answered the same. Ids of what it mak
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -98,11 +99,16 @@ def to_headers(current: Cause) -> dict[str, str]:
     return headers | ({"traceparent": current.traceparent} if current.traceparent else {})
 
 
+PASSED_ON = re.compile(r"[!-~]{1,128}")
+"""A header that may go into the envelope of every event that a request leads to; that has 64 KiB in all."""
+
+
 def from_headers(headers: Mapping[str, str]) -> Cause:
-    """The cause of a request; a new one for a program that sends none."""
-    if "correlation-id" not in headers or "causation-id" not in headers:
+    """The cause of a request; a new one for a program that sends none, or something else."""
+    told = {name: value for name, value in headers.items() if PASSED_ON.fullmatch(value)}
+    if "correlation-id" not in told or "causation-id" not in told:
         return Cause.new()
-    return Cause(headers["correlation-id"], headers["causation-id"], headers.get("traceparent"))
+    return Cause(told["correlation-id"], told["causation-id"], told.get("traceparent"))
 
 
 class Asks(Protocol):

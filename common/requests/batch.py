@@ -1,14 +1,21 @@
 """What the batch service can be asked: one small operation to be collected with others, and what became of it."""
 
-from datetime import datetime
-from typing import Literal
+from datetime import datetime, timedelta
+from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
+from msgspec import Meta
 
-from common.clock import new_id
+from common.auth import UserId
+from common.clock import Moment, in_utc, new_id
+from common.errors import Invalid
 from common.events import Outcome, Priority
 from common.requests import Asks, Endpoint
+
+KindName = Annotated[str, Meta(min_length=1, max_length=100, examples=["records.insert"])]
+AHEAD = timedelta(days=366)
+"""How far ahead of its time something may be handed in."""
 
 
 class NewOperation(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,18 +25,18 @@ class NewOperation(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     request_id: UUID
-    user_id: str
-    kind: str
+    user_id: UserId
+    kind: KindName
     payload: msgspec.Raw
     priority: Priority = "normal"
-    run_at: datetime | None = None
+    run_at: Moment | None = None
 
 
 class WantedOperation(msgspec.Struct, frozen=True):
     """Which operation of a user's is asked about."""
 
     id: UUID
-    user_id: str
+    user_id: UserId
 
 
 class OperationState(msgspec.Struct, frozen=True):
@@ -42,9 +49,19 @@ class OperationState(msgspec.Struct, frozen=True):
     output: str | None = None
 
 
+def start_of(run_at: datetime | None, at: datetime) -> datetime | None:
+    """A `run_at` that was sent at this time, as it is kept. Raises Invalid for one that is too far ahead."""
+    if run_at is None:
+        return None
+    if (start := in_utc("run_at", run_at)) > at + AHEAD:
+        detail = f"run_at: Expected a time in the next {AHEAD.days} days, up to {at + AHEAD:%Y-%m-%dT%H:%M:%SZ}"
+        raise Invalid(detail, field="run_at", got=run_at.isoformat())
+    return start
+
+
 CREATE_OPERATION = Endpoint("batch", "create_operation", NewOperation, OperationState)
-"""Raises Invalid for a payload that is none of its kind and a `request_id` that was used for another, NotFound for an
-unknown kind."""
+"""Raises Invalid for a payload that is none of its kind, a `run_at` that is too far ahead (`start_of`) and a
+`request_id` that was used for another, NotFound for an unknown kind."""
 
 GET_OPERATION = Endpoint("batch", "get_operation", WantedOperation, OperationState)
 """Raises NotFound, also for an operation of somebody else's."""

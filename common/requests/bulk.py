@@ -9,6 +9,7 @@ import msgspec
 import structlog
 from msgspec import Meta
 
+from common.auth import UserId
 from common.errors import DomainError, Unavailable
 from common.requests import understood
 from common.telemetry import Cause, cause, current_cause
@@ -26,7 +27,7 @@ class Command(msgspec.Struct, frozen=True):
     """What one user wants done. `operation_id` is the same at every try, so that it is done once."""
 
     operation_id: UUID
-    user_id: str
+    user_id: UserId
     payload: msgspec.Raw
 
 

@@ -1,13 +1,12 @@
 """What the tickets service can be asked: many listings to be made or changed in one request."""
 
-from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from common.errors import Invalid
+from common.clock import Moment, in_utc
 from common.events import TicketDetails
 from common.http import LINE
 from common.requests import Endpoint
@@ -33,7 +32,7 @@ Venue = Annotated[str, LINE, Meta(examples=["Town hall"])]
 Price = Annotated[int, Meta(ge=1, le=100_000_000, examples=[2500])]
 Quantity = Annotated[int, Meta(ge=1, le=1_000_000, examples=[100])]
 PerOrder = Annotated[int, Meta(ge=1, le=1_000)]
-StartsAt = Annotated[datetime, Meta(tz=True, examples=["2030-12-31T20:00:00Z"])]
+StartsAt = Annotated[Moment, Meta(examples=["2030-12-31T20:00:00Z"])]
 
 
 class NewTicket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -50,7 +49,8 @@ class NewTicket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def details(self) -> TicketDetails:
         """Raises Invalid."""
         details = msgspec.convert(self, TicketDetails, from_attributes=True)
-        return msgspec.structs.replace(details, starts_at=in_utc(self.starts_at))
+        starts_at = self.starts_at and in_utc("starts_at", self.starts_at)
+        return msgspec.structs.replace(details, starts_at=starts_at)
 
 
 class TicketChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,8 +67,8 @@ class TicketChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Raises Invalid."""
         given = {name: getattr(self, name) for name in TicketChanges.__struct_fields__}
         changes = {name: value for name, value in given.items() if value is not UNSET}
-        if self.starts_at is not UNSET:
-            changes["starts_at"] = in_utc(self.starts_at)
+        if self.starts_at:
+            changes["starts_at"] = in_utc("starts_at", self.starts_at)
         return changes
 
 
@@ -77,15 +77,6 @@ class TicketUpdate(TicketChanges, frozen=True, forbid_unknown_fields=True, kw_on
 
     ticket_id: UUID
     version: Annotated[int, Meta(ge=1)] | None = None
-
-
-def in_utc(starts_at: datetime | None) -> datetime | None:
-    """Raises Invalid for a time that its offset takes out of the calendar: no read model could keep it."""
-    try:
-        return starts_at and starts_at.astimezone(UTC)
-    except OverflowError:
-        detail = f"starts_at: Expected a time in the years 1 to 9999 in UTC, got {starts_at}"
-        raise Invalid(detail, field="starts_at") from None
 
 
 CREATE_TICKETS = Endpoint("tickets", "create", Chunk, Verdicts)

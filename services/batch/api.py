@@ -17,13 +17,14 @@ from litestar.response import Stream
 from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
-from common.clock import now
+from common.clock import Moment, now
 from common.errors import Forbidden
 from common.events import Outcome, Priority
 from common.http import BEARER, LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
 from common.paging import Cursor
 from common.problems import BODY_LIMIT, BadRequest, FieldProblem, parsed, problems, shown
+from common.requests.batch import KindName, start_of
 from services.batch import read_model, report
 from services.batch.domain import (
     CancelBatch,
@@ -49,19 +50,20 @@ MEDIA_TYPES: Mapping[str, Literal["text/csv", "application/x-ndjson"]] = {
     "application/x-ndjson": "application/x-ndjson",
 }
 
-Moment = Annotated[datetime, Meta(tz=True, description="A time with its offset from UTC (RFC 3339)")]
 MomentText = Annotated[
     str | None,
     QueryParameter(
-        schema_extra={"format": "date-time"}, description="A time with its offset from UTC, as 2030-12-31T20:00:00Z"
+        schema_extra={"format": "date-time"},
+        description="A time with its offset from UTC, as 2030-12-31T20:00:00Z, in the next 366 days",
     ),
 ]
 """Litestar 2.25 would take a number for a time, and a time without an offset."""
-KindName = Annotated[str, Meta(min_length=1, max_length=100, examples=["records.insert"])]
 
 
 class NewBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Operations of one kind. `run_at`: not before; `on_invalid`: skip the rows that are none, or reject it all."""
+    """Operations of one kind. `run_at`: not before that time, in the next 366 days; `on_invalid`: skip the rows that
+    are none, or reject it all.
+    """
 
     kind: KindName
     operations: Annotated[list[msgspec.Raw], Meta(min_length=1)]
@@ -104,7 +106,7 @@ class SubmitOperation(Operation):
 
 
 class NewOperation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One operation, which is executed together with others of its kind."""
+    """One operation, which is executed together with others of its kind; not before `run_at`, in the next 366 days."""
 
     kind: KindName
     payload: Annotated[msgspec.Raw, Meta(examples=[{"key": "a", "value": "1"}])]
@@ -178,18 +180,19 @@ class BatchController(Controller):
         nothing of it ran, and it is to be handed in with a new key.
         """
         blocks: Blocks
-        start_at = moment(run_at)
+        start = start_of(moment(run_at), now())
         media_type = request.content_type[0]
         if media_type == "application/json":
             if name := next(iter(request.query_params), None):
                 raise BadRequest(FieldProblem(name, "Belongs in the body, beside `operations`"))
             new = parsed(await whole(request), NewBatch, outermost=True)  # each operation is checked by itself
-            wanted = Wanted(new.kind, request.user.id, new.priority, new.on_invalid, new.run_at)
+            start = start_of(new.run_at, now())
+            wanted = Wanted(new.kind, request.user.id, new.priority, new.on_invalid, start)
             blocks = once(operations_of(new.operations, known(desk.kinds, new.kind).operation))
         elif media_type in MEDIA_TYPES:
             if kind is None:
                 raise BadRequest(FieldProblem("kind", "Required with a file; which kind of operation are its rows?"))
-            wanted = Wanted(kind, request.user.id, priority, on_invalid, start_at)
+            wanted = Wanted(kind, request.user.id, priority, on_invalid, start)
             blocks = operations_in(request.stream(), MEDIA_TYPES[media_type], known(desk.kinds, kind).operation)
         else:
             allowed = ", ".join(("application/json", *MEDIA_TYPES))
@@ -316,9 +319,8 @@ class OperationController(Controller):
         request is not the same, 422.
         """
         request_id = request_id_of(request.user.id, idempotency_key) if idempotency_key else None
-        created = await desk.singles.create(
-            request_id, request.user.id, data.kind, data.payload, data.priority, data.run_at
-        )
+        start = start_of(data.run_at, now())
+        created = await desk.singles.create(request_id, request.user.id, data.kind, data.payload, data.priority, start)
         return Response(created, status_code=202, headers={"Location": f"/api/operations/{created.id}"})
 
     @get("/{operation_id:str}", responses=problems(400, 401, 404, 503))

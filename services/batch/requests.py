@@ -2,8 +2,16 @@
 
 from typing import Any
 
+from common.clock import now
 from common.requests import Answering
-from common.requests.batch import CREATE_OPERATION, GET_OPERATION, NewOperation, OperationState, WantedOperation
+from common.requests.batch import (
+    CREATE_OPERATION,
+    GET_OPERATION,
+    NewOperation,
+    OperationState,
+    WantedOperation,
+    start_of,
+)
 from services.batch.read_model import OperationView
 from services.batch.singles import Singles
 
@@ -12,7 +20,8 @@ def answering(singles: Singles) -> list[Answering[Any, OperationState]]:
     """The answers of this service."""
 
     async def create(new: NewOperation) -> OperationState:
-        created = await singles.create(new.request_id, new.user_id, new.kind, new.payload, new.priority, new.run_at)
+        start = start_of(new.run_at, now())
+        created = await singles.create(new.request_id, new.user_id, new.kind, new.payload, new.priority, start)
         return state_of(created)
 
     async def get(wanted: WantedOperation) -> OperationState:

@@ -1,5 +1,6 @@
 """`boxoffice doctor`: what is wrong with a setup, and how to mend it."""
 
+import asyncio
 import importlib.metadata
 import os
 import shutil
@@ -14,7 +15,7 @@ import msgspec
 
 from common import topology
 from common.errors import Unavailable
-from common.projector import CheckpointMismatch, connect, fingerprint_of, verify_checkpoint
+from common.projector import CONNECTION_LOST, CheckpointMismatch, ReadModel, connect, fingerprint_of, verify_checkpoint
 from common.runtime import Platform
 from common.runtime import connect as connect_platform
 from common.settings import PREFIX, BadSetting, load, without_password
@@ -25,6 +26,8 @@ from services.cli.servers import free_port
 from services.cli.system import READ_MODELS, SERVICES
 
 LOW_DISK = 2_000_000_000
+PATIENCE = 5.0
+"""Seconds that a read model is given to come to where its stream ended when it was looked at."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -145,25 +148,47 @@ async def log(platform: Platform) -> AsyncIterator[Finding]:
 
 async def read_models(platform: Platform, database_url: str) -> AsyncIterator[Finding]:
     """Postgres, the tables, and how far they are behind the log."""
-    for name, model in READ_MODELS.items():
+    looks = [
+        read_model(platform, database_url, model, source) for model in READ_MODELS.values() for source in model.sources
+    ]
+    for finding in dict.fromkeys(await asyncio.gather(*looks)):
+        yield finding
+
+
+async def read_model(platform: Platform, database_url: str, model: ReadModel, stream: str) -> Finding:
+    """Whether a read model is there, and comes to where one of its streams ends now."""
+    name = model.name
+    try:
+        connection = await connect(database_url, name)
         try:
-            connection = await connect(database_url, name)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            yield Finding(
-                f"Postgres does not answer: {error}",
-                "wrong",
-                f"start it with `make up`, or set {PREFIX}DATABASE_URL to one that runs",
-            )
-            return
-        try:
-            if await fingerprint_of(connection, name) != model.fingerprint:
-                yield Finding(f"read model {name} is missing or of another version", "wrong", "run `boxoffice migrate`")
-                continue
-            for stream in model.sources:
-                at = await verify_checkpoint(connection, stream, platform.event_log)
-                behind = (await platform.event_log.end(stream)).sequence - at
-                yield Finding(f"read model {name} is {behind} events behind {stream}", "well")
-        except (CheckpointMismatch, Unavailable) as error:
-            yield Finding(f"read model {name}: {error}", "wrong", f"run `boxoffice projections rebuild {name}`")
+            if await fingerprint_of(connection, name) == model.fingerprint:
+                return await lag(platform, connection, name, stream)
+            return Finding(f"read model {name} is missing or of another version", "wrong", "run `boxoffice migrate`")
         finally:
             await connection.close()
+    except (CheckpointMismatch, Unavailable) as error:
+        return Finding(f"read model {name}: {error}", "wrong", f"run `boxoffice projections rebuild {name}`")
+    except CONNECTION_LOST as error:
+        mend = f"start it with `make up`, or set {PREFIX}DATABASE_URL to one that runs"
+        return Finding(f"Postgres does not answer: {error}", "wrong", mend)
+
+
+async def lag(platform: Platform, connection: asyncpg.Connection, name: str, stream: str) -> Finding:
+    """How far a read model is behind, after a moment in which it may catch up.
+
+    Raises CheckpointMismatch, Unavailable.
+    """
+    loop = asyncio.get_running_loop()
+    end, deadline = (await platform.event_log.end(stream)).sequence, loop.time() + PATIENCE
+    began = at = await verify_checkpoint(connection, stream, platform.event_log)
+    while at < end and loop.time() < deadline:
+        await asyncio.sleep(0.1)
+        at = await verify_checkpoint(connection, stream, platform.event_log)
+    behind = max(0, end - at)
+    what = f"read model {name} is {behind:,} event{'' if behind == 1 else 's'} behind {stream}"
+    if not behind:
+        return Finding(what, "well")
+    if at > began:
+        return Finding(f"{what}, and catching up", "note", "look again in a while")
+    mend = "its service does not run, or cannot store an event: look there for `projector_stopped` in the log"
+    return Finding(f"{what}, and stands still", "wrong", mend)

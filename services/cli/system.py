@@ -21,7 +21,7 @@ from common import projector, topology
 from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.http import create_app
-from common.projector import CONNECTION_LOST, ReadModel
+from common.projector import CONNECTION_LOST, UNSTORABLE, ReadModel
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
 from services.batch import engine
@@ -149,7 +149,8 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
             finally:
                 await connection.close()
             for model in READ_MODELS.values():
-                await projector.create(model, platform.event_log, settings.database_url, count)
+                with as_it_was(model.name):
+                    await projector.create(model, platform.event_log, settings.database_url, count)
         except CONNECTION_LOST as error:
             raise Unavailable(f"Postgres does not answer: {error}") from error
     return changes
@@ -177,8 +178,19 @@ async def rebuild(name: str, settings: Settings, progress: Callable[[str, int, i
     """Rebuild a read model beside the live one and swap; how many events it was made from. Raises Unavailable."""
     async with connect(settings, "rebuild") as platform:
         try:
-            return await projector.rebuild(READ_MODELS[name], platform.event_log, settings.database_url, progress)
+            with as_it_was(name):
+                return await projector.rebuild(READ_MODELS[name], platform.event_log, settings.database_url, progress)
         except CONNECTION_LOST as error:
             raise Unavailable(f"Postgres does not answer: {error}") from error
-        except UndecodableEvent as error:
-            raise Unavailable(f"{error}. Run code that knows it; the read model is as it was.") from error
+
+
+@contextmanager
+def as_it_was(name: str) -> Iterator[None]:
+    """Tells of an event that a read model cannot be made from. Raises Unavailable."""
+    try:
+        yield
+    except UNSTORABLE as error:
+        detail = f"An event cannot be stored in read model {name}: {error}. Run code that can; it is as it was."
+        raise Unavailable(detail) from error
+    except UndecodableEvent as error:
+        raise Unavailable(f"{error}. Run code that knows it; read model {name} is as it was.") from error

@@ -27,6 +27,6 @@ async def create_service(platform: Platform, settings: Settings) -> AsyncIterato
     async with platform.pool("tickets") as pool:
         router = Router("/", route_handlers=[TicketController], dependencies=given(desk=TicketDesk(tickets, pool)))
         projectors = [Projector(READ_MODEL, stream, log, database) for stream in READ_MODEL.sources]
-        bulk = BulkTickets(aggregate, log).answering
+        bulk = BulkTickets(aggregate).answering
         responder = Responder("tickets", bulk, platform.client, concurrency=4)  # of up to 500 commands
         yield Service("tickets", [router], [*projectors, *projected.values(), responder])

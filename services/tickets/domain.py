@@ -5,6 +5,7 @@ from typing import assert_never
 from uuid import UUID
 
 import msgspec
+from rpds import HashTrieSet
 
 from common.aggregate import Aggregate, Decider
 from common.errors import Conflict, Forbidden, NotFound, Stale
@@ -12,7 +13,10 @@ from common.events import TicketCreated, TicketDetails, TicketEvent, TicketUpdat
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """A listing as its events leave it; without details before the first one."""
+    """A listing as its events leave it; without details before the first one.
+
+    `done`: the bulk operations that changed it.
+    """
 
     ticket_id: UUID | None = None
     seller_id: str = ""
@@ -20,6 +24,7 @@ class Listing(msgspec.Struct, frozen=True):
     on_sale: bool = False
     version: int = 0
     created_at: datetime | None = None
+    done: "HashTrieSet[UUID]" = HashTrieSet()  # persistent, as the orders of a book are
 
     def owned_by(self, seller_id: str) -> TicketDetails:
         """The details, if it is this seller's. Raises NotFound, Forbidden."""
@@ -38,13 +43,17 @@ class CreateTicket(msgspec.Struct, frozen=True):
 
 
 class UpdateTicket(msgspec.Struct, frozen=True):
-    """Change what `changes` names of TicketDetails, if the listing is still at version `seen` (None: at any)."""
+    """Change what `changes` names of TicketDetails, if the listing is still at version `seen` (None: at any).
+
+    The same `operation_id` again changes nothing, whatever happened since.
+    """
 
     ticket_id: UUID
     seller_id: str
     changes: dict[str, object]
     seen: int | None
     at: datetime
+    operation_id: UUID | None = None
 
 
 class WithdrawTicket(msgspec.Struct, frozen=True):
@@ -62,8 +71,10 @@ def decide(command: TicketCommand, listing: Listing) -> list[TicketEvent]:
             if listing.details is not None:
                 return []  # the same id again
             return [TicketCreated(ticket_id, seller_id, details, at)]
-        case UpdateTicket(ticket_id, seller_id, changes, seen, at):
+        case UpdateTicket(ticket_id, seller_id, changes, seen, at, operation_id):
             details = listing.owned_by(seller_id)
+            if operation_id in listing.done:
+                return []
             if seen is not None and seen != listing.version:
                 raise Stale(
                     f"The ticket has changed since you looked: it is at version {listing.version}, you saw {seen}.",
@@ -74,7 +85,7 @@ def decide(command: TicketCommand, listing: Listing) -> list[TicketEvent]:
             changed = msgspec.structs.replace(details, **changes)
             if changed == details:
                 return []
-            return [TicketUpdated(ticket_id, seller_id, changed, at)]
+            return [TicketUpdated(ticket_id, seller_id, changed, at, operation_id)]
         case WithdrawTicket(ticket_id, seller_id, at):
             listing.owned_by(seller_id)
             return [TicketWithdrawn(ticket_id, seller_id, at)] if listing.on_sale else []
@@ -84,9 +95,11 @@ def decide(command: TicketCommand, listing: Listing) -> list[TicketEvent]:
 
 def evolve(listing: Listing, event: TicketEvent) -> Listing:
     match event:
-        case TicketCreated() | TicketUpdated():
-            created_at = listing.created_at or event.at
-            return Listing(event.ticket_id, event.seller_id, event.details, True, event.version, created_at)
+        case TicketCreated(ticket_id, seller_id, details, at):
+            return Listing(ticket_id, seller_id, details, True, event.version, at)
+        case TicketUpdated(details=details, operation_id=operation_id):
+            done = listing.done.insert(operation_id) if operation_id else listing.done
+            return msgspec.structs.replace(listing, details=details, version=event.version, done=done)
         case TicketWithdrawn():
             return msgspec.structs.replace(listing, on_sale=False, version=event.version)
         case _:

@@ -6,7 +6,6 @@ import msgspec
 
 from common.clock import now
 from common.errors import Stale
-from common.event_log import EventLog
 from common.requests import Answering
 from common.requests.bulk import Chunk, Command, Verdicts, each
 from common.requests.tickets import CREATE_TICKETS, UPDATE_TICKETS, NewTicket, TicketUpdate
@@ -21,9 +20,8 @@ def ticket_id_of(operation_id: UUID) -> UUID:
 class BulkTickets:
     """Listings of many sellers, made and changed side by side."""
 
-    def __init__(self, tickets: Tickets, event_log: EventLog) -> None:
+    def __init__(self, tickets: Tickets) -> None:
         self._tickets = tickets
-        self._log = event_log
 
     @property
     def answering(self) -> list[Answering[Chunk, Verdicts]]:
@@ -41,27 +39,15 @@ class BulkTickets:
         return ticket_id
 
     async def update(self, command: Command, wanted: TicketUpdate) -> UUID:
-        """Change a listing, once: a repeat must not undo what its seller changed since. Raises what `decide` does.
-
-        With a version, the repeat shows as Stale, and the log tells it from somebody else's change; without one the
-        log is asked first.
-        """
+        """Change a listing, once: a repeat must not undo what its seller changed since. Raises what `decide` does."""
         changes, ticket_id = wanted.changes(), wanted.ticket_id
-        if wanted.version is None and await self._was_done(command, ticket_id):
-            return ticket_id
+        update = UpdateTicket(ticket_id, command.user_id, changes, wanted.version, now(), command.operation_id)
         try:
-            await self._tickets.handle(
-                ticket_id, UpdateTicket(ticket_id, command.user_id, changes, wanted.version, now())
-            )
+            await self._tickets.handle(ticket_id, update)
         except Stale:
-            if not (await self._reads(ticket_id, changes) or await self._was_done(command, ticket_id)):
+            if not await self._reads(ticket_id, changes):
                 raise
         return ticket_id
-
-    async def _was_done(self, command: Command, ticket_id: UUID) -> bool:
-        """Whether an event of the listing says that this operation led to it."""
-        events = await self._log.read(f"tickets.{ticket_id}")
-        return any(recorded.cause.causation_id == str(command.operation_id) for recorded in events)
 
     async def _reads(self, ticket_id: UUID, changes: dict[str, object]) -> bool:
         """Whether the listing reads as wanted already: nothing was to be changed, then or now."""

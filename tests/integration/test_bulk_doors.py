@@ -28,7 +28,8 @@ from services.orders import app as orders_app
 from services.orders.domain import ORDERS, CompleteOrder, KeepBook, Orders, PlaceOrder, StartPayment
 from services.orders.settings import OrdersSettings
 from services.tickets import app as tickets_app
-from services.tickets.domain import TICKETS, Tickets, UpdateTicket
+from services.tickets.domain import TICKETS, CreateTicket, Tickets, UpdateTicket
+from services.tickets.requests import BulkTickets
 from tests.facts import whole
 from tests.harness import ServiceProcess, eventually
 
@@ -192,6 +193,22 @@ async def test_many_changes_of_one_listing_are_made_in_their_order(work: Work, p
     told = await UPDATE.execute_many(work, [change(ticket_id=ticket, price=price) for price in prices])
 
     assert set(told) == {Done(str(ticket))}
+    events = [recorded.event for recorded in await platform.event_log.read(f"tickets.{ticket}")]
+    assert [event.details.price for event in events if isinstance(event, TicketUpdated)] == prices
+
+
+async def test_two_replicas_that_make_the_same_changes_at_the_same_time_make_each_once(
+    platform: Platform, tickets: Tickets
+) -> None:
+    ticket, other = new_id(), Aggregate(TICKETS, platform.event_log)
+    await tickets.handle(ticket, CreateTicket(ticket, "sam", SHOW.details(), now()))
+    prices = list(range(1, 301))
+    payloads = [msgspec.json.encode(TicketUpdate(ticket_id=ticket, price=price)) for price in prices]
+    chunk = Chunk([Command(new_id(), "sam", msgspec.Raw(payload)) for payload in payloads])
+
+    told = await asyncio.gather(*(each(chunk, TicketUpdate, BulkTickets(one).update) for one in (tickets, other) * 2))
+
+    assert [verdicts.verdicts for verdicts in told] == [[bulk.Done(ticket)] * 300] * 4
     events = [recorded.event for recorded in await platform.event_log.read(f"tickets.{ticket}")]
     assert [event.details.price for event in events if isinstance(event, TicketUpdated)] == prices
 

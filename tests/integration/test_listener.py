@@ -189,6 +189,18 @@ async def test_what_is_to_come_again_comes_as_often_as_it_takes(streams: Platfor
     assert await dead_letters(streams) == []
 
 
+async def test_what_is_to_come_again_in_centuries_does_not_come_at_once(streams: Platform) -> None:
+    listener = Hear()
+    listener.errors[1] = [Retry(400 * 365.25 * 86_400) for _ in range(1000)]
+    async with listening(streams, listener):
+        await tell(streams.event_log, 1)
+        for number in range(2, 20):  # time in which it came again a hundred times
+            await tell(streams.event_log, number)
+            await until(lambda: len(listener.done) == number - 1)  # noqa: B023 (it is awaited here)
+    assert listener.begun.count(1) == 1
+    assert await pending(streams) == 1
+
+
 async def test_what_waited_in_another_replica_is_not_given_up_on_at_its_first_failure(streams: Platform) -> None:
     before, after = Wait(), Wait()
     before.errors[1] = [Retry(0.01) for _ in range(3 * before.attempts)]

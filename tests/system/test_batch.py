@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -39,6 +39,7 @@ OPERATOR = {"Authorization": "Bearer dev:operator"}
 CSV = {"Content-Type": "text/csv"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
 RECORDS = {"kind": "records.insert"}
+LATER = (now() + timedelta(days=300)).isoformat()
 KEYS = "select key from batch_data.records where owner = 'ada'"
 
 
@@ -275,7 +276,7 @@ async def test_a_batch_is_cut_into_pieces_that_its_kind_executes_in_one_transact
     office: Office, platform: Platform
 ) -> None:
     kind, documents = RenderDocuments.name, [{"template_id": str(uuid4())}] * 120
-    later = {"kind": kind, "run_at": "2099-01-01T00:00:00Z"}
+    later = {"kind": kind, "run_at": LATER}
     asked: list[dict[str, Any]] = [
         {"json": later | {"operations": documents}},
         {"params": later, "content": "\n".join(map(json.dumps, documents)), "headers": NDJSON},
@@ -300,7 +301,7 @@ async def test_an_operation_with_the_same_key_again_is_the_same_one(office: Offi
     (operation_id,) = {answer.json()["id"] for answer in answers}
     others: list[dict[str, Any]] = [
         {"payload": {"key": "k", "value": "w"}},
-        {"run_at": "2099-01-01T00:00:00Z"},
+        {"run_at": LATER},
         {"priority": "low"},
         {"priority": "high"},
         {"kind": RenderDocuments.name, "payload": {"template_id": str(uuid4())}},
@@ -336,7 +337,7 @@ async def test_a_batch_with_the_same_key_again_is_the_same_one(office: Office) -
     as_json = RECORDS | {"operations": [{"key": "another", "value": "v"}]}  # rows are not compared
     headers = {"Idempotency-Key": "again"}
     assert (await office.ask("POST", "/api/batches", json=as_json, headers=headers)).json()["id"] == batch_id
-    for changes in ({"priority": "low"}, {"on_invalid": "reject"}, {"run_at": "2099-01-01T00:00:00Z"}):
+    for changes in ({"priority": "low"}, {"on_invalid": "reject"}, {"run_at": LATER}):
         refused = await submit(**changes)
         assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
     documents = {"kind": RenderDocuments.name, "operations": [{"template_id": str(uuid4())}]}
@@ -451,6 +452,51 @@ async def test_a_time_without_an_offset_is_refused(office: Office) -> None:
     ):
         assert answer.status_code == 400
         assert answer.json()["errors"][0]["field"] == "run_at"
+
+
+IMPOSSIBLE = ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z"]
+TOO_FAR = [*IMPOSSIBLE, "9999-12-31T23:59:59Z", (now() + timedelta(days=367)).isoformat()]
+
+
+@pytest.mark.parametrize("run_at", TOO_FAR)
+async def test_a_time_that_nothing_could_keep_or_wait_for_is_refused_at_every_door(
+    office: Office, platform: Platform, run_at: str
+) -> None:
+    row = {"key": "a", "value": "b"}
+    answers = [
+        await office.ask("POST", "/api/batches", json={**RECORDS, "operations": [row], "run_at": run_at}),
+        await office.ask("POST", "/api/operations", json={**RECORDS, "payload": row, "run_at": run_at}),
+        await office.ask(
+            "POST", "/api/batches", params=RECORDS | {"run_at": run_at}, headers=CSV, content=records([1])
+        ),
+    ]
+    for answer in answers:
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "run_at"), answer.text
+        assert ("years 1 to 9999" if run_at in IMPOSSIBLE else "next 366 days") in answer.json()["detail"]
+    with pytest.raises(Invalid, match=r"^run_at: "):
+        await Operations(Requester(platform.client)).create(
+            "records.insert", Record("a", "b"), user_id="ada", run_at=datetime.fromisoformat(run_at)
+        )
+    assert (await platform.event_log.end("BATCH")).sequence == 0
+
+
+@pytest.mark.usefixtures("office")
+async def test_a_time_without_an_offset_is_refused_over_nats_too(platform: Platform) -> None:
+    operations = Operations(Requester(platform.client))
+    with pytest.raises(Invalid, match=r"^run_at: Expected `datetime` with a timezone component"):
+        await operations.create(
+            "records.insert",
+            Record("a", "b"),
+            user_id="ada",
+            run_at=datetime(2020, 1, 1),  # noqa: DTZ001 (the point)
+        )
+    assert (await platform.event_log.end("BATCH")).sequence == 0
+
+
+async def test_the_earliest_time_there_is_does_not_wait(office: Office) -> None:
+    batch = await office.submit(records([1]), run_at="0001-01-01T14:00:01+14:00")
+    over = await office.over(batch["id"], "COMPLETED")
+    assert over["run_at"] == "0001-01-01T00:00:01Z"
 
 
 async def test_a_bad_row_rejects_the_batch_if_that_was_wanted(office: Office) -> None:
@@ -686,6 +732,11 @@ async def test_another_service_hands_in_single_operations(office: Office, platfo
     with pytest.raises(NotFound, match=r"seats.fly.*records.insert"):
         await operations.create("seats.fly", record, user_id="ada")
     assert await office.keys() == ["from another"]
+
+    for nobody in ("", "a\0b", "x" * 100_000):
+        with pytest.raises(Invalid, match=r"^user_id: "):
+            await operations.create("records.insert", Record("of nobody", "v"), user_id=nobody)
+    await office.over((await office.submit(records([1])))["id"], "COMPLETED")  # read models go on
 
 
 @pytest.mark.usefixtures("office")

@@ -1,19 +1,26 @@
 """`boxoffice demo` and `boxoffice doctor`, against a system that runs."""
 
+import asyncio
 import io
+from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
+import asyncpg
 import pytest
 from rich.console import Console
 
 from common.errors import Unavailable
-from common.runtime import Platform
+from common.event_log import Draft
+from common.events import KindPaused, TicketCreated, TicketDetails
+from common.projector import Projector
+from common.runtime import Platform, running
 from common.settings import Settings
-from services.cli import system
+from services.cli import doctor, system
 from services.cli.demo import demo
 from services.cli.doctor import Finding, examine
 from services.cli.servers import free_port
-from tests.harness import ServiceProcess
+from tests.harness import ServiceProcess, eventually
 
 
 def environment(settings: Settings, **others: str) -> dict[str, str]:
@@ -65,6 +72,72 @@ async def test_the_doctor_finds_a_server_that_is_away(settings: Settings) -> Non
     (finding,) = wrong(await findings(environment(settings, BOXOFFICE_NATS_URL=f"nats://127.0.0.1:{free_port()}")))
     assert "NATS does not answer" in finding.what
     assert "make up" in finding.mend
+
+
+async def listed(platform: Platform, number: int, title: str) -> None:
+    """Put a listing on the log, whatever its title."""
+    details, at = TicketDetails(title, 2500, "EUR", 10, 4), datetime(2030, 1, 1, tzinfo=UTC)
+    ticket = TicketCreated(UUID(int=number), "sam", details, at)
+    await platform.event_log.append(f"tickets.{ticket.ticket_id}", [Draft.of(ticket)], expected=0)
+
+
+async def test_the_doctor_finds_a_read_model_that_stands_still(
+    platform: Platform, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "PATIENCE", 1)
+    async with ServiceProcess("tickets", platform.settings, home):
+        await listed(platform, 1, "Opening night")
+        assert not wrong(await findings(environment(platform.settings)))
+        await listed(platform, 2, "What Postgres does not store: \0")
+        await listed(platform, 3, "Closing night")
+        (finding,) = wrong(await findings(environment(platform.settings)))
+    assert finding.what == "read model tickets is 2 events behind TICKETS, and stands still"
+    assert "projector_stopped" in finding.mend
+
+
+LOOKED = """
+select count(*) from pg_stat_activity
+where application_name like 'boxoffice projector batch%' and query like 'select stream_created%'
+"""
+
+
+async def test_the_doctor_waits_for_a_read_model_that_catches_up(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "PATIENCE", 60)
+    log, database_url = platform.event_log, platform.settings.database_url
+    await log.append(
+        "batch.kind", [Draft.of(KindPaused("records.insert", datetime(2030, 1, 1, tzinfo=UTC)))], expected=0
+    )
+    examining = asyncio.create_task(findings(environment(platform.settings)))
+    watching = await asyncpg.connect(database_url)
+    await eventually(lambda: watching.fetchval(LOOKED), 2)  # and both read models are behind
+    await watching.close()
+    async with running(
+        [Projector(system.READ_MODELS[name], "BATCH", log, database_url) for name in ("batch", "batch_report")]
+    ):
+        found = await examining
+    assert not wrong(found)
+    for name in ("batch", "batch_report"):
+        assert f"read model {name} is 0 events behind BATCH" in [finding.what for finding in found]
+
+
+async def test_a_rebuild_that_meets_what_cannot_be_stored_says_so_and_leaves_the_read_model(platform: Platform) -> None:
+    settings = platform.settings
+    await listed(platform, 1, "Opening night")
+    await system.rebuild("tickets", settings, lambda _stream, _done, _total: None)
+    await listed(platform, 2, "What Postgres does not store: \0")
+    with pytest.raises(
+        Unavailable, match=r"^An event cannot be stored in read model tickets: .*0x00.* it is as it was"
+    ):
+        await system.rebuild("tickets", settings, lambda _stream, _done, _total: None)
+    connection = await asyncpg.connect(settings.database_url)
+    try:
+        assert [row["title"] for row in await connection.fetch("select title from tickets.tickets")] == [
+            "Opening night"
+        ]
+    finally:
+        await connection.close()
 
 
 async def test_the_doctor_finds_a_bad_setting_and_a_misspelt_one(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from uuid import UUID
 
 import msgspec
 import pytest
+from rpds import HashTrieSet
 
 from common.errors import Conflict, Forbidden, NotFound, Stale
 from common.events import TicketCreated, TicketDetails, TicketEvent, TicketUpdated, TicketWithdrawn
@@ -55,6 +56,22 @@ def test_a_change_that_changes_nothing_is_no_event(changes: dict[str, object]) -
 def test_a_change_builds_on_the_one_before() -> None:
     bigger = msgspec.structs.replace(CHEAPER, quantity=20)
     given(created, cheaper).when(update(seen=2, quantity=20)).then(TicketUpdated(TICKET, "sam", bigger, NOON))
+
+
+@pytest.mark.parametrize("seen", [None, 1])
+@pytest.mark.parametrize("since", [(), (TicketUpdated(TICKET, "sam", SHOW, NOON),), (withdrawn,)])
+def test_an_operation_that_comes_again_changes_nothing_whatever_happened_since(
+    since: tuple[TicketEvent, ...], seen: int | None
+) -> None:
+    operation, other = UUID(int=2), UUID(int=3)
+    done = msgspec.structs.replace(cheaper, operation_id=operation)
+    again = UpdateTicket(TICKET, "sam", {"price": 1900}, seen, NOON, operation)
+    given(created).when(again).then(done)
+    given(created, done, *since).when(again).then()
+    assert given(created, done, *since).state.done == HashTrieSet([operation])
+    another = msgspec.structs.replace(again, changes={"price": 5}, seen=None, operation_id=other)
+    fifth = TicketUpdated(TICKET, "sam", msgspec.structs.replace(SHOW, price=5), NOON, other)
+    given(created, done).when(another).then(fifth)
 
 
 def test_quantity_may_be_lowered_to_anything() -> None:
