@@ -9,6 +9,7 @@ from typing import Any
 import rich_click as click
 import uvloop
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from common.errors import DomainError
@@ -150,9 +151,9 @@ def doctor(data: Path) -> None:
     async def tell() -> int:
         wrong = 0
         async for finding in examine(environment_here(data=data), data):
-            console.print(f"{signs[finding.state]} {finding.what}")
+            console.print(f"{signs[finding.state]} {escape(finding.what)}")
             if finding.mend:
-                console.print(f"  [dim]→[/] {finding.mend}")
+                console.print(f"  [dim]→[/] {escape(finding.mend)}")
             wrong += finding.state == "wrong"
         return wrong
 

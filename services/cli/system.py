@@ -166,9 +166,9 @@ async def make_tables(connection: asyncpg.Connection, kind: str, tables: str, re
         await connection.execute(tables)
     except engine.BLAMELESS:
         raise
-    except asyncpg.PostgresError as error:
+    except Exception as error:
         mend = "correct its `tables`, and migrate again; until then its operations fail"
-        log.error("kind_without_tables", kind=kind, wrong=str(error), mend=mend)
+        log.error("kind_without_tables", kind=kind, wrong=f"{type(error).__name__}: {error}", mend=mend)
     else:
         if await connection.fetchval(COLUMNS) != before:
             report(f"made tables of kind {kind}")
