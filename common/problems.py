@@ -7,7 +7,6 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-import asyncpg
 import msgspec
 import structlog
 from litestar import Request, Response
@@ -30,7 +29,7 @@ from common.errors import (
     Unavailable,
 )
 from common.explain import explain, in_words
-from common.projector import CONNECTION_LOST
+from common.postgres import MISDIRECTED, NOT_MIGRATED, POSTGRES_FAILED, is_away, told
 
 log = structlog.get_logger()
 
@@ -50,14 +49,6 @@ STATUS: Mapping[type[DomainError], int] = {
     Unavailable: 503,
 }
 """What each kind of error is in HTTP; the only place that says so."""
-
-# What Postgres says while it is down, starting, stopping, full or not migrated.
-PASSING = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.exceptions.OperatorInterventionError,
-    asyncpg.exceptions.InsufficientResourcesError,
-    asyncpg.UndefinedTableError,
-)
 
 SHOWN = 80
 """Characters at most of what somebody sent us that we show them again."""
@@ -293,12 +284,17 @@ def tell_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Re
 
 
 def tell_database_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """Postgres is down, restarting or not prepared: not the caller's fault, and it passes."""
-    if isinstance(error, asyncpg.PostgresError) and not isinstance(error, PASSING):
+    """Postgres is down, restarting or not prepared, which is not the caller's fault; or the bug is ours."""
+    if is_away(error):
+        detail = "The read model does not answer now; try again."
+    elif isinstance(error, NOT_MIGRATED):
+        detail = "The read model is not there as it should be. Has `boxoffice migrate` run?"
+    elif isinstance(error, MISDIRECTED):
+        detail = "The read model cannot be reached as this is set up. `boxoffice doctor` says why."
+    else:
         return tell_bug(request, error)
-    log.warning("database_unavailable", error=repr(error))
-    hint = " Has `boxoffice migrate` run?" if isinstance(error, asyncpg.UndefinedTableError) else ""
-    return tell_domain_error(request, Unavailable(f"The read model does not answer now; try again.{hint}"))
+    log.warning("database_unavailable", problem=told(error))
+    return tell_domain_error(request, Unavailable(detail))
 
 
 def tell_bug(_: Request[Any, Any, Any], error: Exception) -> Response[Any]:
@@ -312,7 +308,7 @@ TELL: dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Respon
     BadRequest: tell_bad_request,
     ValidationException: tell_bad_parameters,
     HTTPException: tell_http_error,
-    **dict.fromkeys(CONNECTION_LOST, tell_database_error),
+    **dict.fromkeys(POSTGRES_FAILED, tell_database_error),
     Exception: tell_bug,
 }
 """Who tells what, the most special kind first."""

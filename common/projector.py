@@ -18,6 +18,7 @@ from common.errors import NotFound, Unavailable
 from common.event_log import SKIPPED, EventLog, Recorded
 from common.events import Event, UndecodableEvent
 from common.group_commit import BATCH_LIMIT
+from common.postgres import POSTGRES_FAILED, told
 from common.telemetry import PROJECTED
 
 C = TypeVar("C")
@@ -52,10 +53,6 @@ BE_ACTIVE = "select pg_advisory_lock(hashtextextended('boxoffice.projector.' || 
 MAY_WRITE = "select pg_advisory_xact_lock(hashtextextended('boxoffice.write.{}', 0))"
 DURABLY = "set local synchronous_commit = on"  # and with it all that was committed before
 MAY_REBUILD = "select pg_try_advisory_lock(hashtextextended('boxoffice.rebuild.' || $1, 0))"
-
-
-CONNECTION_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""What asyncpg raises when Postgres goes away, depending on what it was doing (InternalClientError: as it goes)."""
 
 
 class ReadModel(msgspec.Struct, frozen=True):
@@ -119,28 +116,26 @@ class Projector:
         self._log = log.bind(projection=read_model.name, stream=stream)
 
     async def run(self) -> None:
-        """Project until cancelled. What cannot go on by itself is told in `problem` and tried again every second."""
+        """Project until cancelled. What it cannot go on with is told in `problem` and tried again every second."""
         while True:
             try:
                 await self._run_once()
             except CheckpointMoved:
                 self._log.info("checkpoint_moved")
-            except asyncpg.DataError as error:
-                self._complain(f"{type(error).__name__}: {error}", "deploy code that can store this event")
-                await asyncio.sleep(5)
-            except (*CONNECTION_LOST, Unavailable) as error:
-                self._complain(f"{type(error).__name__}: {error}", "it goes on by itself once the server answers")
-                await asyncio.sleep(1)
+                continue
+            except POSTGRES_FAILED as error:
+                self._complain(told(error))
+            except Unavailable as error:
+                self._complain(error.detail)
             except CheckpointMismatch as error:
-                self._complain(str(error), f"run `boxoffice projections rebuild {self._model.name}`")
-                await asyncio.sleep(1)
+                self._complain(f"{error}; run `boxoffice projections rebuild {self._model.name}`")
             except UndecodableEvent as error:
-                self._complain(str(error), "deploy the code that knows this event")
-                await asyncio.sleep(5)
+                self._complain(f"{error}; deploy the code that knows this event")
+            await asyncio.sleep(1)
 
-    def _complain(self, problem: str, mend: str) -> None:
+    def _complain(self, problem: str) -> None:
         if problem != self.problem:
-            self._log.error("projector_stopped", problem=problem, mend=mend)
+            self._log.error("projector_stopped", problem=problem)
         self.problem = problem
 
     async def _run_once(self) -> None:
@@ -358,9 +353,11 @@ class Projected:
         while True:
             try:
                 await self._listen()
-            except (*CONNECTION_LOST, Unavailable) as error:
-                self.problem = f"{type(error).__name__}: {error}"
-                await asyncio.sleep(0.5)
+            except POSTGRES_FAILED as error:
+                self.problem = told(error)
+            except Unavailable as error:
+                self.problem = error.detail
+            await asyncio.sleep(0.5)
 
     async def _listen(self) -> None:
         connection = await connect(self._database_url, self._model.name)
