@@ -33,6 +33,8 @@ Project = Callable[[asyncpg.Connection, Sequence[Recorded]], Awaitable[None]]
 
 CHANNEL = "projected"
 REBUILD_BATCH = 5_000
+STAND_BY_SECONDS = 3.0
+"""After so long the projector that another waits for is not one that tries in vain."""
 
 CREATE_CHECKPOINT = """
 create table checkpoint (
@@ -138,15 +140,31 @@ class Projector:
             self._log.error("projector_stopped", problem=problem)
         self.problem = problem
 
+    def _go_on(self, sequence: int) -> None:
+        if self.problem:
+            self._log.info("projector_goes_on", after=sequence)
+        self.problem = None
+
+    async def _stand_by(self, connection: asyncpg.Connection) -> None:
+        """Wait until the active one is gone. If that has not just come to a stop as well, all is well here."""
+
+        def be_well() -> None:
+            self.problem = None
+
+        well = asyncio.get_running_loop().call_later(STAND_BY_SECONDS, be_well)
+        try:
+            await connection.execute(BE_ACTIVE, self.name)
+        finally:
+            well.cancel()
+
     async def _run_once(self) -> None:
         connection = await connect(self._database_url, self._model.name)
         try:
             if not await connection.fetchval(TRY_ACTIVE, self.name):
-                self.problem = None  # a standby has none
-                await connection.execute(BE_ACTIVE, self.name)
+                await self._stand_by(connection)
             sequence = await verify_checkpoint(connection, self._stream, self._event_log)
-            self.problem = None
-            self._log.info("projecting", after=sequence)
+            if (await self._event_log.end(self._stream)).sequence == sequence:
+                self._go_on(sequence)  # there is nothing to write; else the first batch will tell
             following = self._event_log.follow(self._stream, sequence, skips=self._model.skips)
             async with unless_lost(connection), aclosing(following) as batches:
                 async for batch in batches:
@@ -155,7 +173,7 @@ class Projector:
                     await write_batch(connection, self._stream, self._project, sequence, batch)
                     sequence = batch[-1].sequence
                     await connection.execute(f"notify {CHANNEL}, '{self.name}:{sequence}'; commit")
-                    self.problem = None
+                    self._go_on(sequence)
                     PROJECTED.labels(self._model.name, self._stream).inc(len(batch))
                     if len(batch) < BATCH_LIMIT:
                         await asyncio.sleep(self._model.linger)
