@@ -120,6 +120,7 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
     """What the services of a process share. Waits `patience` seconds for NATS, then raises Unavailable."""
     client = _Client()
     closing = False
+    told: set[str] = set()
 
     async def disconnected() -> None:
         if not closing:
@@ -129,7 +130,9 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
         log.warning("nats_reconnected", client=name)
 
     async def failed(error: Exception) -> None:
-        if not isinstance(error, (ConnectionError, nats.errors.UnexpectedEOF, TimeoutError)):
+        passing = isinstance(error, (ConnectionError, nats.errors.UnexpectedEOF, TimeoutError))
+        if not passing and repr(error) not in told:  # a host without an address is one every second
+            told.add(repr(error))
             log.warning("nats_error", client=name, error=repr(error))
 
     try:

@@ -57,15 +57,25 @@ def settings_here(data: Path) -> Settings:
         raise click.ClickException(str(error)) from error
 
 
-def log_as(level: str) -> None:
+def log_as(level: str, *, human: bool | None = None) -> None:
     """Log at the level that the environment names, or at this one."""
     try:
-        configure_logging(load(Settings, {"BOXOFFICE_LOG_LEVEL": level, **os.environ}).log_level)
+        configure_logging(load(Settings, {"BOXOFFICE_LOG_LEVEL": level, **os.environ}).log_level, human=human)
     except BadSetting as error:
         raise click.ClickException(str(error)) from error
 
 
-@click.group()
+class Interruptible(click.RichGroup):
+    """Commands that Ctrl-C ends without a word, with the exit code that shells give it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(cls=Interruptible)
 @click.version_option(package_name="boxoffice")
 def cli() -> None:
     """Boxoffice: event-sourced ticket sales on NATS JetStream."""
@@ -81,7 +91,7 @@ def up(port: int | None, data: Path, fresh: bool) -> None:
     """Start everything here: NATS, Postgres and every service behind one address."""
     from services.cli.embedded import up
 
-    log_as("warning")
+    log_as("warning", human=True)
     run(up(port, data, fresh=fresh, console=console))
 
 

@@ -37,8 +37,14 @@ def test_variables_of_others_are_ignored() -> None:
     assert load(Settings, {"BOXOFFICE_HOLD_SECONDS": "soon", "PORT": "nowhere"}) == Settings()
 
 
-def test_a_database_url_stays_text() -> None:
-    assert load(Settings, {"BOXOFFICE_DATABASE_URL": "1"}).database_url == "1"
+def test_a_database_url_is_one_of_postgres() -> None:
+    for url in ("postgresql://sam@db/box", "postgres://sam@db/box"):
+        assert load(Settings, {"BOXOFFICE_DATABASE_URL": url}).database_url == url
+    with pytest.raises(BadSetting) as refused:
+        load(Settings, {"BOXOFFICE_DATABASE_URL": "mysql://sam:secret@db/box"})
+    assert str(refused.value) == (
+        "BOXOFFICE_DATABASE_URL='mysql://sam:***@db/box': Expected an address like postgresql://user@host:5432/database"
+    )
 
 
 @pytest.mark.parametrize(
