@@ -42,9 +42,13 @@ def is_away(error: Exception) -> bool:
 
 def told(error: Exception, if_away: str = "it goes on by itself once the server answers") -> str:
     """One of `POSTGRES_FAILED` in a line: what is wrong, and how to mend it."""
-    what = "Postgres does not answer" if is_away(error) else "Postgres refuses"
+    return f"{what(error)}; {mend(error) or if_away}"
+
+
+def what(error: Exception) -> str:
+    """What is wrong."""
     said = f"{type(error).__name__}: {error}".removesuffix(": ")
-    return f"{what}: {said}; {mend(error) or if_away}"
+    return f"Postgres does not answer: {said}" if is_away(error) else f"Postgres refuses: {said}"
 
 
 def mend(error: Exception) -> str | None:

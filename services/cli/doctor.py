@@ -14,6 +14,7 @@ import msgspec
 
 from common import topology
 from common.errors import Unavailable
+from common.postgres import POSTGRES_FAILED, mend, what
 from common.projector import CheckpointMismatch, connect, fingerprint_of, verify_checkpoint
 from common.runtime import Platform
 from common.runtime import connect as connect_platform
@@ -50,10 +51,13 @@ async def examine(environment: Mapping[str, str], data: Path = DATA) -> AsyncIte
     try:
         async with connect_platform(chosen, "doctor", patience=3) as platform:
             yield Finding(f"NATS answers at {without_password(chosen.nats_url)}", "well")
-            async for finding in log(platform):
+            found = [finding async for finding in log(platform)]
+            found.append(await postgres(chosen.database_url))
+            for finding in found:
                 yield finding
-            async for finding in read_models(platform, chosen.database_url):
-                yield finding
+            if not any(finding.state == "wrong" and not finding.what.startswith("consumer") for finding in found):
+                async for finding in read_models(platform, chosen.database_url):
+                    yield finding
     except Unavailable as error:
         yield Finding(error.detail, "wrong", f"start it with `make up`, or set {PREFIX}NATS_URL to one that runs")
 
@@ -119,14 +123,32 @@ def folder(data: Path) -> list[Finding]:
 
 async def log(platform: Platform) -> AsyncIterator[Finding]:
     """Streams and durable consumers, as the topology wants them."""
-    async for thing, trouble in topology.inspect(platform.client, replicas=platform.settings.replicas):
-        if trouble:
-            yield Finding(f"{thing}: {trouble}", "wrong", "run `boxoffice migrate`")
-        else:
-            yield Finding(str(thing), "well")
-        if str(thing) == "stream DEAD" and not trouble and (dead := (await platform.event_log.end("DEAD")).sequence):
-            mend = "each says in its headers who gave up on it, and why: read the stream DEAD"
-            yield Finding(f"{dead} events were given up on", "note", mend)
+    try:
+        async for thing, trouble in topology.inspect(platform.client, replicas=platform.settings.replicas):
+            if trouble:
+                yield Finding(f"{thing}: {trouble}", "wrong", "run `boxoffice migrate`")
+            else:
+                yield Finding(str(thing), "well")
+            if (
+                str(thing) == "stream DEAD"
+                and not trouble
+                and (dead := (await platform.event_log.end("DEAD")).sequence)
+            ):
+                mend = "each says in its headers who gave up on it, and why: read the stream DEAD"
+                yield Finding(f"{dead} events were given up on", "note", mend)
+    except Unavailable as error:
+        yield Finding(error.detail, "wrong", "mend NATS, which its own log tells about")
+
+
+async def postgres(database_url: str) -> Finding:
+    """Whether Postgres answers, and if not, why."""
+    try:
+        connection = await asyncpg.connect(database_url, timeout=5)
+    except POSTGRES_FAILED as error:
+        start = f"start it with `make up`, or set {PREFIX}DATABASE_URL to one that runs"
+        return Finding(what(error), "wrong", mend(error) or start)
+    await connection.close()
+    return Finding(f"Postgres answers at {without_password(database_url)}", "well")
 
 
 async def read_models(platform: Platform, database_url: str) -> AsyncIterator[Finding]:

@@ -158,17 +158,21 @@ def doctor(data: Path) -> None:
     signs = {"well": "[green]✓[/]", "note": "[yellow]![/]", "wrong": "[red]✗[/]"}
 
     async def tell() -> int:
-        wrong = 0
+        mends, mend = set(), ""
         async for finding in examine(environment_here(data=data), data):
+            if mend and finding.mend != mend:  # what one command mends is told together
+                console.print(f"  [dim]→[/] {mend}")
             console.print(f"{signs[finding.state]} {finding.what}")
-            if finding.mend:
-                console.print(f"  [dim]→[/] {finding.mend}")
-            wrong += finding.state == "wrong"
-        return wrong
+            mend = finding.mend
+            if finding.state == "wrong":
+                mends.add(mend)
+        if mend:
+            console.print(f"  [dim]→[/] {mend}")
+        return len(mends)
 
     configure_logging("error")
     if wrong := run(tell()):
-        raise click.ClickException(f"{wrong} thing{'s' if wrong > 1 else ''} to mend.")
+        raise click.ClickException(f"{wrong} thing{'s' if wrong > 1 else ''} to do.")
     console.print("All is well.")
 
 
