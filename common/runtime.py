@@ -26,6 +26,11 @@ STOP_SECONDS = 10.0
 """Seconds in which workers stop; what still runs then is left to die with the process. The log forgets nothing."""
 
 
+QUERY_SECONDS = 2.5
+"""Seconds that a query of a door may take. Of a server that is frozen it costs twice as much: asyncpg 0.32 waits as
+long again for the query to be cancelled."""
+
+
 class Worker(Protocol):
     """Something that runs as long as its service: a subscription, a projector. Told to stop by cancellation."""
 
@@ -53,7 +58,7 @@ class Platform(msgspec.Struct, frozen=True):
 
     @asynccontextmanager
     async def pool(
-        self, schema: str, *, command_timeout: float | None = 10, max_size: int = 10
+        self, schema: str, *, command_timeout: float | None = QUERY_SECONDS, max_size: int = 10
     ) -> AsyncIterator[asyncpg.Pool]:
         """Connections, `max_size` at most, for queries of `command_timeout` seconds; tables are found in `schema`."""
         pool = await asyncpg.create_pool(

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import psutil  # type: ignore[import-untyped]  # psutil ships no types
 import pytest
 from litestar import get
 from litestar.testing import AsyncTestClient
@@ -831,6 +832,28 @@ async def test_it_says_what_is_away_and_goes_on_when_that_is_back(nats: NatsServ
             return (await client.get(placed.headers["location"], headers=ADA)).json()
 
         await eventually(shown, placed.json())
+    await postgres.stop()
+
+
+async def test_a_frozen_database_is_told_soon(nats: NatsServer, home: Path) -> None:
+    postgres = PostgresServer(home / "postgres")
+    await postgres.start()
+    settings = Settings(nats_url=nats.url, database_url=postgres.url, auth="dev")
+    await system.migrate(settings, lambda _: None)
+    async with (
+        ServiceProcess("tickets", settings, home) as process,
+        httpx.AsyncClient(base_url=process.url, timeout=10) as client,  # it would be 20 s
+    ):
+        assert (await client.get("/api/tickets")).status_code == 200  # on a connection that is there
+        frozen = [psutil.Process(postgres.pid), *psutil.Process(postgres.pid).children(recursive=True)]
+        try:
+            for each in frozen:
+                each.suspend()
+            for _ in range(2):  # the second needs a new connection
+                assert "read model" in problem(await client.get("/api/tickets"), 503)["detail"]
+        finally:
+            for each in frozen:
+                each.resume()
     await postgres.stop()
 
 
