@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.enums import ParamType
+from litestar.enums import HttpMethod, ParamType
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import ResponseSpec
 from litestar.params import ParameterKwarg, QueryParameter
@@ -114,8 +114,17 @@ class JsonRequest(Request[Any, Any, Any]):
         return parsed(await self.body(), data.annotation)
 
 
-async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
-    """Refuse a query parameter that a documented handler does not take: who sends it means something by it.
+async def refuse_what_would_be_ignored(request: Request[Any, Any, Any]) -> None:
+    """Refuse what no handler looks at although who sends it means something by it. Raises BadRequest, HTTPException."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity" and request.method in (HttpMethod.POST, HttpMethod.PATCH):
+        detail = f"Content-Encoding: The body is taken as it is (identity), got {shown(encoding)}"
+        raise HTTPException(status_code=415, detail=detail, headers={"Accept-Encoding": "identity"})
+    refuse_unknown_parameters(request)
+
+
+def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
+    """Refuse a query parameter that a documented handler does not take, or one that is there twice.
 
     Raises BadRequest.
     """
@@ -125,6 +134,8 @@ async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
     declared = {name: each.kwarg_definition for name, each in handler.parsed_fn_signature.parameters.items()}
     known = {one.name or name for name, one in declared.items() if isinstance(one, QueryParameter)}
     for name, value in request.query_params.items():
+        if len(request.query_params.getall(name)) > 1:
+            raise BadRequest(FieldProblem(clipped(name), "May be given once, is there twice"))
         if name not in known:
             there_are = f"there are {', '.join(sorted(known))}" if known else "there are none here"
             raise BadRequest(FieldProblem(clipped(name), f"There is no such parameter; {there_are}", shown(value)))
@@ -275,12 +286,15 @@ def tell_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Re
     if error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return tell_bug(request, error)
     path = clipped(request.url.path)
+    headers = dict(error.headers or {})
+    if allowed := headers.get("allow"):
+        headers["allow"] = ", ".join(sorted({*allowed.split(", "), *(["HEAD"] if "GET" in allowed else [])}))
     details = {
         404: f"There is nothing at {path}.",
-        405: f"{request.method} is not possible at {path}; possible: {(error.headers or {}).get('allow')}.",
+        405: f"{request.method} is not possible at {path}; possible: {headers.get('allow')}.",
         413: f"The body is larger than {BODY_LIMIT:,} bytes.",
     }
-    return problem(error.status_code, details.get(error.status_code, error.detail), error.headers)
+    return problem(error.status_code, details.get(error.status_code, error.detail), headers)
 
 
 def tell_database_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

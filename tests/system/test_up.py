@@ -424,8 +424,8 @@ async def test_it_says_which_servers_it_waits_for(home: Path, settings: Settings
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"),
     [
-        ("BOXOFFICE_PORT", "abc", "`int`"),
-        ("BOXOFFICE_HOLD_SECONDS", "-1", ">= 1"),
+        ("BOXOFFICE_PORT", "abc", "a whole number"),
+        ("BOXOFFICE_HOLD_SECONDS", "-1", "at least 1"),
         ("BOXOFFICE_AUTH", "maybe", "one of dev, off"),
         ("BOXOFFICE_DATABASE_URL", "mysql://x", "postgresql://"),
     ],

@@ -50,11 +50,11 @@ def test_a_database_url_is_one_of_postgres() -> None:
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"BOXOFFICE_PORT": "http"}, ("BOXOFFICE_PORT", "'http'", "int")),
-        ({"BOXOFFICE_PORT": ""}, ("BOXOFFICE_PORT", "''", "int")),
+        ({"BOXOFFICE_PORT": "http"}, ("BOXOFFICE_PORT", "'http'", "whole number")),
+        ({"BOXOFFICE_PORT": ""}, ("BOXOFFICE_PORT", "''", "whole number")),
         ({"BOXOFFICE_PORT": "0"}, ("BOXOFFICE_PORT", "'0'", "1")),
         ({"BOXOFFICE_PORT": "65536"}, ("BOXOFFICE_PORT", "'65536'", "65535")),
-        ({"BOXOFFICE_REPLICAS": "2.5"}, ("BOXOFFICE_REPLICAS", "'2.5'", "int")),
+        ({"BOXOFFICE_REPLICAS": "2.5"}, ("BOXOFFICE_REPLICAS", "'2.5'", "whole number")),
         ({"BOXOFFICE_REPLICAS": "7"}, ("BOXOFFICE_REPLICAS", "'7'", "5")),
         ({"BOXOFFICE_AUTH": "none"}, ("BOXOFFICE_AUTH", "'none'")),
         ({"BOXOFFICE_LOG_LEVEL": "loud"}, ("BOXOFFICE_LOG_LEVEL", "'loud'")),
