@@ -93,6 +93,8 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 Batches = AsyncGenerator[list[Recorded], None]
 
 SKIPPED = Skipped()
+MIGRATED = " Has `boxoffice migrate` run?"
+"""What is asked where a stream is missing."""
 
 
 class StreamEnd(msgspec.Struct, frozen=True):
@@ -178,7 +180,7 @@ class JetStreamLog:
             raise Invalid(f"One decision may make 1 to {BATCH_LIMIT} events, this one made {len(drafts)}.")
         stream = stream_of(subject)
         deadline = asyncio.get_running_loop().time() + self._timeout
-        in_doubt = False  # may an earlier try of ours have been stored?
+        in_doubt, hint = False, ""  # may an earlier try of ours have been stored?
         while True:
             try:
                 ack = await self._publish(subject, drafts, expected)
@@ -186,8 +188,9 @@ class JetStreamLog:
                 in_doubt = True
                 IN_DOUBT.labels(stream).inc()
                 ack = None
-            except (nats.errors.NoRespondersError, nats.errors.OutboundBufferLimitError):
+            except (nats.errors.NoRespondersError, nats.errors.OutboundBufferLimitError) as error:
                 ack = None  # nobody heard us
+                hint = MIGRATED if isinstance(error, nats.errors.NoRespondersError) else ""
             except nats.errors.MaxPayloadError as error:
                 raise Invalid(f"An event of {subject} is larger than the log takes.") from error
             except (nats.errors.Error, OSError) as error:
@@ -208,7 +211,7 @@ class JetStreamLog:
                     raise Unavailable(f"The event log refused: {ack.error.description} ({code}).")
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(
-                    f"The event log did not take the event in {self._timeout:.0f} s."
+                    f"The event log did not take the event in {self._timeout:.0f} s.{hint}"
                     + (" It may still have been stored: look before you ask again." if in_doubt else "")
                 )
             await asyncio.sleep(random.uniform(0.002, 0.02) if ack else 0.1)  # noqa: S311 (jitter)
@@ -263,7 +266,8 @@ class JetStreamLog:
                         await subscription.unsubscribe()
             except (TimeoutError, nats.errors.Error, OSError) as error:
                 if asyncio.get_running_loop().time() > deadline or self._client.is_closed:
-                    raise Unavailable(f"The event log does not answer a read of {subject}.") from error
+                    hint = MIGRATED if isinstance(error, nats.errors.NoRespondersError) else ""
+                    raise Unavailable(f"The event log does not answer a read of {subject}.{hint}") from error
                 await asyncio.sleep(0.1)
             else:
                 return page.events, more
@@ -305,7 +309,7 @@ class JetStreamLog:
             raise Unavailable(f"The event log does not answer a question about stream {stream}.") from error
         info = msgspec.json.decode(reply.data, type=_StreamInfo)
         if info.error:
-            raise Unavailable(f"Stream {stream}: {info.error.description}. Has `boxoffice migrate` run?")
+            raise Unavailable(f"Stream {stream}: {info.error.description}.{MIGRATED}")
         return StreamEnd(info.created, info.state.last_seq)
 
     async def event_id(self, stream: str, sequence: int) -> str | None:
@@ -356,6 +360,8 @@ class _Page:
             return
         if status == "404":
             self.more.set_result(False)
+        elif status == "503":
+            self.more.set_exception(nats.errors.NoRespondersError())
         elif status not in (None, "204"):
             self.more.set_exception(nats.errors.Error(f"a read was answered with status {status}"))
         elif int(headers.get("Nats-Last-Sequence", 0)) != (self.events[-1].sequence if self.events else 0):

@@ -11,6 +11,34 @@ NAMED = re.compile(r"(unknown|required) field `(.*)`")
 VAGUE = re.compile("regex|enum|out of range")
 GOT = re.compile(r", got `\w+`$")
 
+LENGTH = re.compile(r"`(\w+)` of (length >=|length <=|at least length|at most length|length) (\d+)(?: to (\d+))?")
+BOUND = re.compile(r"(?<=`) (>=|<=|>|<) (?=-?\d)")
+TYPE = re.compile(r"`([\w |]+)`")
+
+WORDS = {
+    "length": "",
+    "length >=": "at least ",
+    "at least length": "at least ",
+    "length <=": "at most ",
+    "at most length": "at most ",
+    ">=": " of at least ",
+    "<=": " of at most ",
+    ">": " above ",
+    "<": " below ",
+}
+COUNTED = {"str": ("character", "characters"), "array": ("entry", "entries"), "object": ("field", "fields")}
+TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "decimal": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "an object",
+    "uuid": "a UUID",
+    "datetime": "a time",
+}
+
 
 def explain(message: str, kind: Any) -> tuple[list[str], str]:
     """The path to what was refused and what is allowed there, of a ValidationError's message and the type asked for."""
@@ -31,7 +59,23 @@ def in_words(message: str, kind: inspect.Type, path: Sequence[str] = ()) -> str:
     if VAGUE.search(message):
         allowed = described(kind, path) or ("a smaller number" if "out of range" in message else "something else")
         return f"Expected {allowed[0].lower()}{allowed[1:]}"
-    return GOT.sub("", message)
+    return for_people(GOT.sub("", message))
+
+
+def for_people(message: str) -> str:
+    """What msgspec says, without its names for types and without signs."""
+    message = LENGTH.sub(counted, message).replace("that's", "that is")
+    message = BOUND.sub(lambda bound: WORDS[bound[1]], message)
+    return TYPE.sub(lambda kinds: " or ".join(TYPES.get(kind, kind) for kind in kinds[1].split(" | ")), message)
+
+
+def counted(length: re.Match[str]) -> str:
+    """How long something may be, in what it is made of."""
+    kind, how, least, most = length.groups()
+    one, many = COUNTED.get(kind, ("byte", "bytes"))
+    return (
+        f"`{kind}` of {WORDS[how]}{f'{least} to {most}' if most else least} {one if (most or least) == '1' else many}"
+    )
 
 
 def described(kind: inspect.Type, path: Sequence[str] = ()) -> str | None:
@@ -48,9 +92,9 @@ def described(kind: inspect.Type, path: Sequence[str] = ()) -> str | None:
         case inspect.StructType(fields=fields):
             return "there are " + ", ".join(field.encode_name for field in fields)
         case inspect.IntType(ge=least, le=most) if most is not None:
-            return f"`int` from {least} to {most}"
+            return f"a whole number from {least} to {most}"
         case inspect.IntType(ge=least) if least is not None:
-            return f"`int` of at least {least} and fewer digits"
+            return f"a whole number of at least {least} and fewer digits"
         case inspect.LiteralType(values=values):
             return "one of " + ", ".join(map(str, values))
         case _:

@@ -27,7 +27,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.auth import Authenticator
 from common.clock import new_id_text
-from common.problems import BODY_LIMIT, TELL, JsonRequest, refuse_unknown_parameters
+from common.problems import BODY_LIMIT, TELL, JsonRequest, refuse_what_would_be_ignored
 from common.runtime import Service, running
 from common.settings import Settings
 from common.telemetry import REQUESTS, Cause, cause
@@ -212,7 +212,7 @@ def create_app(
             assets,
             *(route for service in services for route in service.routes),
         ],
-        before_request=refuse_unknown_parameters,
+        before_request=refuse_what_would_be_ignored,
         exception_handlers=TELL,
         request_class=JsonRequest,
         plugins=[StructSchemas()],

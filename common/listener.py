@@ -60,6 +60,8 @@ class Listener(ABC, Generic[E_contra]):
         for base in getattr(cls, "__orig_bases__", ()):
             if get_origin(base) is Listener and not isinstance(base.__args__[0], TypeVar):
                 events = get_args(base.__args__[0]) or base.__args__
+                if cls.durable not in CONSUMER:
+                    raise TypeError(f"{cls.__name__}: no consumer {cls.durable!r} in common/topology.py: add it there")
                 stream = CONSUMER[cls.durable].stream
                 owned = OWNERS[stream.lower()]
                 if foreign := set(events) - set(get_args(owned) or (owned,)):

@@ -7,11 +7,10 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
-import asyncpg
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.enums import ParamType
+from litestar.enums import HttpMethod, ParamType
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi import ResponseSpec
@@ -31,7 +30,7 @@ from common.errors import (
     Unavailable,
 )
 from common.explain import explain, in_words
-from common.projector import CONNECTION_LOST
+from common.postgres import MISDIRECTED, NOT_MIGRATED, POSTGRES_FAILED, is_away, told
 
 log = structlog.get_logger()
 
@@ -51,14 +50,6 @@ STATUS: Mapping[type[DomainError], int] = {
     Unavailable: 503,
 }
 """What each kind of error is in HTTP; the only place that says so."""
-
-# What Postgres says while it is down, starting, stopping, full or not migrated.
-PASSING = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.exceptions.OperatorInterventionError,
-    asyncpg.exceptions.InsufficientResourcesError,
-    asyncpg.UndefinedTableError,
-)
 
 SHOWN = 80
 """Characters at most of what somebody sent us that we show them again."""
@@ -124,8 +115,17 @@ class JsonRequest(Request[Any, Any, Any]):
         return parsed(await self.body(), data.annotation)
 
 
-async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
-    """Refuse a query parameter that a documented handler does not take: who sends it means something by it.
+async def refuse_what_would_be_ignored(request: Request[Any, Any, Any]) -> None:
+    """Refuse what no handler looks at although who sends it means something by it. Raises BadRequest, HTTPException."""
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity" and request.method in (HttpMethod.POST, HttpMethod.PATCH):
+        detail = f"Content-Encoding: The body is taken as it is (identity), got {shown(encoding)}"
+        raise HTTPException(status_code=415, detail=detail, headers={"Accept-Encoding": "identity"})
+    refuse_unknown_parameters(request)
+
+
+def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
+    """Refuse a query parameter that a documented handler does not take, or one that is there twice.
 
     Raises BadRequest.
     """
@@ -135,6 +135,8 @@ async def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
     declared = {name: each.kwarg_definition for name, each in handler.parsed_fn_signature.parameters.items()}
     known = {one.name or name for name, one in declared.items() if isinstance(one, QueryParameter)}
     for name, value in request.query_params.items():
+        if len(request.query_params.getall(name)) > 1:
+            raise BadRequest(FieldProblem(clipped(name), "May be given once, is there twice"))
         if name not in known:
             there_are = f"there are {', '.join(sorted(known))}" if known else "there are none here"
             raise BadRequest(FieldProblem(clipped(name), f"There is no such parameter; {there_are}", shown(value)))
@@ -290,20 +292,28 @@ def tell_http_error(request: Request[Any, Any, Any], error: HTTPException) -> Re
         most = request.route_handler.resolve_request_max_body_size()
         return problem(413, f"The body is larger than {most:,} bytes.")
     path = clipped(request.url.path)
+    headers = dict(error.headers or {})
+    if allowed := headers.get("allow"):
+        headers["allow"] = ", ".join(sorted({*allowed.split(", "), *(["HEAD"] if "GET" in allowed else [])}))
     details = {
         404: f"There is nothing at {path}.",
-        405: f"{request.method} is not possible at {path}; possible: {(error.headers or {}).get('allow')}.",
+        405: f"{request.method} is not possible at {path}; possible: {headers.get('allow')}.",
     }
-    return problem(error.status_code, details.get(error.status_code, error.detail), error.headers)
+    return problem(error.status_code, details.get(error.status_code, error.detail), headers)
 
 
 def tell_database_error(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
-    """Postgres is down, restarting or not prepared: not the caller's fault, and it passes."""
-    if isinstance(error, asyncpg.PostgresError) and not isinstance(error, PASSING):
+    """Postgres is down, restarting or not prepared, which is not the caller's fault; or the bug is ours."""
+    if is_away(error):
+        detail = "The read model does not answer now; try again."
+    elif isinstance(error, NOT_MIGRATED):
+        detail = "The read model is not there as it should be. Has `boxoffice migrate` run?"
+    elif isinstance(error, MISDIRECTED):
+        detail = "The read model cannot be reached as this is set up. `boxoffice doctor` says why."
+    else:
         return tell_bug(request, error)
-    log.warning("database_unavailable", error=repr(error))
-    hint = " Has `boxoffice migrate` run?" if isinstance(error, asyncpg.UndefinedTableError) else ""
-    return tell_domain_error(request, Unavailable(f"The read model does not answer now; try again.{hint}"))
+    log.warning("database_unavailable", problem=told(error))
+    return tell_domain_error(request, Unavailable(detail))
 
 
 def tell_bug(_: Request[Any, Any, Any], error: Exception) -> Response[Any]:
@@ -317,7 +327,7 @@ TELL: dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Respon
     BadRequest: tell_bad_request,
     ValidationException: tell_bad_parameters,
     HTTPException: tell_http_error,
-    **dict.fromkeys(CONNECTION_LOST, tell_database_error),
+    **dict.fromkeys(POSTGRES_FAILED, tell_database_error),
     Exception: tell_bug,
 }
 """Who tells what, the most special kind first."""

@@ -18,6 +18,7 @@ from common.errors import NotFound, Unavailable
 from common.event_log import SKIPPED, EventLog, Recorded
 from common.events import Event, UndecodableEvent
 from common.group_commit import BATCH_LIMIT
+from common.postgres import POSTGRES_FAILED, told
 from common.telemetry import PROJECTED
 
 C = TypeVar("C")
@@ -32,6 +33,8 @@ Project = Callable[[asyncpg.Connection, Sequence[Recorded]], Awaitable[None]]
 
 CHANNEL = "projected"
 REBUILD_BATCH = 5_000
+STAND_BY_SECONDS = 3.0
+"""After so long the projector that another waits for is not one that tries in vain."""
 
 CREATE_CHECKPOINT = """
 create table checkpoint (
@@ -52,13 +55,6 @@ BE_ACTIVE = "select pg_advisory_lock(hashtextextended('boxoffice.projector.' || 
 MAY_WRITE = "select pg_advisory_xact_lock(hashtextextended('boxoffice.write.{}', 0))"
 DURABLY = "set local synchronous_commit = on"  # and with it all that was committed before
 MAY_REBUILD = "select pg_try_advisory_lock(hashtextextended('boxoffice.rebuild.' || $1, 0))"
-
-
-CONNECTION_LOST = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
-"""What asyncpg raises when Postgres goes away, depending on what it was doing (InternalClientError: as it goes)."""
-
-UNSTORABLE = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
-"""What Postgres raises (also in asyncpg) when it is there, and an event is not as the tables can hold it."""
 
 
 class ReadModel(msgspec.Struct, frozen=True):
@@ -122,39 +118,53 @@ class Projector:
         self._log = log.bind(projection=read_model.name, stream=stream)
 
     async def run(self) -> None:
-        """Project until cancelled. What cannot go on by itself is told in `problem` and tried again every second."""
+        """Project until cancelled. What it cannot go on with is told in `problem` and tried again every second."""
         while True:
             try:
                 await self._run_once()
             except CheckpointMoved:
                 self._log.info("checkpoint_moved")
-            except UNSTORABLE as error:
-                self._complain(f"{type(error).__name__}: {error}", "deploy code that can store this event")
-                await asyncio.sleep(5)
-            except (*CONNECTION_LOST, Unavailable) as error:
-                self._complain(f"{type(error).__name__}: {error}", "it goes on by itself once the server answers")
-                await asyncio.sleep(1)
+                continue
+            except POSTGRES_FAILED as error:
+                self._complain(told(error))
+            except Unavailable as error:
+                self._complain(error.detail)
             except CheckpointMismatch as error:
-                self._complain(str(error), f"run `boxoffice projections rebuild {self._model.name}`")
-                await asyncio.sleep(1)
+                self._complain(f"{error}; run `boxoffice projections rebuild {self._model.name}`")
             except UndecodableEvent as error:
-                self._complain(str(error), "deploy the code that knows this event")
-                await asyncio.sleep(5)
+                self._complain(f"{error}; deploy the code that knows this event")
+            await asyncio.sleep(1)
 
-    def _complain(self, problem: str, mend: str) -> None:
+    def _complain(self, problem: str) -> None:
         if problem != self.problem:
-            self._log.error("projector_stopped", problem=problem, mend=mend)
+            self._log.error("projector_stopped", problem=problem)
         self.problem = problem
+
+    def _go_on(self, sequence: int) -> None:
+        if self.problem:
+            self._log.info("projector_goes_on", after=sequence)
+        self.problem = None
+
+    async def _stand_by(self, connection: asyncpg.Connection) -> None:
+        """Wait until the active one is gone. If that has not just come to a stop as well, all is well here."""
+
+        def be_well() -> None:
+            self.problem = None
+
+        well = asyncio.get_running_loop().call_later(STAND_BY_SECONDS, be_well)
+        try:
+            await connection.execute(BE_ACTIVE, self.name)
+        finally:
+            well.cancel()
 
     async def _run_once(self) -> None:
         connection = await connect(self._database_url, self._model.name)
         try:
             if not await connection.fetchval(TRY_ACTIVE, self.name):
-                self.problem = None  # a standby has none
-                await connection.execute(BE_ACTIVE, self.name)
+                await self._stand_by(connection)
             sequence = await verify_checkpoint(connection, self._stream, self._event_log)
-            self.problem = None
-            self._log.info("projecting", after=sequence)
+            if (await self._event_log.end(self._stream)).sequence == sequence:
+                self._go_on(sequence)  # there is nothing to write; else the first batch will tell
             following = self._event_log.follow(self._stream, sequence, skips=self._model.skips)
             async with unless_lost(connection), aclosing(following) as batches:
                 async for batch in batches:
@@ -163,7 +173,7 @@ class Projector:
                     await write_batch(connection, self._stream, self._project, sequence, batch)
                     sequence = batch[-1].sequence
                     await connection.execute(f"notify {CHANNEL}, '{self.name}:{sequence}'; commit")
-                    self.problem = None
+                    self._go_on(sequence)
                     PROJECTED.labels(self._model.name, self._stream).inc(len(batch))
                     if len(batch) < BATCH_LIMIT:
                         await asyncio.sleep(self._model.linger)
@@ -361,9 +371,11 @@ class Projected:
         while True:
             try:
                 await self._listen()
-            except (*CONNECTION_LOST, Unavailable) as error:
-                self.problem = f"{type(error).__name__}: {error}"
-                await asyncio.sleep(0.5)
+            except POSTGRES_FAILED as error:
+                self.problem = told(error)
+            except Unavailable as error:
+                self.problem = error.detail
+            await asyncio.sleep(0.5)
 
     async def _listen(self) -> None:
         connection = await connect(self._database_url, self._model.name)

@@ -26,6 +26,11 @@ STOP_SECONDS = 10.0
 """Seconds in which workers stop; what still runs then is left to die with the process. The log forgets nothing."""
 
 
+QUERY_SECONDS = 2.5
+"""Seconds that a query of a door may take. Of a server that is frozen it costs twice as much: asyncpg 0.32 waits as
+long again for the query to be cancelled."""
+
+
 class Worker(Protocol):
     """Something that runs as long as its service: a subscription, a projector. Told to stop by cancellation."""
 
@@ -53,7 +58,7 @@ class Platform(msgspec.Struct, frozen=True):
 
     @asynccontextmanager
     async def pool(
-        self, schema: str, *, command_timeout: float | None = 10, max_size: int = 10
+        self, schema: str, *, command_timeout: float | None = QUERY_SECONDS, max_size: int = 10
     ) -> AsyncIterator[asyncpg.Pool]:
         """Connections, `max_size` at most, for queries of `command_timeout` seconds; tables are found in `schema`."""
         pool = await asyncpg.create_pool(
@@ -120,6 +125,7 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
     """What the services of a process share. Waits `patience` seconds for NATS, then raises Unavailable."""
     client = _Client()
     closing = False
+    told: set[str] = set()
 
     async def disconnected() -> None:
         if not closing:
@@ -129,7 +135,9 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
         log.warning("nats_reconnected", client=name)
 
     async def failed(error: Exception) -> None:
-        if not isinstance(error, (ConnectionError, nats.errors.UnexpectedEOF, TimeoutError)):
+        passing = isinstance(error, (ConnectionError, nats.errors.UnexpectedEOF, TimeoutError))
+        if not passing and repr(error) not in told:  # a host without an address is one every second
+            told.add(repr(error))
             log.warning("nats_error", client=name, error=repr(error))
 
     try:

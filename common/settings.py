@@ -13,12 +13,16 @@ PREFIX = "BOXOFFICE_"
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
+DatabaseUrl = Annotated[
+    str, msgspec.Meta(pattern="^postgres(ql)?://", description="An address like postgresql://user@host:5432/database")
+]
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service needs to know. A service adds its own in a subclass."""
 
     nats_url: str = "nats://127.0.0.1:4222"
-    database_url: str = "postgresql://postgres@127.0.0.1:5432/postgres"
+    database_url: DatabaseUrl = "postgresql://postgres@127.0.0.1:5432/postgres"
     host: str = "127.0.0.1"
     port: Port = 8080
     auth: Literal["dev", "off"] = "off"
@@ -46,4 +50,5 @@ def load(settings: type[T], environment: Mapping[str, str] = os.environ) -> T:
         return msgspec.convert(values, settings, strict=False)
     except msgspec.ValidationError as error:
         (name, *_), message = explain(str(error), settings)
-        raise BadSetting(f"{PREFIX}{name.upper()}={values.get(name)!r}: {message}") from error
+        shown = without_password(values[name])
+        raise BadSetting(f"{PREFIX}{name.upper()}={shown!r}: {message}") from error

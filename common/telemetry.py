@@ -73,7 +73,9 @@ def configure_logging(level: str = "info", *, human: bool | None = None) -> None
     if human is None:
         human = sys.stderr.isatty()
     brief = structlog.processors.ExceptionRenderer(BRIEF_TRACEBACKS)
-    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
     common: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_cause,

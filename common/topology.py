@@ -16,7 +16,7 @@ from nats.js.api import (
     StorageType,
     StreamConfig,
 )
-from nats.js.errors import NotFoundError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from common.errors import Unavailable
 
@@ -174,6 +174,10 @@ async def migrate(client: Client, *, replicas: int = 1, report: Callable[[str], 
 async def _told_as_unavailable() -> AsyncIterator[None]:
     try:
         yield
+    except ServiceUnavailableError as error:
+        if error.code is None:  # nobody is there who could answer
+            raise Unavailable("NATS runs without JetStream: start it with `-js`.") from error
+        raise Unavailable(f"JetStream is not available: {error.description}.") from error
     except (nats.errors.Error, OSError) as error:
         raise Unavailable(f"JetStream does not answer as it should: {error}") from error
 

@@ -13,7 +13,7 @@ from prometheus_client import Histogram
 
 from common.errors import DomainError, Unavailable
 from common.events import Result
-from common.projector import CONNECTION_LOST
+from common.postgres import POSTGRES_FAILED
 from common.requests import Asks
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, TryAgain, Work, WrongAnswer, answered
 
@@ -371,7 +371,7 @@ async def _once(
                 results = await results_of(connection, new)
                 known |= {piece.work_id: Known(piece.turn, told) for piece, told in zip(new, results, strict=True)}
                 await connection.execute(RECORD, *_columns(new), [_encode(told) for told in results])
-    except (Unavailable, *CONNECTION_LOST) as error:
+    except (Unavailable, *POSTGRES_FAILED) as error:
         raise unavailable(error) from error
     return [_told_before(piece, known[piece.work_id]) for piece in pieces]
 
@@ -380,7 +380,7 @@ async def forget(pool: asyncpg.Pool, told: Sequence[Turn]) -> None:
     """The results of these are on the log now. That they were executed is known for another day. Raises Unavailable."""
     try:
         await pool.execute(FORGET, *_columns(told))
-    except CONNECTION_LOST as error:
+    except POSTGRES_FAILED as error:
         raise unavailable(error) from error
 
 
@@ -388,7 +388,7 @@ async def sweep(pool: asyncpg.Pool) -> None:
     """Delete what was forgotten a day ago, which is longer than anybody asks for it. Raises Unavailable."""
     try:
         await pool.execute(SWEEP)
-    except CONNECTION_LOST as error:
+    except POSTGRES_FAILED as error:
         raise unavailable(error) from error
 
 
@@ -483,6 +483,6 @@ class Savepoints:
         except Exception as error:
             try:
                 await self._connection.execute("rollback to savepoint halving")
-            except CONNECTION_LOST as lost:
+            except POSTGRES_FAILED as lost:
                 raise unavailable(lost) from error
             raise

@@ -15,7 +15,8 @@ import msgspec
 
 from common import topology
 from common.errors import Unavailable
-from common.projector import CONNECTION_LOST, CheckpointMismatch, ReadModel, connect, fingerprint_of, verify_checkpoint
+from common.postgres import POSTGRES_FAILED, mend, what
+from common.projector import CheckpointMismatch, ReadModel, connect, fingerprint_of, verify_checkpoint
 from common.runtime import Platform
 from common.runtime import connect as connect_platform
 from common.settings import PREFIX, BadSetting, load, without_password
@@ -25,6 +26,7 @@ from services.cli.embedded import DATA, RUNNING, find_running
 from services.cli.servers import free_port
 from services.cli.system import READ_MODELS, SERVICES
 
+START_POSTGRES = f"start it with `make up`, or set {PREFIX}DATABASE_URL to one that runs"
 LOW_DISK = 2_000_000_000
 PATIENCE = 5.0
 """Seconds that a read model is given to come to where its stream ended when it was looked at."""
@@ -55,10 +57,13 @@ async def examine(environment: Mapping[str, str], data: Path = DATA) -> AsyncIte
     try:
         async with connect_platform(chosen, "doctor", patience=3) as platform:
             yield Finding(f"NATS answers at {without_password(chosen.nats_url)}", "well")
-            async for finding in log(platform):
+            found = [finding async for finding in log(platform)]
+            found.append(await postgres(chosen.database_url))
+            for finding in found:
                 yield finding
-            async for finding in read_models(platform, chosen.database_url):
-                yield finding
+            if not any(finding.state == "wrong" and not finding.what.startswith("consumer") for finding in found):
+                async for finding in read_models(platform, chosen.database_url):
+                    yield finding
     except Unavailable as error:
         yield Finding(error.detail, "wrong", f"start it with `make up`, or set {PREFIX}NATS_URL to one that runs")
     for finding in kinds():
@@ -136,18 +141,35 @@ def folder(data: Path) -> list[Finding]:
 
 async def log(platform: Platform) -> AsyncIterator[Finding]:
     """Streams and durable consumers, as the topology wants them."""
-    async for thing, trouble in topology.inspect(platform.client, replicas=platform.settings.replicas):
-        if trouble:
-            yield Finding(f"{thing}: {trouble}", "wrong", "run `boxoffice migrate`")
-        else:
-            yield Finding(str(thing), "well")
-        if str(thing) == "stream DEAD" and not trouble and (dead := (await platform.event_log.end("DEAD")).sequence):
-            mend = "each says in its headers who gave up on it, and why: read the stream DEAD"
-            yield Finding(f"{dead} events were given up on", "note", mend)
+    try:
+        async for thing, trouble in topology.inspect(platform.client, replicas=platform.settings.replicas):
+            if trouble:
+                yield Finding(f"{thing}: {trouble}", "wrong", "run `boxoffice migrate`")
+            else:
+                yield Finding(str(thing), "well")
+            if (
+                str(thing) == "stream DEAD"
+                and not trouble
+                and (dead := (await platform.event_log.end("DEAD")).sequence)
+            ):
+                mend = "each says in its headers who gave up on it, and why: read the stream DEAD"
+                yield Finding(f"{dead} events were given up on", "note", mend)
+    except Unavailable as error:
+        yield Finding(error.detail, "wrong", "mend NATS, which its own log tells about")
+
+
+async def postgres(database_url: str) -> Finding:
+    """Whether Postgres answers, and if not, why."""
+    try:
+        connection = await asyncpg.connect(database_url, timeout=5)
+    except POSTGRES_FAILED as error:
+        return Finding(what(error), "wrong", mend(error) or START_POSTGRES)
+    await connection.close()
+    return Finding(f"Postgres answers at {without_password(database_url)}", "well")
 
 
 async def read_models(platform: Platform, database_url: str) -> AsyncIterator[Finding]:
-    """Postgres, the tables, and how far they are behind the log."""
+    """The tables, and how far they are behind the log."""
     looks = [
         read_model(platform, database_url, model, source) for model in READ_MODELS.values() for source in model.sources
     ]
@@ -168,9 +190,8 @@ async def read_model(platform: Platform, database_url: str, model: ReadModel, st
             await connection.close()
     except (CheckpointMismatch, Unavailable) as error:
         return Finding(f"read model {name}: {error}", "wrong", f"run `boxoffice projections rebuild {name}`")
-    except CONNECTION_LOST as error:
-        mend = f"start it with `make up`, or set {PREFIX}DATABASE_URL to one that runs"
-        return Finding(f"Postgres does not answer: {error}", "wrong", mend)
+    except POSTGRES_FAILED as error:
+        return Finding(what(error), "wrong", mend(error) or START_POSTGRES)
 
 
 async def lag(platform: Platform, connection: asyncpg.Connection, name: str, stream: str) -> Finding:

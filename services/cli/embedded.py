@@ -4,6 +4,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -266,6 +267,14 @@ def first_free(host: str, port: int, console: Console) -> socket.socket:
     raise CannotStart(f"No port from {port} to {port + 99} is free; choose another with --port.")
 
 
+def demo_of(data: Path) -> str:
+    """The line that plays a sale against the system on this folder."""
+    if data == DATA:
+        return "make demo"
+    options = f"--data {shlex.quote(str(data.absolute()))}"
+    return f"make demo ARGS={shlex.quote(options)}"
+
+
 def greet(running: Running, data: Path, console: Console, seconds: float) -> None:
     """What a person needs to know first."""
     addresses = {
@@ -280,13 +289,17 @@ def greet(running: Running, data: Path, console: Console, seconds: float) -> Non
     console.print(f"\n[bold]Boxoffice is open[/] [dim]after {seconds:.1f} s[/]\n")
     for name, address in addresses.items():
         console.print(f"  [dim]{name:<15}[/] {address}", soft_wrap=True)  # a folded address cannot be copied
-    console.print("\nTry it (or `make demo` in another terminal):\n")
+    as_json = "-H 'Content-Type: application/json'"
     console.print(
-        f"""curl -s {running.url}/api/tickets -H 'Authorization: Bearer dev:sam' -H 'Content-Type: application/json' \\
+        f"""
+Try it, line by line (or `{demo_of(data)}` in another terminal):
+
+curl -sw '\\n' {running.url}/api/tickets -H 'Authorization: Bearer dev:sam' {as_json} -D /tmp/listed \\
   -d '{{"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 100}}'
-curl -s {running.url}/api/tickets
-curl -s {running.url}/api/orders -H 'Authorization: Bearer dev:ada' -H 'Content-Type: application/json' \\
-  -d '{{"ticket_id": "<id>", "quantity": 2}}'
+TICKET=$(sed -n 's|^location: /api/tickets/||p' /tmp/listed | tr -d '\\r')
+curl -sw '\\n' {running.url}/api/tickets/$TICKET
+curl -sw '\\n' {running.url}/api/orders -H 'Authorization: Bearer dev:ada' {as_json} \\
+  -d "{{\\"ticket_id\\": \\"$TICKET\\", \\"quantity\\": 2}}"
 """,
         highlight=False,
         markup=False,

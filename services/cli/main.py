@@ -58,15 +58,25 @@ def settings_here(data: Path) -> Settings:
         raise click.ClickException(str(error)) from error
 
 
-def log_as(level: str) -> None:
+def log_as(level: str, *, human: bool | None = None) -> None:
     """Log at the level that the environment names, or at this one."""
     try:
-        configure_logging(load(Settings, {"BOXOFFICE_LOG_LEVEL": level, **os.environ}).log_level)
+        configure_logging(load(Settings, {"BOXOFFICE_LOG_LEVEL": level, **os.environ}).log_level, human=human)
     except BadSetting as error:
         raise click.ClickException(str(error)) from error
 
 
-@click.group()
+class Interruptible(click.RichGroup):
+    """Commands that Ctrl-C ends without a word, with the exit code that shells give it."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+@click.group(cls=Interruptible)
 @click.version_option(package_name="boxoffice")
 def cli() -> None:
     """Boxoffice: event-sourced ticket sales on NATS JetStream."""
@@ -82,7 +92,7 @@ def up(port: int | None, data: Path, fresh: bool) -> None:
     """Start everything here: NATS, Postgres and every service behind one address."""
     from services.cli.embedded import up
 
-    log_as("warning")
+    log_as("warning", human=True)
     run(up(port, data, fresh=fresh, console=console))
 
 
@@ -149,17 +159,21 @@ def doctor(data: Path) -> None:
     signs = {"well": "[green]✓[/]", "note": "[yellow]![/]", "wrong": "[red]✗[/]"}
 
     async def tell() -> int:
-        wrong = 0
+        mends, mend = set(), ""
         async for finding in examine(environment_here(data=data), data):
+            if mend and finding.mend != mend:  # what one command mends is told together
+                console.print(f"  [dim]→[/] {escape(mend)}")
             console.print(f"{signs[finding.state]} {escape(finding.what)}")
-            if finding.mend:
-                console.print(f"  [dim]→[/] {escape(finding.mend)}")
-            wrong += finding.state == "wrong"
-        return wrong
+            mend = finding.mend
+            if finding.state == "wrong":
+                mends.add(mend)
+        if mend:
+            console.print(f"  [dim]→[/] {escape(mend)}")
+        return len(mends)
 
     configure_logging("error")
     if wrong := run(tell()):
-        raise click.ClickException(f"{wrong} thing{'s' if wrong > 1 else ''} to mend.")
+        raise click.ClickException(f"{wrong} thing{'s' if wrong > 1 else ''} to do.")
     console.print("All is well.")
 
 

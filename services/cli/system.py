@@ -21,7 +21,8 @@ from common import projector, topology
 from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.http import create_app
-from common.projector import CONNECTION_LOST, UNSTORABLE, ReadModel
+from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
+from common.projector import ReadModel
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
 from services.batch import engine
@@ -38,6 +39,11 @@ log = structlog.get_logger()
 
 BACKLOG = 2048
 """Connections that wait to be taken; what is more is refused."""
+
+MAY_MIGRATE = "select pg_advisory_lock(hashtextextended('boxoffice.migrate', 0))"
+START_IT = "start it, or correct BOXOFFICE_DATABASE_URL"
+PATIENCE_SECONDS = 3.0
+"""After so long, one that waits for another migration says so."""
 
 SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManager[Service]], type[Settings]]] = {
     "tickets": (services.tickets.app.create_service, Settings),
@@ -127,7 +133,8 @@ async def serve(names: Sequence[str], environment: Mapping[str, str]) -> None:
 async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
     """Create or change streams, durable consumers and read models as the code has them; safe to repeat.
 
-    `report` is told each change. Returns how many there were. Raises Unavailable.
+    `report` is told each change, and that it waits, for several wait for each other. Returns how many changes there
+    were. Raises Unavailable.
     """
     changes = 0
 
@@ -137,22 +144,19 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
         report(change)
 
     async with connect(settings, "migrate") as platform:
-        await topology.migrate(platform.client, replicas=settings.replicas, report=count)
         try:
-            connection = await asyncpg.connect(settings.database_url, timeout=10)
-            try:
+            async with alone(settings.database_url, report) as connection:
+                await topology.migrate(platform.client, replicas=settings.replicas, report=count)
                 for tables in (payments.CREATE, engine.CREATE):
                     await connection.execute(tables)
                 for name, tables in installed(lambda kind: kind.tables).items():
                     if tables:
                         await make_tables(connection, name, tables, count)
-            finally:
-                await connection.close()
-            for model in READ_MODELS.values():
-                with as_it_was(model.name):
-                    await projector.create(model, platform.event_log, settings.database_url, count)
-        except CONNECTION_LOST as error:
-            raise Unavailable(f"Postgres does not answer: {error}") from error
+                for model in READ_MODELS.values():
+                    with as_it_was(model.name):
+                        await projector.create(model, platform.event_log, settings.database_url, count)
+        except POSTGRES_FAILED as error:
+            raise Unavailable(f"{told(error, if_away=START_IT)}.") from error
     return changes
 
 
@@ -174,14 +178,31 @@ async def make_tables(connection: asyncpg.Connection, kind: str, tables: str, re
             report(f"made tables of kind {kind}")
 
 
+@asynccontextmanager
+async def alone(database_url: str, report: Callable[[str], None]) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of whoever migrates now. One at a time: the next waits for it to end, and tells after a while."""
+    connection = await asyncpg.connect(database_url, timeout=10)
+    try:
+        waiting = asyncio.get_running_loop().call_later(
+            PATIENCE_SECONDS, report, "waiting for another `boxoffice migrate` to end"
+        )
+        try:
+            await connection.execute(MAY_MIGRATE)
+        finally:
+            waiting.cancel()
+        yield connection
+    finally:
+        await connection.close()
+
+
 async def rebuild(name: str, settings: Settings, progress: Callable[[str, int, int], None]) -> int:
     """Rebuild a read model beside the live one and swap; how many events it was made from. Raises Unavailable."""
     async with connect(settings, "rebuild") as platform:
         try:
             with as_it_was(name):
                 return await projector.rebuild(READ_MODELS[name], platform.event_log, settings.database_url, progress)
-        except CONNECTION_LOST as error:
-            raise Unavailable(f"Postgres does not answer: {error}") from error
+        except POSTGRES_FAILED as error:
+            raise Unavailable(f"{told(error, if_away=START_IT)}.") from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from uuid import UUID
 
+from common.errors import NotFound
 from common.event_log import EventLog
 from common.events import (
     BookListing,
@@ -37,9 +38,12 @@ class KeepOrderBook(Listener[TicketCreated | TicketUpdated | TicketWithdrawn]):
                 await self.orders.handle(ticket_id, StopSelling(event.version, at))
 
     async def catch_up(self, ticket_id: UUID) -> None:
-        """Open a book whose listing is so new that its event is still on the way."""
+        """Open a book whose listing is so new that its event is still on the way. Raises NotFound: there is none."""
         if (await self.orders.load(ticket_id)).state.listing is None:
-            for recorded in await self.event_log.read(f"tickets.{ticket_id}"):
+            listings = await self.event_log.read(f"tickets.{ticket_id}")
+            if not listings:
+                raise NotFound(f"There is no ticket {ticket_id}.", field="ticket_id", got=ticket_id)
+            for recorded in listings:
                 await self.on(recorded.event)  # type: ignore[arg-type]  # a tickets subject holds TicketEvents
 
 

@@ -13,7 +13,8 @@ import asyncpg
 from common.clock import now
 from common.errors import Conflict, Invalid, PaymentDeclined, Unavailable
 from common.events import BookEvent
-from common.projector import CONNECTION_LOST, ReadYourWrites
+from common.postgres import POSTGRES_FAILED, is_away
+from common.projector import ReadYourWrites
 from services.orders.domain import Book, CompleteOrder, Order, OrderCommand, RefusePayment, StartPayment, refuse_if_over
 
 VisibleOrders = ReadYourWrites[OrderCommand, Book, BookEvent]
@@ -110,5 +111,6 @@ class FakeGateway:
         """Raises Unavailable: a listener then asks as often as it takes."""
         try:
             return await self._pool.fetchval(query, *arguments)
-        except CONNECTION_LOST as error:
-            raise Unavailable("The payment gateway does not answer now; try again.") from error
+        except POSTGRES_FAILED as error:
+            hint = "try again" if is_away(error) else "has `boxoffice migrate` run?"
+            raise Unavailable(f"The payment gateway does not answer now; {hint}.") from error

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Self
+from typing import Annotated, Self
 from uuid import UUID
 
 import asyncpg
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from common.errors import NotFound
 from common.event_log import Recorded
@@ -49,7 +49,7 @@ class OrderView(msgspec.Struct, frozen=True):
     status: Status
     expires_at: datetime
     closed_at: datetime | None
-    version: int
+    version: Annotated[int, Meta(description="Of its ticket's order book: other orders of that ticket move it, too")]
     created_at: datetime
     reason: Reason | UnsetType = UNSET
 

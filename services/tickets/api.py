@@ -111,6 +111,7 @@ class TicketController(Controller):
         security=BEARER,
         status_code=200,
         responses=problems(400, 401, 403, 404, 503),
+        response_headers=[ETAG_HEADER],
     )
     async def withdraw(
         self,

@@ -26,10 +26,10 @@ class Listing(msgspec.Struct, frozen=True):
     created_at: datetime | None = None
     done: "HashTrieSet[UUID]" = HashTrieSet()  # persistent, as the orders of a book are
 
-    def owned_by(self, seller_id: str) -> TicketDetails:
+    def owned_by(self, seller_id: str, ticket_id: UUID) -> TicketDetails:
         """The details, if it is this seller's. Raises NotFound, Forbidden."""
         if self.details is None:
-            raise NotFound("There is no such ticket.")
+            raise NotFound(f"There is no ticket {ticket_id}.", field="ticket_id", got=ticket_id)
         if self.seller_id != seller_id:
             raise Forbidden("The ticket is somebody else's: only its seller may change or withdraw it.")
         return self.details
@@ -72,7 +72,7 @@ def decide(command: TicketCommand, listing: Listing) -> list[TicketEvent]:
                 return []  # the same id again
             return [TicketCreated(ticket_id, seller_id, details, at)]
         case UpdateTicket(ticket_id, seller_id, changes, seen, at, operation_id):
-            details = listing.owned_by(seller_id)
+            details = listing.owned_by(seller_id, ticket_id)
             if operation_id in listing.done:
                 return []
             if seen is not None and seen != listing.version:
@@ -87,7 +87,7 @@ def decide(command: TicketCommand, listing: Listing) -> list[TicketEvent]:
                 return []
             return [TicketUpdated(ticket_id, seller_id, changed, at, operation_id)]
         case WithdrawTicket(ticket_id, seller_id, at):
-            listing.owned_by(seller_id)
+            listing.owned_by(seller_id, ticket_id)
             return [TicketWithdrawn(ticket_id, seller_id, at)] if listing.on_sale else []
         case _:
             assert_never(command)

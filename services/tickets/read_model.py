@@ -188,7 +188,7 @@ async def ticket(pool: asyncpg.Pool, ticket_id: UUID) -> TicketView:
     """Raises NotFound."""
     row = await pool.fetchrow(TICKET_BY_ID, ticket_id)
     if row is None:
-        raise NotFound(f"There is no ticket {ticket_id}.")
+        raise NotFound(f"There is no ticket {ticket_id}.", field="ticket_id", got=ticket_id)
     return TicketView(**row)
 
 

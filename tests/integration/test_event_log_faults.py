@@ -396,9 +396,9 @@ async def test_a_stream_that_is_missing_is_unavailable_and_tells_how_to_mend_it(
         log = JetStreamLog(platform.client, timeout=0.3)
         with pytest.raises(Unavailable, match="boxoffice migrate"):
             await log.end(STREAM)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="boxoffice migrate"):
             await log.append(A, [draft(1)], expected=0)
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable, match="boxoffice migrate"):
             await log.read(A)
 
 

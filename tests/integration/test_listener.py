@@ -609,6 +609,15 @@ def test_an_event_of_another_stream_cannot_be_declared() -> None:
             async def on(self, event: ExpirationCompleted | OrderCompleted) -> None: ...
 
 
+def test_a_consumer_that_is_nowhere_declared_cannot_be_listened_on() -> None:
+    with pytest.raises(TypeError, match=r"HearNothing: no consumer 'nobodys' in common/topology.py: add it there"):
+
+        class HearNothing(Listener[ExpirationCompleted]):
+            durable = "nobodys"
+
+            async def on(self, event: ExpirationCompleted) -> None: ...
+
+
 def test_a_listener_knows_what_it_hears() -> None:
     class HearOrders(Listener[OrderCreated | OrderCancelled]):
         durable = "orders-settle-payments"

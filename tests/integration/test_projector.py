@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from common import projector, topology
 from common.aggregate import Aggregate, Decider
@@ -330,6 +331,43 @@ async def test_a_projector_awaits_its_tables(streams: Platform, database_url: st
         await projector.create(FACTS, db.log, db.url)
         await no_problem(worker)
         await eventually(db.checkpoint, 1)
+
+
+async def test_what_postgres_refuses_is_told_once_with_its_mend_until_events_are_written_again(db: Database) -> None:
+    broken = asyncio.Event()
+    broken.set()
+    tried = 0
+
+    async def project_when_mended(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
+        nonlocal tried
+        tried += 1
+        if broken.is_set():
+            await connection.execute("select nonsense from checkpoint")
+        await project(connection, events)
+
+    async def tries() -> bool:
+        return tried >= 2
+
+    await tell(db.log, 1)
+    with capture_logs() as logs:
+        async with db.projecting(ReadModel("facts", TABLES, {STREAM: project_when_mended})) as worker:
+            await eventually(tries, True)
+            assert "Postgres refuses: UndefinedColumnError" in (worker.problem or "")  # while it writes, too
+            assert "run `boxoffice migrate`" in (worker.problem or "")
+            broken.clear()
+            await no_problem(worker)
+            assert await db.facts() == once(range(1, 2))
+    assert [entry["event"] for entry in logs] == ["projector_stopped", "projector_goes_on"]
+
+
+async def test_a_problem_is_over_when_there_is_nothing_to_write(db: Database) -> None:
+    async with db.projecting() as worker:
+        await tell(db.log, 1)
+        await eventually(db.checkpoint, 1)
+        [active] = (await db.lock_owners())[True]
+        await db.terminate(active)
+        await problem_of(worker, "Postgres does not answer")
+        await no_problem(worker)
 
 
 async def test_a_log_that_was_replaced_is_noticed_and_nothing_is_mixed(

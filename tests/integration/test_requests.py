@@ -160,7 +160,7 @@ async def test_a_question_that_is_not_understood_is_told_what_is_wrong_with_it(
     platform: Platform, requests: Requester
 ) -> None:
     async with answering(platform.client):
-        with pytest.raises(Invalid, match="numbers: Expected `array`"):
+        with pytest.raises(Invalid, match="numbers: Expected a list"):
             await requests.ask(SPELL, Word("seven"))
         await listening(platform.client)
         reply = await platform.client.request(ADD.subject, b'{"numbers": [1, ', timeout=5)

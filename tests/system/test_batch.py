@@ -105,6 +105,12 @@ async def office(platform: Platform, home: Path) -> AsyncIterator[Office]:
         yield Office(process, http, platform.settings.database_url)
 
 
+async def test_a_compressed_upload_is_refused(office: Office) -> None:
+    headers = CSV | {"Content-Encoding": "gzip"}
+    refused = await office.ask("POST", "/api/batches", params=RECORDS, content=b"\x1f\x8b", headers=headers)
+    assert (refused.status_code, refused.headers["accept-encoding"]) == (415, "identity")
+
+
 def records(keys: Sequence[object]) -> str:
     """A CSV of records."""
     return "key,value\n" + "".join(f"{key},v{key}\n" for key in keys)

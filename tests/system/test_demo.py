@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import shutil
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
@@ -19,8 +21,9 @@ from common.settings import Settings
 from services.cli import doctor, system
 from services.cli.demo import demo
 from services.cli.doctor import Finding, examine
-from services.cli.servers import free_port
+from services.cli.servers import NatsServer, free_port
 from tests.harness import ServiceProcess, eventually
+from tests.system.test_up import boxoffice
 
 
 def environment(settings: Settings, **others: str) -> dict[str, str]:
@@ -145,3 +148,38 @@ async def test_the_doctor_finds_a_bad_setting_and_a_misspelt_one(settings: Setti
     found = await findings(variables)
     assert any("BOXOFFICE_HOLD_SECONDS='soon'" in finding.what for finding in wrong(found))
     assert any("BOXOFFICE_HOLD_SECOND is set" in finding.what for finding in found)
+
+
+async def test_the_doctor_says_that_nats_runs_without_jetstream(settings: Settings) -> None:
+    port = free_port()
+    program = Path(sys.executable).with_name("nats-server")
+    server = await asyncio.create_subprocess_exec(
+        program, "-a", "127.0.0.1", "-p", str(port), stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        (finding,) = wrong(await findings(environment(settings, BOXOFFICE_NATS_URL=f"nats://127.0.0.1:{port}")))
+        assert finding.what == "NATS runs without JetStream: start it with `-js`."
+    finally:
+        server.kill()
+        await server.wait()
+
+
+async def test_the_doctor_finds_a_database_that_does_not_exist(platform: Platform) -> None:
+    url = platform.settings.database_url.replace("/test_", "/no_test_")
+    (finding,) = wrong(await findings(environment(platform.settings, BOXOFFICE_DATABASE_URL=url)))
+    assert "does not exist" in finding.what
+    assert finding.mend == "create that database, or correct BOXOFFICE_DATABASE_URL"
+
+
+async def test_the_doctor_does_not_advise_to_rebuild_from_streams_that_are_gone(
+    platform: Platform, nats: NatsServer, home: Path
+) -> None:
+    await nats.stop()
+    shutil.rmtree(home / "nats" / "jetstream")
+    await nats.start()
+    code, said = await boxoffice("doctor", **environment(platform.settings))
+    assert code == 1
+    assert "stream ORDERS: missing" in said
+    assert "rebuild" not in said
+    assert said.count("→ run `boxoffice migrate`") == 1
+    assert "1 thing to do." in said

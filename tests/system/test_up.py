@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import httpx
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
@@ -167,21 +167,23 @@ async def test_it_greets_with_addresses_that_answer_and_lines_that_work_as_they_
         async with httpx.AsyncClient() as http:
             assert [(await http.get(address)).status_code for address in addresses] == [200] * 4
         printed = up.said.partition("Try it")[2].partition("Ctrl-C")[0]
-        create, show, reserve = re.findall(r"^curl (?:.*\\\n)*.*$", printed, re.MULTILINE)
-        ticket = await typed(create)
-        assert (ticket["title"], ticket["status"]) == ("Opening night", "on_sale")
-        assert [each["id"] for each in (await typed(show))["items"]] == [ticket["id"]]
-        assert "<id>" in reserve
-        order = await typed(reserve.replace("<id>", ticket["id"]))
-        assert (order["ticket_id"], order["status"]) == (ticket["id"], "created")
+        demo, _, lines = printed.partition(":\n")
+        listed, shown, order = map(json.loads, (await typed(lines)).splitlines())
+        assert (listed["title"], listed["status"]) == ("Opening night", "on_sale")
+        assert shown == listed
+        assert (order["ticket_id"], order["status"], order["quantity"]) == (listed["id"], "created", 2)
+        in_backticks = re.search(r"`(make demo .*)`", demo)
+        assert in_backticks, demo
+        dry_run = await typed(f"cd {Path(__file__).parents[2]} && {in_backticks[1]} --dry-run --assume-old=install")
+        assert dry_run.splitlines()[-1].endswith(f"boxoffice demo --data {up.data}")
 
 
-async def typed(line: str) -> Any:
-    """What a line answers that is typed into a shell, as JSON."""
-    shell = await asyncio.create_subprocess_shell(line, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
+async def typed(lines: str) -> str:
+    """What lines answer that are typed into a shell, one after the other."""
+    shell = await asyncio.create_subprocess_shell(lines, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
     said, errors = await asyncio.wait_for(shell.communicate(), SECONDS)
     assert shell.returncode == 0, errors.decode()
-    return json.loads(said)
+    return said.decode()
 
 
 async def test_data_stays_until_it_is_told_to_start_afresh(home: Path) -> None:
@@ -280,6 +282,22 @@ async def test_control_c_while_it_starts_is_clean(home: Path, moment: str) -> No
         assert await up.ended() == 0, up.said
         assert up.left_behind() == []
         assert "Traceback" not in up.said
+
+
+@pytest.mark.parametrize("imported", ["uvloop", "psutil"])
+async def test_control_c_while_it_is_being_imported_ends_it_without_a_word(home: Path, imported: str) -> None:
+    presses = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    (home / f"{imported}.py").write_text(presses)  # found before the real one
+    assert await boxoffice("up", "--data", str(home / "data"), PYTHONPATH=str(home)) == (130, "")
+
+
+async def test_a_host_without_an_address_is_told_once_and_for_people(home: Path) -> None:
+    async with Up(home, variables={"BOXOFFICE_NATS_URL": "nats://nats.invalid:4222"}) as up:
+        await up.start(until="still waiting for nats://nats.invalid:4222")  # after 3 s, and three tries
+        assert up.said.count("nats_error") == 1
+        assert '"event"' not in up.said
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0
 
 
 async def test_control_c_ends_it_while_a_server_does_not_answer(home: Path) -> None:
@@ -406,9 +424,10 @@ async def test_it_says_which_servers_it_waits_for(home: Path, settings: Settings
 @pytest.mark.parametrize(
     ("variable", "value", "allowed"),
     [
-        ("BOXOFFICE_PORT", "abc", "`int`"),
-        ("BOXOFFICE_HOLD_SECONDS", "-1", ">= 1"),
+        ("BOXOFFICE_PORT", "abc", "a whole number"),
+        ("BOXOFFICE_HOLD_SECONDS", "-1", "at least 1"),
         ("BOXOFFICE_AUTH", "maybe", "one of dev, off"),
+        ("BOXOFFICE_DATABASE_URL", "mysql://x", "postgresql://"),
     ],
 )
 async def test_a_bad_setting_is_told_before_anything_starts(

@@ -338,9 +338,9 @@ QUOTE = (
     'that belongs to it twice ("").'
 )
 BAD_ROWS: dict[str, tuple[str | bytes, str | None, str]] = {
-    "a word for a number": ("x,many,", "price", 'Expected `int`, got "many"'),
-    "a space before a number": ("x, 5,", "price", 'Expected `int`, got " 5"'),
-    "a number that is too large": ("x,2000,", "price", 'Expected `int` <= 1000, got "2000"'),
+    "a word for a number": ("x,many,", "price", 'Expected a whole number, got "many"'),
+    "a space before a number": ("x, 5,", "price", 'Expected a whole number, got " 5"'),
+    "a number that is too large": ("x,2000,", "price", 'Expected a whole number of at most 1000, got "2000"'),
     "a required value that is missing": ("x,,", "price", "Required"),
     "a choice that there is not": ("x,1,C", "block", 'Expected one of A, B, got "C"'),
     "a cell too few": ("x,1", None, "Expected 3 cells as in the header, got 2"),
@@ -442,8 +442,12 @@ async def test_a_duration_is_no_bare_number() -> None:
 
 
 BAD_LINES: dict[str, tuple[str | bytes, str | None, str]] = {
-    "a text for a number": ('{"title":"x","price":"1"}', "price", 'Expected `int`, got "1"'),
-    "a number that is too large": ('{"title":"x","price":2000}', "price", "Expected `int` <= 1000, got 2000"),
+    "a text for a number": ('{"title":"x","price":"1"}', "price", 'Expected a whole number, got "1"'),
+    "a number that is too large": (
+        '{"title":"x","price":2000}',
+        "price",
+        "Expected a whole number of at most 1000, got 2000",
+    ),
     "a field that is missing": ('{"title":"x"}', "price", "Required"),
     "a field that there is not": (
         '{"title":"x","price":1,"colour":"red"}',
@@ -451,7 +455,7 @@ BAD_LINES: dict[str, tuple[str | bytes, str | None, str]] = {
         'Unknown; there are title, price, block, share, opens_at, got "red"',
     ),
     "a field that is there twice": ('{"title":"x","price":1,"price":2}', "price", "May be given once, is there twice"),
-    "no object": ("7", None, "Expected `object`, got 7"),
+    "no object": ("7", None, "Expected an object, got 7"),
     "no JSON": ("x,1", None, "Not a JSON object: JSON is malformed: invalid character (byte 0)"),
     "half an object": ('{"title":"x"', None, "Not a JSON object: Input data was truncated"),
     "two objects": (
@@ -460,7 +464,7 @@ BAD_LINES: dict[str, tuple[str | bytes, str | None, str]] = {
         "Not a JSON object: JSON is malformed: trailing characters (byte 24)",
     ),
     "another encoding": (b'{"title":"caf\xe9","price":1}', None, "Not UTF-8"),
-    "lists in lists": ('{"title":' + "[" * 30_000 + "]" * 30_000 + "}", "title", "Expected `str`"),
+    "lists in lists": ('{"title":' + "[" * 30_000 + "]" * 30_000 + "}", "title", "Expected text"),
     "a line that is too large": (
         '{"title":"' + "x" * LIMITS.row + '","price":1}',
         None,

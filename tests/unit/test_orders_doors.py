@@ -116,7 +116,8 @@ async def test_an_open_book_is_left_as_it_is(books: KeepOrderBook, log: MemoryLo
 
 
 async def test_a_ticket_that_is_not_there_opens_no_book(books: KeepOrderBook, orders: Orders, log: MemoryLog) -> None:
-    await books.catch_up(TICKET)
+    with pytest.raises(NotFound, match=f"There is no ticket {TICKET}"):
+        await books.catch_up(TICKET)
     with pytest.raises(NotFound):
         await orders.handle(TICKET, placed)
     assert await told(log) == []

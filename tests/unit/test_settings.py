@@ -37,18 +37,24 @@ def test_variables_of_others_are_ignored() -> None:
     assert load(Settings, {"BOXOFFICE_HOLD_SECONDS": "soon", "PORT": "nowhere"}) == Settings()
 
 
-def test_a_database_url_stays_text() -> None:
-    assert load(Settings, {"BOXOFFICE_DATABASE_URL": "1"}).database_url == "1"
+def test_a_database_url_is_one_of_postgres() -> None:
+    for url in ("postgresql://sam@db/box", "postgres://sam@db/box"):
+        assert load(Settings, {"BOXOFFICE_DATABASE_URL": url}).database_url == url
+    with pytest.raises(BadSetting) as refused:
+        load(Settings, {"BOXOFFICE_DATABASE_URL": "mysql://sam:secret@db/box"})
+    assert str(refused.value) == (
+        "BOXOFFICE_DATABASE_URL='mysql://sam:***@db/box': Expected an address like postgresql://user@host:5432/database"
+    )
 
 
 @pytest.mark.parametrize(
     ("environment", "told"),
     [
-        ({"BOXOFFICE_PORT": "http"}, ("BOXOFFICE_PORT", "'http'", "int")),
-        ({"BOXOFFICE_PORT": ""}, ("BOXOFFICE_PORT", "''", "int")),
+        ({"BOXOFFICE_PORT": "http"}, ("BOXOFFICE_PORT", "'http'", "whole number")),
+        ({"BOXOFFICE_PORT": ""}, ("BOXOFFICE_PORT", "''", "whole number")),
         ({"BOXOFFICE_PORT": "0"}, ("BOXOFFICE_PORT", "'0'", "1")),
         ({"BOXOFFICE_PORT": "65536"}, ("BOXOFFICE_PORT", "'65536'", "65535")),
-        ({"BOXOFFICE_REPLICAS": "2.5"}, ("BOXOFFICE_REPLICAS", "'2.5'", "int")),
+        ({"BOXOFFICE_REPLICAS": "2.5"}, ("BOXOFFICE_REPLICAS", "'2.5'", "whole number")),
         ({"BOXOFFICE_REPLICAS": "7"}, ("BOXOFFICE_REPLICAS", "'7'", "5")),
         ({"BOXOFFICE_AUTH": "none"}, ("BOXOFFICE_AUTH", "'none'")),
         ({"BOXOFFICE_LOG_LEVEL": "loud"}, ("BOXOFFICE_LOG_LEVEL", "'loud'")),

@@ -112,7 +112,7 @@ def test_only_its_seller_changes_a_listing(command: TicketCommand, events: tuple
 
 @pytest.mark.parametrize("command", [update(price=1), WithdrawTicket(TICKET, "sam", NOON)])
 def test_nothing_can_be_done_with_a_listing_that_is_not_there(command: TicketCommand) -> None:
-    given().when(command).refused(NotFound, "no such ticket")
+    given().when(command).refused(NotFound, f"There is no ticket {TICKET}", field="ticket_id", got=TICKET)
 
 
 def test_a_listing_is_what_its_events_leave() -> None:

@@ -1,0 +1,12 @@
+"""Where the `boxoffice` command begins."""
+
+import sys
+
+
+def main() -> None:
+    """Run it. Ctrl-C while it is still being imported ends it without a word."""
+    try:
+        from services.cli.main import cli
+    except KeyboardInterrupt:
+        sys.exit(130)
+    cli()
