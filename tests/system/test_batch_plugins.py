@@ -130,6 +130,6 @@ async def test_what_is_wrong_with_a_plugin_stops_nothing_else(platform: Platform
         assert "Traceback" not in log
 
     code, said = await boxoffice("doctor", **variables)
-    assert (code, f"{len(wrong)} things to mend" in said) == (1, True)
+    assert (code, "things to do." in said) == (1, True)
     for which, why in wrong.items():
         assert any(which in line and why in line for line in said.splitlines())
