@@ -580,7 +580,7 @@ def check(column: str, cell: str, value: object) -> None:
         case float() if not isfinite(value):
             expected = "a finite number"
         case int() if not isinstance(value, bool) and not WHOLE.fullmatch(cell):
-            expected = "`int`"
+            expected = "a whole number"
         case datetime() if ":" not in cell:
             expected = "a time such as 2030-01-31T20:00:00Z"
         case timedelta() if "P" not in cell.upper():

@@ -489,7 +489,7 @@ async def test_a_time_that_nothing_could_keep_or_wait_for_is_refused_at_every_do
 @pytest.mark.usefixtures("office")
 async def test_a_time_without_an_offset_is_refused_over_nats_too(platform: Platform) -> None:
     operations = Operations(Requester(platform.client))
-    with pytest.raises(Invalid, match=r"^run_at: Expected `datetime` with a timezone component"):
+    with pytest.raises(Invalid, match=r"^run_at: Expected a time with a timezone component"):
         await operations.create(
             "records.insert",
             Record("a", "b"),

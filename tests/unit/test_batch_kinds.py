@@ -127,9 +127,9 @@ def test_a_kind_is_found_by_its_name() -> None:
         ("WithoutSchema", "its `operation` has no JSON schema: "),
         ("OfAPair", "its `operation` is array_like: "),
         ("WithoutDeed", "it has no `execute_many`"),
-        ("WithoutLimit", "its `limit` is 0: Expected `int` >= 1"),
-        ("WithHalfAnAttempt", "its `attempts` is 1.5: Expected `int`"),
-        ("Endless", "its `timeout` is inf: Expected `float` <= 86400.0"),
+        ("WithoutLimit", "its `limit` is 0: Expected a whole number of at least 1"),
+        ("WithHalfAnAttempt", "its `attempts` is 1.5: Expected a whole number"),
+        ("Endless", "its `timeout` is inf: Expected a number of at most 86400.0"),
         ("Demanding", "it cannot be loaded: TypeError: "),
     ],
 )
