@@ -464,7 +464,7 @@ IMPOSSIBLE = ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "0001-01
 TOO_FAR = [*IMPOSSIBLE, "9999-12-31T23:59:59Z", (now() + timedelta(days=367)).isoformat()]
 
 
-@pytest.mark.parametrize("run_at", TOO_FAR)
+@pytest.mark.parametrize("run_at", TOO_FAR, ids=range(len(TOO_FAR)))
 async def test_a_time_that_nothing_could_keep_or_wait_for_is_refused_at_every_door(
     office: Office, platform: Platform, run_at: str
 ) -> None:
