@@ -60,7 +60,7 @@ class RequiresUser(ASGIMiddleware):
     A middleware rather than a guard: Litestar 2.25 copies the handler for every call of one.
     """
 
-    scopes = (ScopeType.HTTP,)
+    scopes = (ScopeType.HTTP, ScopeType.WEBSOCKET)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         authenticator: Authenticator = scope["litestar_app"].state.authenticator

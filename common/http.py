@@ -27,6 +27,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.auth import Authenticator
 from common.clock import new_id_text
+from common.live import Connections
 from common.problems import BODY_LIMIT, TELL, JsonRequest, refuse_what_would_be_ignored
 from common.runtime import Service, running
 from common.settings import Settings
@@ -182,11 +183,15 @@ def given(**things: object) -> dict[str, Provide]:
 
 
 def create_app(
-    services: Sequence[Service], settings: Settings, *, connected: Callable[[], bool] = lambda: True
+    services: Sequence[Service],
+    settings: Settings,
+    *,
+    connected: Callable[[], bool] = lambda: True,
+    connections: Connections | None = None,
 ) -> Litestar:
     """One app with the doors of `services`, which runs their workers as long as it lives.
 
-    `connected` tells whether the event log can be reached.
+    `connected` tells whether the event log can be reached; `connections`: those that the services keep open.
     """
 
     @asynccontextmanager
@@ -229,7 +234,14 @@ def create_app(
             security=[],
             components=Components(security_schemes={"bearer": WHO}),
         ),
-        state=State({"services": services, "authenticator": Authenticator(settings.auth), "connected": connected}),
+        state=State(
+            {
+                "services": services,
+                "authenticator": Authenticator(settings.auth),
+                "connected": connected,
+                "connections": connections or Connections(settings.connections),
+            }
+        ),
     )
     app.asgi_handler = in_context(app.asgi_handler)
     return app

@@ -18,6 +18,7 @@ from nats.protocol.command import hpub_cmd
 
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
+from common.live import Connections
 from common.settings import Settings, without_password
 
 log = structlog.get_logger()
@@ -55,6 +56,7 @@ class Platform(msgspec.Struct, frozen=True):
     client: Client
     event_log: JetStreamLog
     settings: Settings
+    connections: Connections
 
     @asynccontextmanager
     async def pool(
@@ -159,7 +161,7 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
         reason = client.last_error or error
         raise Unavailable(f"NATS does not answer at {without_password(settings.nats_url)}: {reason!r}") from error
     try:
-        yield Platform(client, JetStreamLog(client), settings)
+        yield Platform(client, JetStreamLog(client), settings, Connections(settings.connections))
     finally:
         closing = True
         with suppress(Exception):

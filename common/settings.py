@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     port: Port = 8080
     auth: Literal["dev", "off"] = "off"
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
+    connections: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 5_000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

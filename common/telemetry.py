@@ -9,7 +9,7 @@ import msgspec
 import structlog
 import structlog.stdlib
 import structlog.tracebacks
-from prometheus_client import Counter, Histogram, disable_created_metrics
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from common.clock import new_id_text
@@ -42,6 +42,7 @@ def current_cause() -> Cause:
 
 
 REQUESTS = Histogram("boxoffice_http_request_seconds", "HTTP requests", ["method", "route", "status"])
+OPEN = Gauge("boxoffice_open_connections", "Connections that stay open: streams of events")
 APPENDED = Counter("boxoffice_events_appended_total", "Events appended to the log", ["stream"])
 CONFLICTS = Counter("boxoffice_append_conflicts_total", "Appends that lost the race for a sequence", ["aggregate"])
 IN_DOUBT = Counter("boxoffice_appends_in_doubt_total", "Appends whose outcome had to be looked up", ["stream"])

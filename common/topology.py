@@ -125,6 +125,7 @@ STREAMS = (
     Stream("ORDERS", ("orders.*",)),
     Stream("EXPIRATION", ("expiration.*",)),
     Stream("BATCH", ("batch.>",)),
+    Stream("NOTIFICATIONS", ("notifications.*",)),
     Stream("DEAD", ("dead.>",)),
 )
 
@@ -140,6 +141,9 @@ CONSUMERS = (
     Consumer("batch-work-high", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.high.*"),
     Consumer("batch-work-normal", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.normal.*"),
     Consumer("batch-work-low", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.low.*"),
+    Consumer("notification-tell-buyers", "ORDERS", "notification"),
+    Consumer("notification-tell-sellers", "ORDERS", "notification"),
+    Consumer("notification-tell-submitters", "BATCH", "notification", subject="batch.*"),
 )
 
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}

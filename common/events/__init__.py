@@ -39,11 +39,24 @@ from common.events.batch import (
     WorkReleased,
 )
 from common.events.expiration import ExpirationCompleted, ExpirationEvent
+from common.events.notifications import (
+    Channel,
+    DeliveryGivenUp,
+    DeliveryRepeated,
+    NotificationEvent,
+    NotificationKind,
+    NotificationRaised,
+    NotificationRead,
+    NotificationsAcknowledged,
+    NotificationsRead,
+    PreferencesChanged,
+)
 from common.events.orders import (
     BookEvent,
     BookListing,
     BookOpened,
     BookRevised,
+    BookSoldOut,
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
@@ -70,12 +83,22 @@ __all__ = [
     "BookListing",
     "BookOpened",
     "BookRevised",
+    "BookSoldOut",
+    "Channel",
+    "DeliveryGivenUp",
+    "DeliveryRepeated",
     "Event",
     "ExpirationCompleted",
     "ExpirationEvent",
     "KindEvent",
     "KindPaused",
     "KindResumed",
+    "NotificationEvent",
+    "NotificationKind",
+    "NotificationRaised",
+    "NotificationRead",
+    "NotificationsAcknowledged",
+    "NotificationsRead",
     "Operation",
     "OperationsAdded",
     "OperationsExecuted",
@@ -87,6 +110,7 @@ __all__ = [
     "Outcome",
     "PaymentRefused",
     "PaymentStarted",
+    "PreferencesChanged",
     "Priority",
     "RefusedRow",
     "Result",
@@ -115,6 +139,7 @@ OWNERS: Mapping[str, Any] = {
     "orders": OrderEvent,
     "expiration": ExpirationEvent,
     "batch": BatchEvent,
+    "notifications": NotificationEvent,
 }
 """Which events a service owns: its name -> the union of their types."""
 

@@ -113,5 +113,23 @@ class OrderRequested(Event, frozen=True, tag="order_requested"):
     at: datetime
 
 
-BookEvent = BookOpened | BookRevised | OrderCreated | PaymentStarted | PaymentRefused | OrderCompleted | OrderCancelled
+class BookSoldOut(Event, frozen=True, tag="book_sold_out"):
+    """All of a ticket is paid for: told with the sale of the last of its `capacity` seats."""
+
+    ticket_id: UUID
+    title: str
+    capacity: int
+    at: datetime
+
+
+BookEvent = (
+    BookOpened
+    | BookRevised
+    | OrderCreated
+    | PaymentStarted
+    | PaymentRefused
+    | OrderCompleted
+    | OrderCancelled
+    | BookSoldOut
+)
 OrderEvent = BookEvent | OrderRequested

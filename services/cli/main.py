@@ -342,6 +342,23 @@ def pause_or_resume(open_batches: Any, kind: str, what: str) -> None:
 
 
 @cli.group()
+def notifications() -> None:
+    """What people are told."""
+
+
+@notifications.command()
+@at_url
+@click.option("--user", default="ada", show_default=True, help="Who is told (`Bearer dev:<user>`).")
+@click.option("--after", type=int, help="A cursor: what comes after it; by default what was not acknowledged.")
+@in_folder
+def tail(url: str | None, user: str, after: int | None, data: Path) -> None:
+    """Show what somebody is told as it happens, over any loss of the connection."""
+    from services.cli.notifications import tail as follow
+
+    run(follow(url_here(url, data), user, after, console))
+
+
+@cli.group()
 def projections() -> None:
     """Read models: tables in Postgres that are made from the log."""
 

@@ -15,12 +15,14 @@ from litestar import Litestar
 
 import services.batch.app
 import services.expiration.app
+import services.notification.app
 import services.orders.app
 import services.tickets.app
 from common import projector, topology
 from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.http import create_app
+from common.live import Connections
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
 from common.projector import ReadModel
 from common.runtime import Platform, Service, connect
@@ -30,6 +32,8 @@ from services.batch.kinds import installed
 from services.batch.read_model import READ_MODEL as BATCH
 from services.batch.report import READ_MODEL as BATCH_REPORT
 from services.batch.settings import BatchSettings
+from services.notification.read_model import READ_MODEL as NOTIFICATIONS
+from services.notification.settings import NotificationSettings
 from services.orders import payments
 from services.orders.read_model import READ_MODEL as ORDERS
 from services.orders.settings import OrdersSettings
@@ -50,6 +54,7 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
     "orders": (services.orders.app.create_service, OrdersSettings),
     "expiration": (services.expiration.app.create_service, Settings),
     "batch": (services.batch.app.create_service, BatchSettings),
+    "notification": (services.notification.app.create_service, NotificationSettings),
 }
 """Each service by name: how it is made, and from which settings."""
 
@@ -59,7 +64,9 @@ where relpersistence <> 't' and not attisdropped
 """
 """How many columns there are; more when a table was made."""
 
-READ_MODELS: Mapping[str, ReadModel] = {model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT)}
+READ_MODELS: Mapping[str, ReadModel] = {
+    model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT, NOTIFICATIONS)
+}
 
 
 @asynccontextmanager
@@ -72,7 +79,8 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
             await stack.enter_async_context(create(platform, load(settings_type, environment)))
             for create, settings_type in (SERVICES[name] for name in names)
         ]
-        yield create_app(made, settings, connected=lambda: platform.client.is_connected)
+        connected = lambda: platform.client.is_connected  # noqa: E731
+        yield create_app(made, settings, connected=connected, connections=platform.connections)
 
 
 def url_of(door: socket.socket) -> str:
@@ -82,11 +90,22 @@ def url_of(door: socket.socket) -> str:
 
 
 class WebServer(uvicorn.Server):
-    """A web server that leaves the signals to whoever runs it: set `should_exit` to stop it."""
+    """A web server that leaves the signals to whoever runs it: set `should_exit` to stop it.
+
+    It ends the connections that stay open before it waits for all others to be done.
+    """
+
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
+        super().__init__(config)
+        self._connections = connections
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._connections.close()
+        await super().shutdown(sockets)
 
 
 def server_of(app: Litestar) -> WebServer:
@@ -100,7 +119,7 @@ def server_of(app: Litestar) -> WebServer:
         timeout_graceful_shutdown=5,
         lifespan="on",
     )
-    return WebServer(config)
+    return WebServer(config, app.state.connections)
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -18,6 +18,7 @@ from common.events import (
     BookListing,
     BookOpened,
     BookRevised,
+    BookSoldOut,
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
@@ -76,11 +77,12 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Book(msgspec.Struct, frozen=True):
-    """All orders for one ticket. `taken` counts the seats reserved or sold."""
+    """All orders for one ticket. `taken` counts the seats reserved or sold, `sold` those that are paid."""
 
     ticket_id: UUID | None = None
     listing: BookListing | None = None
     taken: int = 0
+    sold: int = 0
     orders: "HashTrieMap[UUID, Order]" = HashTrieMap()  # persistent: a state that was left behind is still whole
 
     @property
@@ -197,7 +199,8 @@ def decide(command: OrderCommand, book: Book) -> list[BookEvent]:
             refuse_if_over(order)
             unused = tuple(payment for payment in order.payments if payment != payment_id)
             sold = (order_id, order.ticket_id, order.buyer_id, order.quantity)
-            return [OrderCompleted(*sold, payment_id, order.total, order.currency, at, unused)]
+            completed = OrderCompleted(*sold, payment_id, order.total, order.currency, at, unused)
+            return [completed, *sold_out(book, order.quantity, at)]
         case CancelOrder(order_id, reason, at):
             order = book.order(order_id)
             if order.status == "complete" and reason == "buyer":
@@ -231,6 +234,16 @@ def may_reserve(book: Book, quantity: int) -> tuple[UUID, BookListing]:
     return book.ticket_id, listing
 
 
+def sold_out(book: Book, quantity: int, at: datetime) -> list[BookEvent]:
+    """That nothing is left, if the sale of `quantity` more is the one that makes it so."""
+    listing = book.listing
+    if book.ticket_id is None or listing is None or not listing.on_sale:
+        return []
+    if book.sold < listing.capacity <= book.sold + quantity:
+        return [BookSoldOut(book.ticket_id, listing.title, listing.capacity, at)]
+    return []
+
+
 def refuse_if_over(order: Order) -> None:
     """Raises Conflict when nothing can happen to the order any more."""
     if order.is_over:
@@ -241,7 +254,9 @@ def refuse_if_over(order: Order) -> None:
 def evolve(book: Book, event: BookEvent) -> Book:
     match event:
         case BookOpened() | BookRevised():
-            return Book(event.ticket_id, event.listing, book.taken, book.orders)
+            return msgspec.structs.replace(book, ticket_id=event.ticket_id, listing=event.listing)
+        case BookSoldOut():
+            return book
         case OrderCreated(order_id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, at):
             held = (order_id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, at)
             order = Order(*held, first_version=event.version)
@@ -256,6 +271,7 @@ def evolve(book: Book, event: BookEvent) -> Book:
             return after(book, order, event, payments=payments)
         case OrderCompleted():
             order = book.orders[event.order_id]
+            book = msgspec.structs.replace(book, sold=book.sold + event.quantity)
             return after(book, order, event, status="complete", closed_at=event.at, payment_id=event.payment_id)
         case OrderCancelled():
             order = book.orders[event.order_id]
@@ -268,7 +284,7 @@ def evolve(book: Book, event: BookEvent) -> Book:
 def after(book: Book, order: Order, event: BookEvent, taken: int = 0, **changes: object) -> Book:
     """The book after an event of one of its orders, which changed `changes` of it and took `taken` more seats."""
     order = msgspec.structs.replace(order, version=event.version, **changes)
-    return Book(book.ticket_id, book.listing, book.taken + taken, book.orders.insert(order.id, order))
+    return msgspec.structs.replace(book, taken=book.taken + taken, orders=book.orders.insert(order.id, order))
 
 
 ORDERS = Decider("orders", BookEvent, decide, evolve, initial=Book())

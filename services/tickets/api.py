@@ -8,12 +8,14 @@ import msgspec
 from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.response import Stream
 
 from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.etag import ETAG_HEADER, IfMatch, etag_of, version_in
 from common.events import TicketEvent
 from common.http import BEARER, LINE, LOCATION_HEADER, TEXT
+from common.live import event_stream
 from common.paging import Cursor
 from common.problems import problems
 from common.projector import ReadYourWrites
@@ -26,6 +28,7 @@ from services.tickets.domain import (
     UpdateTicket,
     WithdrawTicket,
 )
+from services.tickets.live import Availability
 from services.tickets.read_model import TicketPage, TicketView
 
 VisibleTickets = ReadYourWrites[TicketCommand, Listing, TicketEvent]
@@ -36,6 +39,10 @@ class TicketDesk(msgspec.Struct, frozen=True):
 
     tickets: VisibleTickets
     pool: asyncpg.Pool
+    availability: Availability
+
+
+Shown = Annotated[list[UUID] | None, QueryParameter(name="id", max_items=100, description="Up to 100 ids of tickets")]
 
 
 class TicketController(Controller):
@@ -56,6 +63,19 @@ class TicketController(Controller):
     ) -> TicketPage:
         """What is on sale, newest first; with `q`, what has it in its title."""
         return await read_model.tickets(desk.pool, limit=limit, cursor=cursor, q=q)
+
+    @get("/stream", media_type="text/event-stream", responses=problems(400, 503))
+    async def stream(
+        self,
+        desk: NamedDependency[TicketDesk],
+        shown: Shown = None,
+    ) -> Stream:
+        """Server-sent events: a `ticket` whenever one has changed, a few times a second at most for each.
+
+        With `id`, only of these, which are told at once as they are now: who connects again has missed nothing.
+        """
+        desk.availability.connections.admit()
+        return event_stream(desk.availability.events(shown or []))
 
     @get("/{ticket_id:str}", responses=problems(400, 404, 503), response_headers=[ETAG_HEADER])
     async def read(self, desk: NamedDependency[TicketDesk], ticket_id: FromPath[UUID]) -> Response[TicketView]:

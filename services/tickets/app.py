@@ -13,6 +13,7 @@ from common.runtime import Platform, Service
 from common.settings import Settings
 from services.tickets.api import TicketController, TicketDesk
 from services.tickets.domain import TICKETS
+from services.tickets.live import Availability
 from services.tickets.read_model import READ_MODEL
 from services.tickets.requests import BulkTickets
 
@@ -25,8 +26,10 @@ async def create_service(platform: Platform, settings: Settings) -> AsyncIterato
     aggregate = Aggregate(TICKETS, log)
     tickets = ReadYourWrites(aggregate, projected["TICKETS"])
     async with platform.pool("tickets") as pool:
-        router = Router("/", route_handlers=[TicketController], dependencies=given(desk=TicketDesk(tickets, pool)))
+        availability = Availability(log, projected, pool, platform.connections)
+        desk = TicketDesk(tickets, pool, availability)
+        router = Router("/", route_handlers=[TicketController], dependencies=given(desk=desk))
         projectors = [Projector(READ_MODEL, stream, log, database) for stream in READ_MODEL.sources]
         bulk = BulkTickets(aggregate).answering
         responder = Responder("tickets", bulk, platform.client, concurrency=4)  # of up to 500 commands
-        yield Service("tickets", [router], [*projectors, *projected.values(), responder])
+        yield Service("tickets", [router], [*projectors, *projected.values(), responder, availability])

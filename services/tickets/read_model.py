@@ -163,6 +163,8 @@ from tickets left join taken on taken.ticket_id = tickets.id
 
 TICKET_BY_ID = SELECT_TICKET + "where id = $1"
 
+TICKETS_BY_ID = SELECT_TICKET + "where id = any($1::uuid[])"
+
 TAKEN = "select quantity from taken where ticket_id = $1"
 
 TICKETS_ON_SALE = (
@@ -190,6 +192,11 @@ async def ticket(pool: asyncpg.Pool, ticket_id: UUID) -> TicketView:
     if row is None:
         raise NotFound(f"There is no ticket {ticket_id}.", field="ticket_id", got=ticket_id)
     return TicketView(**row)
+
+
+async def tickets_of(pool: asyncpg.Pool, ticket_ids: Sequence[UUID]) -> list[TicketView]:
+    """Those of these tickets that there are."""
+    return [TicketView(**row) for row in await pool.fetch(TICKETS_BY_ID, ticket_ids)] if ticket_ids else []
 
 
 async def taken(pool: asyncpg.Pool, ticket_id: UUID) -> int:

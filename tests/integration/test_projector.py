@@ -261,7 +261,9 @@ async def test_a_rebuild_is_seen_by_nobody_but_its_progress(streams: Platform, d
             reads[reader] += 1
 
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(Platform(streams.client, streams.event_log, settings).pool("facts"))
+        pool = await stack.enter_async_context(
+            Platform(streams.client, streams.event_log, settings, streams.connections).pool("facts")
+        )
         worker = await stack.enter_async_context(db.projecting(TWO_STREAMS))
         await eventually(db.facts, once(range(500)))
         async with asyncio.TaskGroup() as group:

@@ -13,6 +13,7 @@ from common.events import (
     BookListing,
     BookOpened,
     BookRevised,
+    BookSoldOut,
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
@@ -67,6 +68,10 @@ def created_with(order_id: UUID, quantity: int, request_id: UUID | None = None) 
 
 def place(quantity: int, order_id: UUID = ORDER, request_id: UUID | None = None) -> PlaceOrder:
     return PlaceOrder(order_id, "ada", quantity, DEADLINE, NOON, request_id)
+
+
+def sold_out(capacity: int) -> BookSoldOut:
+    return BookSoldOut(TICKET, "Opening night", capacity, SOON)
 
 
 def ask(**changes: Any) -> RequestOrder:
@@ -174,7 +179,7 @@ def test_capacity_below_what_is_taken_sells_nothing_more() -> None:
 
 
 def test_capacity_below_what_is_taken_takes_nothing_away() -> None:
-    given(opened(10), created, paying, revised(1)).when(CompleteOrder(ORDER, CARD, SOON)).then(completed)
+    given(opened(10), created, paying, revised(1)).when(CompleteOrder(ORDER, CARD, SOON)).then(completed, sold_out(1))
 
 
 def test_seats_over_a_lowered_capacity_do_not_come_back_when_one_order_is_cancelled() -> None:
@@ -212,6 +217,22 @@ def test_the_same_order_again_changes_nothing_whatever_became_of_it(since: tuple
 def test_the_same_order_may_be_asked_for_again_later() -> None:
     minute = timedelta(minutes=1)
     given(opened(10), created).when(PlaceOrder(ORDER, "ada", 2, DEADLINE + minute, NOON + minute)).then()
+
+
+def test_a_ticket_is_sold_out_when_the_last_of_it_is_paid_and_not_when_it_is_held() -> None:
+    pay = CompleteOrder(ORDER, CARD, SOON)
+    given(opened(4), created).when(place(2, OTHER)).then(created_with(OTHER, 2))
+    given(opened(4), created, created_with(OTHER, 2), paying).when(pay).then(completed)
+    given(opened(2), created, paying).when(pay).then(completed, sold_out(2))
+    given(opened(10), created, paying, withdrawn).when(pay).then(completed)
+
+
+def test_what_was_sold_out_is_so_again_when_more_was_offered_and_is_paid() -> None:
+    more = BookRevised(TICKET, listing(4, 2), NOON)
+    second = OrderCompleted(OTHER, TICKET, "ada", 2, SECOND_CARD, 5000, "EUR", SOON)
+    before = (opened(2), created, paying, completed, sold_out(2), more, created_with(OTHER, 2))
+    started = PaymentStarted(OTHER, TICKET, SECOND_CARD, SOON)
+    given(*before, started).when(CompleteOrder(OTHER, SECOND_CARD, SOON)).then(second, sold_out(4))
 
 
 def test_a_key_is_used_for_the_first_order_asked_for() -> None:

@@ -14,6 +14,7 @@ from common.events import (
     BookListing,
     BookOpened,
     BookRevised,
+    BookSoldOut,
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
@@ -160,7 +161,7 @@ class OrderBook(RuleBasedStateMachine):
     def nothing_happens_to_an_order_after_its_end(self) -> None:
         ended: set[UUID] = set()
         for event in self.events:
-            if isinstance(event, BookOpened | BookRevised):
+            if isinstance(event, BookOpened | BookRevised | BookSoldOut):
                 continue
             assert event.order_id not in ended
             if isinstance(event, OrderCompleted | OrderCancelled):

@@ -1,0 +1,264 @@
+"""HTTP and WebSocket -> session: the same notifications with the same cursors, three ways."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated, Any
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from litestar import Controller, Response, WebSocket, get, post, put, websocket
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.exceptions import WebSocketDisconnect
+from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
+from litestar.response import Stream
+from msgspec import Meta
+
+from common.auth import RequiresUser, User, UserRequest
+from common.clock import now
+from common.errors import DomainError
+from common.events import Channel, NotificationEvent, NotificationKind
+from common.http import BEARER
+from common.live import PING, PING_SECONDS, event_stream, sent_event
+from common.problems import problems
+from common.projector import ReadYourWrites
+from services.notification import read_model
+from services.notification.domain import (
+    Inbox,
+    InboxCommand,
+    MarkAllRead,
+    MarkRead,
+    SetPreferences,
+    inbox_id_of,
+)
+from services.notification.feed import Ended, Feed, Sent, Session
+from services.notification.read_model import InboxPage, Notification
+
+VisibleInboxes = ReadYourWrites[InboxCommand, Inbox, NotificationEvent]
+
+After = Annotated[
+    int | None,
+    QueryParameter(
+        ge=0, le=2**63 - 1, description="A cursor: what comes after it; by default what was not acknowledged"
+    ),
+]
+
+TOO_SLOW, RESTART = 1013, 1012
+"""Why a WebSocket is closed (IANA): try again later, the service restarts."""
+
+
+class Resumed(msgspec.Struct, frozen=True, tag="resumed"):
+    """The first message. Not `recovered`: some of what came between your cursor and this one is in the inbox only."""
+
+    recovered: bool
+    cursor: int
+
+
+class Told(msgspec.Struct, frozen=True, tag="notification"):
+    """A notification. `attempt`: how often it was sent here, as nobody acknowledged it."""
+
+    notification: Notification
+    attempt: int
+
+
+class Wrong(msgspec.Struct, frozen=True, tag="wrong"):
+    """What you sent was no acknowledgement, or of what you were never sent."""
+
+    detail: str
+
+
+class Ack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All up to this cursor has arrived."""
+
+    ack: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A place in the notifications."""
+
+    cursor: Annotated[int, Meta(ge=0, le=2**63 - 1, examples=[1])]
+
+
+class News(msgspec.Struct, frozen=True):
+    """What a long-poll found. Ask again with `after` = `cursor`."""
+
+    items: list[Notification]
+    cursor: int
+    recovered: bool
+
+
+class Preferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which kinds you do not want on which channels. The inbox has all of them."""
+
+    muted: Annotated[dict[Channel, list[NotificationKind]], Meta(examples=[{"sse": ["order.created"]}])]
+
+
+class NotificationDesk(msgspec.Struct, frozen=True):
+    """What these doors need."""
+
+    inboxes: VisibleInboxes
+    feed: Feed
+    pool: asyncpg.Pool
+
+
+def begun(session: Session) -> Resumed:
+    """How a connection begins."""
+    return Resumed(session.recovered, session.after)
+
+
+def told(sent: Sent) -> Told:
+    return Told(sent.notification, sent.attempt)
+
+
+_encode = msgspec.json.Encoder().encode
+_ack = msgspec.json.Decoder(Ack).decode
+
+
+class NotificationController(Controller):
+    """What happened to you."""
+
+    path = "/api/notifications"
+    tags = ("notifications",)
+    middleware = (RequiresUser(),)
+    security = BEARER
+
+    @get("/", responses=problems(400, 401, 503))
+    async def poll(
+        self,
+        request: UserRequest,
+        desk: NamedDependency[NotificationDesk],
+        after: After = None,
+        wait: Annotated[int, QueryParameter(ge=0, le=60, description="Seconds to wait for something")] = 0,
+    ) -> News:
+        """What is new since `after`, oldest first; at once when there is something. With `after` you acknowledge."""
+        async with desk.feed.session(request.user.id, None, after) as session:
+            if after and session.recovered:
+                session.acknowledge(after)
+            with suppress(Ended):
+                sent = await session.next(wait)
+                return News(
+                    [each.notification for each in sent], max(session.sent_to, session.after), session.recovered
+                )
+            return News([], session.after, session.recovered)
+
+    @get("/stream", media_type="text/event-stream", responses=problems(400, 401, 503))
+    async def stream(
+        self,
+        request: UserRequest,
+        desk: NamedDependency[NotificationDesk],
+        after: After = None,
+        last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", ge=0, le=2**63 - 1)] = None,
+    ) -> Stream:
+        """Server-sent events: `resumed`, then each `notification` with its cursor as `id`."""
+        place = last_event_id if last_event_id is not None else after
+        return event_stream(sse(desk.feed, request.user.id, place))
+
+    @websocket("/ws")
+    async def ws(
+        self,
+        socket: WebSocket[User, Any, State],
+        desk: NamedDependency[NotificationDesk],
+        after: After = None,
+    ) -> None:
+        """JSON: `resumed`, then each `notification`; `{"ack": <cursor>}` from you."""
+        await socket.accept()
+        try:
+            async with desk.feed.session(socket.user.id, "websocket", after) as session:
+                await socket.send_data(_encode(begun(session)), mode="text")
+                await serve(socket, session)
+        except DomainError as error:
+            await socket.close(TOO_SLOW, error.detail[:120])
+        except WebSocketDisconnect:
+            pass
+
+    @get("/inbox", responses=problems(400, 401, 503))
+    async def inbox(
+        self,
+        request: UserRequest,
+        desk: NamedDependency[NotificationDesk],
+        limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
+        cursor: Annotated[int | None, QueryParameter(ge=0, le=2**63 - 1)] = None,
+    ) -> InboxPage:
+        """All that you were ever told, newest first, and what became of it."""
+        return await read_model.inbox(desk.pool, request.user.id, limit=limit, before=cursor)
+
+    @post("/ack", status_code=204, responses=problems(400, 401, 413, 415, 422, 503))
+    async def acknowledge(
+        self, data: JSONBody[Cursor], request: UserRequest, desk: NamedDependency[NotificationDesk]
+    ) -> None:
+        """All up to a cursor has arrived, however it came."""
+        await desk.feed.acknowledge(request.user.id, data.cursor)
+
+    @post("/read", status_code=204, responses=problems(400, 401, 413, 415, 503))
+    async def read_all(
+        self, data: JSONBody[Cursor], request: UserRequest, desk: NamedDependency[NotificationDesk]
+    ) -> None:
+        """You have read all up to a cursor."""
+        user = request.user.id
+        await desk.inboxes.handle(inbox_id_of(user), MarkAllRead(user, data.cursor, now()))
+
+    @post("/{notification_id:str}/read", status_code=204, responses=problems(400, 401, 404, 503))
+    async def read_one(
+        self, notification_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[NotificationDesk]
+    ) -> None:
+        """You have read this one."""
+        user = request.user.id
+        await desk.inboxes.handle(inbox_id_of(user), MarkRead(user, notification_id, now()))
+
+    @get("/preferences", responses=problems(400, 401, 503))
+    async def preferences(self, request: UserRequest, desk: NamedDependency[NotificationDesk]) -> Preferences:
+        """What you do not want on which channel."""
+        return Preferences((await read_model.standing(desk.pool, request.user.id)).muted)
+
+    @put("/preferences", responses=problems(400, 401, 413, 415, 503))
+    async def prefer(
+        self, data: JSONBody[Preferences], request: UserRequest, desk: NamedDependency[NotificationDesk]
+    ) -> Response[Preferences]:
+        """Choose what you do not want on which channel."""
+        user = request.user.id
+        await desk.inboxes.handle(inbox_id_of(user), SetPreferences(user, data.muted, now()))
+        return Response(data)
+
+
+async def sse(feed: Feed, user_id: str, after: int | None) -> AsyncIterator[bytes]:
+    """The events of a stream, until the session ends."""
+    try:
+        async with feed.session(user_id, "sse", after) as session:
+            yield sent_event("resumed", begun(session), session.after)
+            while True:
+                sent = await session.next(PING_SECONDS)
+                yield (
+                    b"".join(sent_event("notification", told(each), each.notification.cursor) for each in sent) or PING
+                )
+    except Ended as ended:
+        yield sent_event("ended", {"reason": ended.reason})
+
+
+async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
+    """Send and hear until one side ends it. Raises WebSocketDisconnect, Unavailable."""
+    hearing = asyncio.create_task(hear(socket, session))
+    try:
+        while not hearing.done():
+            for sent in await session.next(PING_SECONDS):
+                await socket.send_data(_encode(told(sent)), mode="text")
+    except Ended as ended:
+        await socket.close(TOO_SLOW if ended.too_slow else RESTART, ended.reason)
+    finally:
+        hearing.cancel()
+        with suppress(asyncio.CancelledError, WebSocketDisconnect):
+            await hearing
+
+
+async def hear(socket: WebSocket[User, Any, State], session: Session) -> None:
+    """Take acknowledgements until the other side is gone."""
+    try:
+        while True:
+            text = await socket.receive_text()
+            try:
+                session.acknowledge(_ack(text).ack)
+            except (msgspec.MsgspecError, DomainError) as error:
+                await socket.send_data(_encode(Wrong(str(error))), mode="text")
+    finally:
+        session.end(Ended("The other side is gone."))

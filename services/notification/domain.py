@@ -1,0 +1,174 @@
+"""What somebody's inbox may become.
+
+All notifications of a user are one aggregate, the inbox: what was raised, what was acknowledged, what was read.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import assert_never
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+import msgspec
+from rpds import HashTrieMap, HashTrieSet
+
+from common.aggregate import Aggregate, Decider
+from common.errors import NotFound
+from common.events import (
+    Channel,
+    DeliveryGivenUp,
+    DeliveryRepeated,
+    NotificationEvent,
+    NotificationKind,
+    NotificationRaised,
+    NotificationRead,
+    NotificationsAcknowledged,
+    NotificationsRead,
+    PreferencesChanged,
+)
+
+INBOXES = uuid5(NAMESPACE_URL, "boxoffice:inboxes")
+ATTEMPTS = 10
+"""How often a notification is sent on one channel, if nobody acknowledges it."""
+
+
+def inbox_id_of(user_id: str) -> UUID:
+    """The id of a user's inbox: names of users are no tokens of subjects."""
+    return uuid5(INBOXES, user_id)
+
+
+class Inbox(msgspec.Struct, frozen=True):
+    """A user's inbox. `acknowledged` and `read_to` are cursors.
+
+    `read`: those that were read one by one. `attempts`: how often each was sent on a channel, where that was more than
+    once; one more than ATTEMPTS when it was given up.
+    """
+
+    known: "HashTrieSet[UUID]" = HashTrieSet()
+    read: "HashTrieSet[UUID]" = HashTrieSet()
+    acknowledged: int = 0
+    read_to: int = 0
+    attempts: "HashTrieMap[tuple[Channel, UUID], int]" = HashTrieMap()
+    muted: Mapping[Channel, Sequence[NotificationKind]] = {}
+
+
+class Raise(msgspec.Struct, frozen=True):
+    """Tell a user. The same `notification_id` again tells nobody twice."""
+
+    notification_id: UUID
+    user_id: str
+    kind: NotificationKind
+    about: UUID
+    text: str
+    facts: dict[str, str | int]
+    at: datetime
+
+
+class Acknowledge(msgspec.Struct, frozen=True):
+    """Everything up to `cursor` has arrived."""
+
+    user_id: str
+    cursor: int
+    at: datetime
+
+
+class MarkRead(msgspec.Struct, frozen=True):
+    """The user has read one. Raises NotFound."""
+
+    user_id: str
+    notification_id: UUID
+    at: datetime
+
+
+class MarkAllRead(msgspec.Struct, frozen=True):
+    """The user has read all up to `cursor`."""
+
+    user_id: str
+    cursor: int
+    at: datetime
+
+
+class SendAgain(msgspec.Struct, frozen=True):
+    """These are about to be sent again, or given up if they were sent often enough."""
+
+    user_id: str
+    channel: Channel
+    notification_ids: Sequence[UUID]
+    at: datetime
+
+
+class SetPreferences(msgspec.Struct, frozen=True):
+    user_id: str
+    muted: dict[Channel, list[NotificationKind]]
+    at: datetime
+
+
+InboxCommand = Raise | Acknowledge | MarkRead | MarkAllRead | SendAgain | SetPreferences
+
+
+def decide(command: InboxCommand, inbox: Inbox) -> list[NotificationEvent]:
+    match command:
+        case Raise(notification_id, user_id, kind, about, text, facts, at):
+            if notification_id in inbox.known:
+                return []
+            return [NotificationRaised(notification_id, user_id, kind, about, text, facts, at)]
+        case Acknowledge(user_id, cursor, at):
+            return [NotificationsAcknowledged(user_id, cursor, at)] if cursor > inbox.acknowledged else []
+        case MarkRead(user_id, notification_id, at):
+            if notification_id not in inbox.known:
+                raise NotFound(f"You have no notification {notification_id}.")
+            return [] if notification_id in inbox.read else [NotificationRead(user_id, notification_id, at)]
+        case MarkAllRead(user_id, cursor, at):
+            return [NotificationsRead(user_id, cursor, at)] if cursor > inbox.read_to else []
+        case SendAgain():
+            return repeated(command, inbox)
+        case SetPreferences(user_id, muted, at):
+            return [PreferencesChanged(user_id, muted, at)] if muted != inbox.muted else []
+        case _:
+            assert_never(command)
+
+
+def repeated(command: SendAgain, inbox: Inbox) -> list[NotificationEvent]:
+    """What is sent for which time, and what was sent often enough."""
+    by_attempt: dict[int, list[UUID]] = {}
+    for notification_id in command.notification_ids:
+        attempt = inbox.attempts.get((command.channel, notification_id), 1) + 1
+        if attempt <= ATTEMPTS + 1:
+            by_attempt.setdefault(attempt, []).append(notification_id)
+    told = (command.user_id, command.channel)
+    return [
+        DeliveryRepeated(*told, ids, attempt, command.at)
+        if attempt <= ATTEMPTS
+        else DeliveryGivenUp(*told, ids, ATTEMPTS, command.at)
+        for attempt, ids in sorted(by_attempt.items())
+    ]
+
+
+def evolve(inbox: Inbox, event: NotificationEvent) -> Inbox:
+    match event:
+        case NotificationRaised(notification_id):
+            return msgspec.structs.replace(inbox, known=inbox.known.insert(notification_id))
+        case NotificationsAcknowledged(cursor=cursor):
+            return msgspec.structs.replace(inbox, acknowledged=cursor)
+        case NotificationRead(notification_id=notification_id):
+            return msgspec.structs.replace(inbox, read=inbox.read.insert(notification_id))
+        case NotificationsRead(cursor=cursor):
+            return msgspec.structs.replace(inbox, read_to=cursor)
+        case DeliveryRepeated(_, channel, notification_ids, attempt):
+            return attempted(inbox, channel, notification_ids, attempt)
+        case DeliveryGivenUp(_, channel, notification_ids, attempts):
+            return attempted(inbox, channel, notification_ids, attempts + 1)
+        case PreferencesChanged(muted=muted):
+            return msgspec.structs.replace(inbox, muted=muted)
+        case _:
+            assert_never(event)
+
+
+def attempted(inbox: Inbox, channel: Channel, notification_ids: Sequence[UUID], attempt: int) -> Inbox:
+    attempts = inbox.attempts
+    for notification_id in notification_ids:
+        attempts = attempts.insert((channel, notification_id), attempt)
+    return msgspec.structs.replace(inbox, attempts=attempts)
+
+
+INBOXES_DECIDER = Decider("notifications", NotificationEvent, decide, evolve, initial=Inbox())
+Inboxes = Aggregate[InboxCommand, Inbox, NotificationEvent]

@@ -1,0 +1,312 @@
+"""Who listens in this process: what each is sent, what it missed, and what nobody has acknowledged yet."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from uuid import UUID
+
+import asyncpg
+import msgspec
+import structlog
+
+from common.clock import now
+from common.errors import DomainError, Invalid, Unavailable
+from common.event_log import EventLog
+from common.events import (
+    Channel,
+    DeliveryRepeated,
+    NotificationKind,
+    NotificationRaised,
+    NotificationsAcknowledged,
+    PreferencesChanged,
+)
+from common.live import Connections, retry_ms
+from common.projector import Projected
+from services.notification import read_model
+from services.notification.domain import Acknowledge, Inboxes, SendAgain, inbox_id_of
+from services.notification.read_model import Notification
+
+STREAM = "NOTIFICATIONS"
+
+BACKLOG = 256
+"""Notifications that may wait for a slow connection; then it is closed, and resumes from its cursor."""
+
+REPLAY = 1_000
+"""Notifications at most that a connection is sent of what it has missed; more are in the inbox."""
+
+FIRST_AGAIN = 5.0
+"""Seconds after which what was not acknowledged is sent again; each further time after twice as many."""
+
+ACKNOWLEDGED_TOGETHER = 0.5
+"""Seconds for which acknowledgements are collected before the log is told the last of them."""
+
+log = structlog.get_logger()
+
+
+def pause_after(attempt: int) -> float:
+    """Seconds to wait for an acknowledgement of the `attempt`th sending. They grow, whatever the jitter."""
+    return FIRST_AGAIN * float(2 ** (attempt - 1)) * random.uniform(1, 1.5)  # noqa: S311 (jitter)
+
+
+class Ended(Exception):
+    """The connection is to be closed, and why."""
+
+    def __init__(self, reason: str, *, too_slow: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.too_slow = too_slow
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A notification on its way to somebody, for the `attempt`th time that is not of their asking."""
+
+    notification: Notification
+    attempt: int = 1
+
+
+class _Unanswered(msgspec.Struct):
+    notification: Notification
+    attempt: int
+    again_at: float
+
+
+class Receipts:
+    """What has arrived and what is sent again, as the log is told of it."""
+
+    def __init__(self, inboxes: Inboxes) -> None:
+        self._inboxes = inboxes
+        self._acknowledged: dict[str, int] = {}
+
+    async def send_again(self, user_id: str, channel: Channel, due: list[UUID]) -> dict[UUID, int]:
+        """For which time each of these is sent now, if it may be. Raises Unavailable."""
+        handled = await self._inboxes.handle(inbox_id_of(user_id), SendAgain(user_id, channel, due, now()))
+        repeats = [event for event in handled.events if isinstance(event, DeliveryRepeated)]
+        return {each: event.attempt for event in repeats for each in event.notification_ids}
+
+    async def acknowledge(self, user_id: str, cursor: int) -> None:
+        """All up to `cursor` has arrived. Raises Unavailable."""
+        await self._inboxes.handle(inbox_id_of(user_id), Acknowledge(user_id, cursor, now()))
+
+    def acknowledge_soon(self, user_id: str, cursor: int) -> None:
+        """The same, with what else is acknowledged soon."""
+        self._acknowledged[user_id] = max(cursor, self._acknowledged.get(user_id, 0))
+
+    async def tell_now_and_then(self) -> None:
+        """Tell the log what was acknowledged, until cancelled."""
+        while True:
+            await asyncio.sleep(ACKNOWLEDGED_TOGETHER)
+            await self.tell()
+
+    async def tell(self) -> None:
+        """Tell the log what was acknowledged; what it does not take is told the next time."""
+        told, self._acknowledged = self._acknowledged, {}
+        outcomes = await asyncio.gather(
+            *(self.acknowledge(user_id, cursor) for user_id, cursor in told.items()), return_exceptions=True
+        )
+        for (user_id, cursor), outcome in zip(told.items(), outcomes, strict=True):
+            if isinstance(outcome, DomainError):
+                self.acknowledge_soon(user_id, cursor)
+            elif isinstance(outcome, Exception):
+                log.error("acknowledgement_failed", exc_info=outcome)
+
+
+class Session:
+    """One connection of a user. `recovered`: it misses nothing past `after`, the cursor that it began from."""
+
+    def __init__(self, receipts: Receipts, user_id: str, channel: Channel | None, clock: Callable[[], float]) -> None:
+        """`channel`: None for one that asks again itself. `clock`: seconds."""
+        self.recovered = True
+        self.after = 0
+        self.sent_to = 0
+        self._receipts = receipts
+        self._user_id = user_id
+        self.channel = channel
+        self._clock = clock
+        self._muted: Collection[NotificationKind] = ()
+        self._queue: deque[Notification] = deque()
+        self._unanswered: dict[int, _Unanswered] = {}  # by cursor
+        self._wake = asyncio.Event()
+        self._ended: Ended | None = None
+
+    def offer(self, notification: Notification) -> None:
+        """Something new. It is passed over if it is known or not wanted here."""
+        if notification.cursor <= self.after or notification.kind in self._muted:
+            return
+        if len(self._queue) >= BACKLOG:
+            self.end(Ended("Too slow: connect again with your cursor.", too_slow=True))
+        else:
+            self._queue.append(notification)
+            self._wake.set()
+
+    def end(self, why: Ended) -> None:
+        """Let whoever serves the connection close it."""
+        self._ended = self._ended or why
+        self._wake.set()
+
+    def acknowledged(self, cursor: int) -> None:
+        """All up to `cursor` has arrived, here or elsewhere."""
+        for known in [known for known in self._unanswered if known <= cursor]:
+            del self._unanswered[known]
+
+    def mute(self, muted: Collection[NotificationKind]) -> None:
+        """These kinds are not wanted here from now on."""
+        self._muted = frozenset(muted)
+
+    def acknowledge(self, cursor: int) -> None:
+        """The other side says that it has all up to `cursor`. Raises Invalid for what it was never sent."""
+        if cursor > max(self.sent_to, self.after):
+            raise Invalid(f"ack: You were sent nothing past {max(self.sent_to, self.after)}", field="ack", got=cursor)
+        self._receipts.acknowledge_soon(self._user_id, cursor)
+
+    def begin(self, after: int, missed: Sequence[Notification], muted: Collection[NotificationKind]) -> None:
+        """From where it goes on, and what it has missed, which comes before all that was offered meanwhile."""
+        self.mute(muted)
+        self.after = after
+        known = missed[-1].cursor if missed else after
+        newer = [each for each in self._queue if each.cursor > known]
+        self._queue = deque(each for each in (*missed, *newer) if each.kind not in self._muted)
+        if self._queue:
+            self._wake.set()
+
+    async def next(self, within: float) -> list[Sent]:
+        """What is to be sent now, waiting for it `within` seconds at most. Raises Ended, Unavailable."""
+        deadline = self._clock() + within
+        while True:
+            if self._queue:
+                return self._taken()
+            if self._ended:
+                raise self._ended
+            if again := await self._due():
+                return again
+            wake_at = min([deadline, *(each.again_at for each in self._unanswered.values())])
+            if self._clock() >= deadline:
+                return []
+            self._wake.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0, wake_at - self._clock())):
+                    await self._wake.wait()
+
+    def _taken(self) -> list[Sent]:
+        sent = [Sent(notification) for notification in self._queue]
+        self._queue.clear()
+        self.sent_to = sent[-1].notification.cursor
+        if self.channel:
+            for each in sent:
+                again_at = self._clock() + pause_after(1)
+                self._unanswered[each.notification.cursor] = _Unanswered(each.notification, 1, again_at)
+        return sent
+
+    async def _due(self) -> list[Sent]:
+        """What nobody has acknowledged for too long: it is on the log that it is sent again, and for which time."""
+        due = {each.notification.id: each for each in self._unanswered.values() if each.again_at <= self._clock()}
+        if not due or self.channel is None:
+            return []
+        attempts = await self._receipts.send_again(self._user_id, self.channel, list(due))
+        for notification_id, each in due.items():
+            if notification_id in attempts:
+                each.attempt = attempts[notification_id]
+                each.again_at = self._clock() + pause_after(each.attempt)
+            else:
+                self._unanswered.pop(each.notification.cursor, None)  # it rests in the inbox
+        return [Sent(each.notification, each.attempt) for each in due.values() if each.notification.id in attempts]
+
+
+class Feed:
+    """Follows the log, and hands what is raised to the connections of this process."""
+
+    name = "notification.feed"
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        receipts: Receipts,
+        projected: Projected,
+        pool: asyncpg.Pool,
+        connections: Connections,
+        per_user: int,
+    ) -> None:
+        """`per_user`: connections of one user at most."""
+        self.problem: str | None = "starting"
+        self._event_log = event_log
+        self._receipts = receipts
+        self._projected = projected
+        self._pool = pool
+        self._connections = connections
+        self._per_user = per_user
+        self._sessions: dict[str, set[Session]] = {}
+        self._position: int | None = None
+
+    async def run(self) -> None:
+        """Hand out until cancelled; then tell the log what was acknowledged last."""
+        telling = asyncio.create_task(self._receipts.tell_now_and_then())
+        try:
+            if self._position is None:
+                self._position = (await self._event_log.end(STREAM)).sequence
+            self.problem = None
+            async with aclosing(self._event_log.follow(STREAM, self._position)) as batches:
+                async for batch in batches:
+                    for recorded in batch:
+                        self._hand_out(recorded.sequence, recorded.event)
+                    self._position = batch[-1].sequence
+        finally:
+            telling.cancel()
+            await self._receipts.tell()
+
+    def _hand_out(self, sequence: int, event: object) -> None:
+        match event:
+            case NotificationRaised(user_id=user_id) if sessions := self._sessions.get(user_id):
+                notification = Notification.of(sequence, event)
+                for session in sessions:
+                    session.offer(notification)
+            case NotificationsAcknowledged(user_id=user_id, cursor=cursor):
+                for session in self._sessions.get(user_id, ()):
+                    session.acknowledged(cursor)
+            case PreferencesChanged(user_id=user_id, muted=muted):
+                for session in self._sessions.get(user_id, ()):
+                    session.mute(muted.get(session.channel, ()) if session.channel else ())
+
+    @asynccontextmanager
+    async def session(self, user_id: str, channel: Channel | None, after: int | None) -> AsyncIterator[Session]:
+        """A connection of a user from `after` on; by default from what was acknowledged last. Raises Unavailable."""
+        if self._position is None:
+            raise Unavailable("This server is starting; try again.")
+        sessions = self._sessions.setdefault(user_id, set())
+        if len(sessions) >= self._per_user:
+            raise Unavailable(f"You have {self._per_user} connections open here, which is all that you may.")
+        session = Session(self._receipts, user_id, channel, asyncio.get_running_loop().time)
+        with self._connections.opened(lambda: session.end(Ended(f"Stopping: connect again in {retry_ms()} ms."))):
+            sessions.add(session)  # from here on it is offered what comes after `position`
+            try:
+                await self._begin(session, user_id, channel, after, self._position)
+                yield session
+            finally:
+                sessions.discard(session)
+                if not sessions:
+                    self._sessions.pop(user_id, None)
+
+    async def _begin(
+        self, session: Session, user_id: str, channel: Channel | None, after: int | None, position: int
+    ) -> None:
+        standing = await read_model.standing(self._pool, user_id)
+        muted = standing.muted.get(channel, ()) if channel else ()
+        if after is None:
+            after = standing.acknowledged
+        missed: list[Notification] = []
+        if after < position:
+            session.recovered = await self._projected.wait(position)
+            missed = await read_model.newer(self._pool, user_id, after, position, REPLAY + 1)
+        elif after > (await self._event_log.end(STREAM)).sequence:
+            session.recovered = False  # a cursor of another log
+        if len(missed) > REPLAY:
+            session.recovered = False
+        if not session.recovered:
+            after, missed = position, []
+        session.begin(after, missed, muted)
+
+    async def acknowledge(self, user_id: str, cursor: int) -> None:
+        """Tell the log now. Raises Invalid for a cursor that does not exist yet, Unavailable."""
+        if cursor > (end := (await self._event_log.end(STREAM)).sequence):
+            raise Invalid(f"cursor: There is nothing past {end} yet", field="cursor", got=cursor)
+        await self._receipts.acknowledge(user_id, cursor)

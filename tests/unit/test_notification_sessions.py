@@ -1,0 +1,124 @@
+"""One connection by a clock that tests turn: what is sent, again and again, and when it rests."""
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+
+from common.aggregate import Aggregate
+from common.clock import new_id
+from common.errors import Invalid
+from common.events import DeliveryGivenUp, Event
+from common.memory_log import MemoryLog
+from services.notification.domain import ATTEMPTS, INBOXES_DECIDER, Inboxes, Raise, inbox_id_of
+from services.notification.feed import BACKLOG, Ended, Receipts, Session
+from services.notification.read_model import Notification
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Desk:
+    """A user's session, and the log behind it."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+        self.inboxes: Inboxes = Aggregate(INBOXES_DECIDER, self.log)
+        self.clock = Clock()
+        self.receipts = Receipts(self.inboxes)
+        self.session = Session(self.receipts, "ada", "websocket", self.clock)
+
+    async def raised(self) -> Notification:
+        """Something happens; as the session is offered it."""
+        command = Raise(new_id(), "ada", "order.created", UUID(int=1), "You hold 2.", {}, NOON)
+        handled = await self.inboxes.handle(inbox_id_of("ada"), command)
+        told = (command.notification_id, command.kind, command.about, command.text, command.facts, command.at)
+        return Notification(handled.sequence, *told)
+
+    async def recorded(self) -> list[Event]:
+        return [each.event for each in await self.log.read(f"notifications.{inbox_id_of('ada')}")]
+
+
+@pytest.fixture
+async def desk() -> Desk:
+    return Desk()
+
+
+async def test_what_nobody_acknowledges_is_sent_exactly_ten_times_with_growing_gaps(desk: Desk) -> None:
+    desk.session.offer(await desk.raised())
+    times: list[float] = []
+    for desk.clock.now in range(20_000):
+        for sent in await desk.session.next(0):
+            times.append(desk.clock.now)
+            assert sent.attempt == len(times)
+    assert len(times) == ATTEMPTS
+    gaps = [after - before for before, after in pairwise(times)]
+    assert gaps == sorted(gaps)
+    assert gaps[0] < gaps[-1]
+    assert isinstance((await desk.recorded())[-1], DeliveryGivenUp)
+
+
+async def test_what_is_acknowledged_is_not_sent_again(desk: Desk) -> None:
+    first, second = await desk.raised(), await desk.raised()
+    desk.session.offer(first)
+    desk.session.offer(second)
+    assert len(await desk.session.next(0)) == 2
+    desk.session.acknowledge(first.cursor)
+    await desk.receipts.tell()
+    desk.session.acknowledged(first.cursor)  # as the feed hears it from the log
+    desk.clock.now += 100
+    assert [sent.notification for sent in await desk.session.next(0)] == [second]
+    desk.session.acknowledged(second.cursor)
+    desk.clock.now += 1000
+    assert await desk.session.next(0) == []
+
+
+async def test_attempts_go_on_where_another_connection_left_off(desk: Desk) -> None:
+    notification = await desk.raised()
+    for attempt in range(2, 4):
+        assert await desk.receipts.send_again("ada", "websocket", [notification.id]) == {notification.id: attempt}
+    desk.session.offer(notification)
+    await desk.session.next(0)
+    desk.clock.now += 100
+    assert [sent.attempt for sent in await desk.session.next(0)] == [4]
+
+
+async def test_what_was_never_sent_cannot_be_acknowledged(desk: Desk) -> None:
+    notification = await desk.raised()
+    with pytest.raises(Invalid, match="sent nothing past 0"):
+        desk.session.acknowledge(notification.cursor)
+    desk.session.offer(notification)
+    await desk.session.next(0)
+    desk.session.acknowledge(notification.cursor)
+    with pytest.raises(Invalid, match=f"sent nothing past {notification.cursor}"):
+        desk.session.acknowledge(notification.cursor + 1)
+
+
+async def test_a_connection_that_takes_nothing_is_ended_with_a_reason_and_keeps_what_was_offered(desk: Desk) -> None:
+    for _ in range(BACKLOG + 1):
+        desk.session.offer(await desk.raised())
+    assert len(await desk.session.next(0)) == BACKLOG
+    with pytest.raises(Ended, match="Too slow") as ended:
+        await desk.session.next(0)
+    assert ended.value.too_slow
+
+
+async def test_what_was_missed_comes_before_what_came_meanwhile_and_nothing_twice(desk: Desk) -> None:
+    missed = [await desk.raised() for _ in range(3)]
+    live = [await desk.raised() for _ in range(2)]
+    desk.session.offer(missed[2])  # it came while the others were read
+    for each in live:
+        desk.session.offer(each)
+    desk.session.begin(missed[0].cursor, missed[1:], ())
+    told = [sent.notification for sent in await desk.session.next(0)]
+    assert told == [*missed[1:], *live]
