@@ -797,16 +797,18 @@ async def test_the_document_is_where_it_is_promised(shop: Shop) -> None:
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
         "/api/tickets",
+        "/api/tickets/stream",
         "/api/tickets/{ticket_id}",
         "/api/orders",
         "/api/orders/{order_id}",
         "/api/orders/{order_id}/payment",
     }
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
-    for operations in document["paths"].values():
+    for path, operations in document["paths"].items():
+        answer_type = "text/event-stream" if path.endswith("/stream") else JSON
         for operation in operations.values():
             for status, response in operation["responses"].items():
-                assert set(response["content"]) == {JSON if status < "300" else "application/problem+json"}
+                assert set(response["content"]) == {answer_type if status < "300" else "application/problem+json"}
     shown = document["paths"]["/api/tickets/{ticket_id}"]
     assert all("ETag" in shown[method]["responses"]["200"]["headers"] for method in ("get", "patch", "delete"))
     assert "order book" in document["components"]["schemas"]["OrderView"]["properties"]["version"]["description"]
