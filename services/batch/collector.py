@@ -101,7 +101,7 @@ class Queue(msgspec.Struct, eq=False):
     def take(self, limit: int) -> list[Waiting]:
         """The next pieces of one priority, as many as one statement of `limit` operations takes, and one at least.
 
-        None if nothing waits that may begin now. Priorities are not mixed: the statement ends for all at once.
+        Empty if nothing waits that may begin now. Priorities are not mixed: the statement ends for all at once.
         """
         order = [
             priority for priority in PRIORITIES if self.waiting[priority] and len(self.under_way) < SLOTS[priority]
