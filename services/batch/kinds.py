@@ -142,8 +142,8 @@ class Kind(ABC, Generic[Op]):
     work.connection.transaction():`, leave that by an exception, and answer after it. A kind that is not transactional
     has nothing undone: it makes things under ids that come from `Task.id`, and looks whether they are there.
 
-    What ends its process (a crash of a C library, the end of memory) takes all with it that is executed there. Its piece
-    of work is executed alone from then on, and after `attempts` such ends all that is left of the piece fails.
+    What ends its process (a crash of a C library, the end of memory) takes all with it that is executed there. Its
+    piece of work is executed alone from then on, and after `attempts` such ends all that is left of the piece fails.
 
     `operation`: what its rows are checked against. Beware of a union of a list or dict and a `str` with limits in it:
     msgspec 0.22 crashes on one.
