@@ -2,12 +2,15 @@
 
 import asyncio
 import io
+from collections.abc import AsyncIterator
+from datetime import timedelta
 from statistics import median
 from time import perf_counter
 
 import asyncpg
 import httpx
 
+from common.clock import now
 from tests.benchmarks.process import Served, serving
 from tests.benchmarks.row import Measured, Row, Scene, alternate, at_least
 
@@ -55,6 +58,31 @@ def records(rows: list[tuple[str, str]]) -> list[str]:
     return ["key,value", *(f"{key},{value}" for key, value in rows)]
 
 
+async def memory_of_upload(served: Served, count: int) -> float:
+    """Megabytes that the service has at most while so many rows are uploaded."""
+    most = 0.0
+
+    async def watch() -> None:
+        nonlocal most
+        while True:
+            most = max(most, served.memory_mb)
+            await asyncio.sleep(0.02)
+
+    async def blocks() -> AsyncIterator[bytes]:
+        yield b"key,value\n"
+        for start in range(0, count, 1000):
+            yield b"".join(b"%d,some text %d\n" % (n, n) for n in range(start, start + 1000))
+
+    watching = asyncio.create_task(watch())
+    later = (now() + timedelta(days=1)).isoformat()  # only its upload is looked at
+    options = {"kind": "records.insert", "run_at": later}
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", headers=ADA, timeout=WITHIN) as http:
+        answer = await http.post("/api/batches", params=options, content=blocks(), headers={"Content-Type": "text/csv"})
+        answer.raise_for_status()
+    watching.cancel()
+    return most
+
+
 async def measure(scene: Scene) -> Measured:
     """Rows per second."""
     count = scene.size(200_000, 10_000)
@@ -88,11 +116,16 @@ async def measure(scene: Scene) -> Measured:
         for key, value in rows_of(next(turns), ONE_BY_ONE):
             await pool.execute("insert into inserted (owner, key, value) values ('ada', $1, $2)", key, value)
         alone = ONE_BY_ONE / (perf_counter() - began)
+        scene.tell("memory")
+        uploaded = scene.size(1_000_000, 20_000)
+        memory = await memory_of_upload(served, uploaded)
     details = {
         "rows": count,
         "cpu_us_per_row": median(cpu),
         "one_statement_each_per_second": alone,
         "times_one_statement_each": median(figures[0]) / alone,
+        "rows_uploaded_at_once": uploaded,
+        "memory_mb_meanwhile": memory,
     }
     return Measured("/s", *figures, details=details)
 

@@ -46,6 +46,11 @@ class Child:
         times = psutil.Process(self._process.pid).cpu_times()
         return float(times.user + times.system)
 
+    @property
+    def memory_mb(self) -> float:
+        """Megabytes of memory that it has now."""
+        return float(psutil.Process(self._process.pid).memory_info().rss) / 1e6
+
     def check(self) -> None:
         """Raises RuntimeError, with the end of its output, if it has ended."""
         if self._process.returncode is not None:
