@@ -1,6 +1,7 @@
 """What listens where a webhook leads: it answers as it is told, and keeps what it was sent."""
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
@@ -41,13 +42,14 @@ Say = Callable[[int], str]
 class Receiver:
     """An HTTP server on a port of loopback."""
 
-    def __init__(self, say: Say = lambda _: "204 No Content") -> None:
+    def __init__(self, say: Say = lambda _: "204 No Content", tls: ssl.SSLContext | None = None) -> None:
         self.say = say
+        self._tls = tls
         self.posts: list[Post] = []
         self._open: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/hooks?of=ada"
         return self

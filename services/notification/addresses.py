@@ -62,7 +62,8 @@ def target_of(url: str, *, private: bool) -> Target:
     if "#" in url:
         raise refused("May not hold a fragment (#)", url)
     host = parts.hostname or ""
-    if port == 0 or not (HOST.fullmatch(host) or (parts.netloc.startswith("[") and is_ipv6(host))) or len(host) > 253:
+    is_host = is_ipv6(host) if parts.netloc.startswith("[") else HOST.fullmatch(host)
+    if not is_host or len(host) > 253 or port == 0:
         raise refused("Expected a host and a port that there are", url)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host, port or PORTS[parts.scheme], path)
