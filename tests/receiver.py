@@ -46,6 +46,7 @@ class Receiver:
         self.say = say
         self._tls = tls
         self.posts: list[Post] = []
+        self.busiest = 0  # posts under way at a time, at most
         self._open: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
@@ -76,6 +77,7 @@ class Receiver:
             headers = {name.lower(): value for name, _, value in (each.partition(": ") for each in lines)}
             body = await reader.readexactly(int(headers["content-length"]))
             self.posts.append(Post(line, headers, body))
+            self.busiest = max(self.busiest, len(self._open))
             if said := self.say(len(self.posts)):
                 status, *more = said.split("\r\n")
                 content = more.pop() if "" in more else ""
