@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -201,7 +202,7 @@ class Sender:
         except httpcore.ProtocolError as error:
             return failed(None, f"It does not speak HTTP: {error}")
         except (httpcore.NetworkError, OSError, ValueError) as error:  # ValueError: a name that TLS cannot say
-            return failed(None, f"No connection: {str(error) or type(error).__name__}")
+            return failed(None, f"No connection: {in_words(error)}")
 
     async def _post(self, target: Target, headers: Sequence[Header], body: str) -> Answer:
         url = httpcore.URL(
@@ -241,6 +242,15 @@ class Sender:
 
     async def __aexit__(self, *_: object) -> None:
         await self._pool.aclose()
+
+
+def in_words(error: BaseException) -> str:
+    """What the system says, if it was the system that refused; else what the library does."""
+    at = error
+    while (before := at.__cause__ or at.__context__) is not None:  # httpcore takes the cause away, and not the context
+        at = before
+    system = isinstance(at, OSError) and not isinstance(at, ssl.SSLError) and at.errno
+    return os.strerror(system) if system else str(error) or type(error).__name__
 
 
 def titled(status: int) -> str:

@@ -154,6 +154,8 @@ def decide(command: WebhookCommand, registry: Registry) -> list[WebhookEvent]:
             if (before := registry.registered.get(webhook_id)) is not None:
                 if (url, kinds) != (before.url, before.kinds):
                     raise Invalid("Idempotency-Key: Used for another webhook; take a new one", field="Idempotency-Key")
+                if webhook_id not in registry.webhooks:
+                    raise Conflict("The webhook of this Idempotency-Key was removed; take a new key.")
                 return []
             if len(registry.webhooks) >= WEBHOOKS_EACH:
                 raise Conflict(f"You have {WEBHOOKS_EACH} webhooks, which is all that you may; remove one first.")

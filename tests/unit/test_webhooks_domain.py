@@ -84,7 +84,7 @@ def test_a_webhook_is_registered_once() -> None:
     given().when(command).then(registered)
     given(registered).when(command).then()
     given(registered, changed(ELSEWHERE)).when(command).then()
-    given(registered, WebhookRemoved(HOOK, "ada", LATER)).when(command).then()
+    given(registered, WebhookRemoved(HOOK, "ada", LATER)).when(command).refused(Conflict, "was removed")
 
 
 def test_a_key_of_one_webhook_is_not_for_another() -> None:
