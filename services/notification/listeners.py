@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from datetime import datetime
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -160,7 +161,7 @@ class FillWebhooks(Listener[NotificationRaised]):
 class Room:
     """The posts of this process to each webhook: a few at a time, and when to come again for whoever finds no room."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock`: seconds."""
         self._clock = clock
         self._under_way: dict[UUID, int] = {}
@@ -172,9 +173,9 @@ class Room:
         under_way = self._under_way.get(webhook_id, 0)
         if under_way >= AT_A_TIME:
             now = self._clock()
-            free_at = max(now, self._free_at.get(webhook_id, 0)) + self._took.get(webhook_id, 1.0) / AT_A_TIME
-            self._free_at[webhook_id] = min(free_at, now + LONGEST_QUEUE)
-            raise Retry(free_at - now)
+            after = max(now, self._free_at.get(webhook_id, now)) + self._took.get(webhook_id, 1.0) / AT_A_TIME - now
+            self._free_at[webhook_id] = now + min(after, LONGEST_QUEUE)
+            raise Retry(min(after, LONGEST_QUEUE))
         self._under_way[webhook_id] = under_way + 1
 
     def leave(self, webhook_id: UUID, took: float) -> None:
@@ -202,7 +203,7 @@ class DeliverWebhooks(Listener[WebhookDue | WebhookRedeliveryRequested]):
         self.sender = sender
         self.secrets = secrets
         self.retry_seconds = retry_seconds
-        self.room = Room(asyncio.get_running_loop().time)
+        self.room = Room()
 
     async def on(self, event: WebhookDue | WebhookRedeliveryRequested) -> None:
         run = event.run if isinstance(event, WebhookRedeliveryRequested) else 1
@@ -224,12 +225,12 @@ class DeliverWebhooks(Listener[WebhookDue | WebhookRedeliveryRequested]):
     async def attempt(self, delivery_id: UUID, delivery: Delivery, webhook: Webhook) -> None:
         """Post it, and tell the log what came of it. Raises Retry when it is to be tried again."""
         self.room.enter(webhook.id)
-        started, at = asyncio.get_running_loop().time(), now()
+        started, at = time.monotonic(), now()
         try:
             signed = self.secrets.sign(webhook.id, webhook.secrets_at(at), delivery_id, at, delivery.body)
             answer = await self.sender.post(webhook.url, signed, delivery.body)
         finally:
-            took = asyncio.get_running_loop().time() - started
+            took = time.monotonic() - started
             self.room.leave(webhook.id, took)
         if answer.gone:
             await self.webhooks.handle(

@@ -103,8 +103,9 @@ async def test_a_name_is_looked_up_once_for_a_post_which_goes_to_that_very_addre
     assert post.headers["host"] == f"hooks.example.org:{receiver.port}"
 
 
-async def test_of_several_addresses_one_that_answers_is_asked(receiver: Receiver) -> None:
-    async with Sender(private=True, resolve=Names(["127.0.0.2", "::1", LOOPBACK])) as sender:
+@pytest.mark.parametrize("found", [["127.0.0.2", "::1", LOOPBACK], [LOOPBACK, "127.0.0.2"]])
+async def test_of_several_addresses_one_that_answers_is_asked(found: Sequence[str], receiver: Receiver) -> None:
+    async with Sender(private=True, resolve=Names(found)) as sender:
         assert (await sender.post(f"http://hooks.example.org:{receiver.port}/", [], "{}")).status == 204
 
 

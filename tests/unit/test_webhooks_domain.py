@@ -219,6 +219,7 @@ def test_what_is_over_is_posted_again_when_its_user_asks_ten_times_at_most() -> 
     given_delivery(due, *tried).when(ask).then()
     given_delivery(due, *tried, *last).when(ask).then(asked)
     again = [attempt(n, LATER, FAILED, LATER) for n in range(11, 20)]
+    given_delivery(due, *tried, *last, asked).when(RecordAttempt(11, FAILED, 7, 0, LATER)).then(again[0])
     given_delivery(due, *tried, *last, asked, *again[:1]).when(ask).then()
     over = (attempt(20, LATER, FAILED, None), WebhookParked(WAY, HOOK, "attempts", 20, LATER))
     given_delivery(due, *tried, *last, asked, *again).when(RecordAttempt(20, FAILED, 7, 5, LATER)).then(*over)
