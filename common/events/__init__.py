@@ -62,6 +62,7 @@ from common.events.notifications import (
     WebhookRegistered,
     WebhookRemoved,
     WebhookSecretRotated,
+    WebhooksWanted,
 )
 from common.events.orders import (
     BookEvent,
@@ -150,6 +151,7 @@ __all__ = [
     "WebhookRegistered",
     "WebhookRemoved",
     "WebhookSecretRotated",
+    "WebhooksWanted",
     "WorkCounted",
     "WorkEvent",
     "WorkReleased",

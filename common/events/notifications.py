@@ -15,7 +15,8 @@ Channel = Literal["websocket", "sse"]
 class NotificationRaised(Event, frozen=True, tag="notification_raised"):
     """Something happened that `user_id` is told, once. Its place in the stream is its cursor.
 
-    `about`: the id of the order, batch or ticket. `text` is for people, `facts` for programs.
+    `about`: the id of the order, batch or ticket. `text` is for people, `facts` for programs. `webhooks`: whether the
+    user may have webhooks that want it.
     """
 
     notification_id: UUID
@@ -25,6 +26,7 @@ class NotificationRaised(Event, frozen=True, tag="notification_raised"):
     text: str
     facts: dict[str, str | int]
     at: datetime
+    webhooks: bool = False
 
 
 class NotificationsAcknowledged(Event, frozen=True, tag="notifications_acknowledged"):
@@ -79,6 +81,13 @@ class PreferencesChanged(Event, frozen=True, tag="preferences_changed"):
     at: datetime
 
 
+class WebhooksWanted(Event, frozen=True, tag="webhooks_wanted"):
+    """The user registers their first webhook: what is raised from now on may be for one."""
+
+    user_id: str
+    at: datetime
+
+
 NotificationEvent = (
     NotificationRaised
     | NotificationsAcknowledged
@@ -87,6 +96,7 @@ NotificationEvent = (
     | DeliveryRepeated
     | DeliveryGivenUp
     | PreferencesChanged
+    | WebhooksWanted
 )
 
 

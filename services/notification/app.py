@@ -55,7 +55,7 @@ async def create_service(platform: Platform, settings: NotificationSettings) -> 
             listeners.append(DeliverWebhooks(webhooks, deliveries, sender, secrets, settings.webhook_retry_seconds))
         feed = Feed(log, Receipts(inboxes), projected, pool, platform.connections, settings.connections_per_user)
         desk = NotificationDesk(ReadYourWrites(inboxes, projected), feed, pool)
-        webhook_desk = WebhookDesk(webhooks, ReadYourWrites(deliveries, projected), sender, secrets, pool)
+        webhook_desk = WebhookDesk(inboxes, webhooks, ReadYourWrites(deliveries, projected), sender, secrets, pool)
         doors = [NotificationController, WebhookController]
         router = Router("/", route_handlers=doors, dependencies=given(desk=desk, webhook_desk=webhook_desk))
         yield Service(

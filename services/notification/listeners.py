@@ -146,6 +146,8 @@ class FillWebhooks(Listener[NotificationRaised]):
         self.deliveries = deliveries
 
     async def on(self, event: NotificationRaised) -> None:
+        if not event.webhooks:
+            return  # most users have none, and nothing is read for them
         registry = (await self.webhooks.load(registry_id_of(event.user_id), fresh=True)).state
         if wanting := [webhook for webhook in registry.webhooks.values() if webhook.wants(event.kind)]:
             body = body_of(event)

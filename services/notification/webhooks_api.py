@@ -24,6 +24,7 @@ from common.projector import ReadYourWrites
 from services.notification import deliveries
 from services.notification.addresses import LENGTH
 from services.notification.deliveries import DeliveryPage, DeliveryView
+from services.notification.domain import Inboxes, WantWebhooks, inbox_id_of
 from services.notification.webhook_sending import Secrets, Sender
 from services.notification.webhooks import (
     BOTH_SIGN,
@@ -119,6 +120,7 @@ class WebhookList(msgspec.Struct, frozen=True):
 class WebhookDesk(msgspec.Struct, frozen=True):
     """What these doors need."""
 
+    inboxes: Inboxes
     webhooks: Webhooks
     deliveries: VisibleDeliveries
     sender: Sender
@@ -164,6 +166,7 @@ class WebhookController(Controller):
         await webhook_desk.sender.check(data.url)
         request_id = request_id_of(user, idempotency_key) if idempotency_key is not None else None
         webhook_id = uuid5(request_id, "webhook") if request_id else new_id()
+        await webhook_desk.inboxes.handle(inbox_id_of(user), WantWebhooks(user, now()))
         command = RegisterWebhook(webhook_id, user, data.url, data.kinds, now())
         handled = await webhook_desk.webhooks.handle(registry_id_of(user), command)
         registered = WebhookWithSecret.with_secret(handled.state.registered[webhook_id], secrets)

@@ -51,7 +51,7 @@ class Replica:
         return (await self.deliveries.load(WAY, fresh=True)).state
 
 
-raised = NotificationRaised(NOTE, "ada", "order.created", ORDER, "You hold 2.", {"quantity": 2}, now())
+raised = NotificationRaised(NOTE, "ada", "order.created", ORDER, "You hold 2.", {"quantity": 2}, now(), True)
 due = WebhookDue(WAY, HOOK, "ada", NOTE, "order.created", "{}", now())
 
 
