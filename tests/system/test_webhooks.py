@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import signal
 import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from services.notification.settings import NotificationSettings
 from tests.facts import whole
 from tests.harness import ServiceProcess, eventually
 from tests.receiver import Receiver
+from tests.system.test_up import Up
 
 SAM, ADA, BOB = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "ada", "bob"))
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 1_000, "max_per_order": 2}
@@ -362,6 +364,21 @@ async def test_without_its_secret_a_system_says_what_is_missing_and_all_else_goe
         await Office(process, http).order()
         told = await http.get("/api/notifications", params={"wait": 20}, headers=ADA)
         assert [item["kind"] for item in told.json()["items"]] == ["order.created"]
+
+
+async def test_make_up_has_webhooks_to_public_addresses_and_the_same_secrets_after_a_restart(home: Path) -> None:
+    wanted, key = {"url": "https://8.8.8.8/hooks"}, ADA | {"Idempotency-Key": "one"}
+    async with Up(home) as up, httpx.AsyncClient(timeout=30) as http:
+        await up.start()
+        first = await http.post(f"{up.url}/api/webhooks", json=wanted, headers=key)
+        assert first.status_code == 201, first.text
+        refused = await http.post(f"{up.url}/api/webhooks", json={"url": "http://127.0.0.1/"}, headers=ADA)
+        assert refused.status_code == 422
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0
+        await up.start()
+        again = await http.post(f"{up.url}/api/webhooks", json=wanted, headers=key)
+        assert (again.status_code, again.json()) == (201, first.json())
 
 
 def test_a_data_folder_has_one_secret_that_only_its_owner_reads(tmp_path: Path) -> None:
