@@ -155,6 +155,10 @@ class Resolver:
         )
         return list(dict.fromkeys(str(each[4][0]) for each in found))
 
+    def close(self) -> None:
+        """Look up nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
 
 class Sender:
     """Posts to webhooks. It follows no redirect, keeps no connection and knows no proxy."""
@@ -162,7 +166,8 @@ class Sender:
     def __init__(self, *, private: bool, resolve: Resolve | None = None, trust: ssl.SSLContext | None = None) -> None:
         """`private`: also to private addresses, and over http. `trust`: whose certificates are believed."""
         self._private = private
-        self._network = PublicNetwork(resolve or Resolver(), private=private)
+        self._resolver = Resolver()
+        self._network = PublicNetwork(resolve or self._resolver, private=private)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=trust or httpcore.default_ssl_context(),
             max_connections=None,
@@ -242,6 +247,7 @@ class Sender:
 
     async def __aexit__(self, *_: object) -> None:
         await self._pool.aclose()
+        self._resolver.close()
 
 
 def in_words(error: BaseException) -> str:

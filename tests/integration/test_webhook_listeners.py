@@ -7,17 +7,19 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec import UNSET
 
 from common.aggregate import Aggregate
 from common.clock import now
 from common.errors import Retry
-from common.events import NotificationRaised, WebhookDue, WebhookRedeliveryRequested
+from common.events import NotificationRaised, WebhookAttempted, WebhookDelivered, WebhookDue, WebhookRedeliveryRequested
 from common.memory_log import MemoryLog
 from services.notification.listeners import AT_A_TIME, LONGEST_QUEUE, DeliverWebhooks, FillWebhooks, Room
 from services.notification.webhook_sending import Secrets, Sender
 from services.notification.webhooks import (
     DELIVERIES,
     WEBHOOKS,
+    ChangeWebhook,
     Delivery,
     Redeliver,
     RegisterWebhook,
@@ -136,6 +138,24 @@ async def test_who_asks_for_patience_is_given_it(one: Replica) -> None:
     again_at = (await one.delivery()).again_at
     assert again_at
     assert again_at >= before + timedelta(seconds=100)
+
+
+async def test_what_is_on_its_way_goes_to_where_the_webhook_leads_by_then(
+    one: Replica, other: Replica, log: MemoryLog
+) -> None:
+    one.deliver.retry_seconds = 1e-6
+    async with Receiver(lambda _: "500 Oh") as before, Receiver() as after:
+        await one.register(before.url)
+        await one.fill.on(raised)
+        with pytest.raises(Retry):
+            await one.deliver.on(due)
+        change = ChangeWebhook(HOOK, "ada", after.url, UNSET, UNSET, now())
+        await other.webhooks.handle(registry_id_of("ada"), change)
+        await one.deliver.on(due)
+        assert (len(before.posts), len(after.posts)) == (1, 1)
+        assert before.posts[0].id == after.posts[0].id
+    told = await log.read(f"notifications.deliveries.{WAY}")
+    assert [type(each.event) for each in told] == [WebhookDue, WebhookAttempted, WebhookAttempted, WebhookDelivered]
 
 
 async def test_what_we_cannot_post_is_parked_and_can_be_asked_for(one: Replica) -> None:

@@ -15,6 +15,7 @@ import pytest
 from common.events import WebhookAttempted, WebhookParked, encode
 from common.runtime import Platform
 from common.settings import BadSetting, load
+from services.cli import system
 from services.cli.embedded import webhook_secret
 from services.notification.settings import NotificationSettings
 from tests.facts import whole
@@ -132,6 +133,9 @@ async def test_what_is_refused_ten_times_is_parked_and_posted_anew_when_its_user
         delivery = await office.is_now("parked", webhook, within=60)
         fails_ten_times(delivery)
         await receiver.has(10)
+        metrics = (await office.http.get("/metrics")).text
+        assert 'boxoffice_webhook_attempts_total{outcome="failed"} 10.0' in metrics
+        assert 'boxoffice_webhooks_parked_total{reason="attempts"} 1.0' in metrics
         redeliver = f"{webhook['id']}/deliveries/{delivery['id']}/redeliver"
         key = {"Idempotency-Key": "again"}
         assert (await office.ask("POST", redeliver, ADA | key))["status"] == "pending"
@@ -144,6 +148,28 @@ async def test_what_is_refused_ten_times_is_parked_and_posted_anew_when_its_user
         assert {post.id for post in receiver.posts} == {delivery["id"]}
         page = await office.ask("GET", f"{webhook['id']}/deliveries", params={"status": "parked"})
         assert page == {"items": [], "next_cursor": None}
+
+
+async def test_deliveries_are_listed_newest_first_page_by_page_and_the_same_after_a_rebuild(
+    office: Office, platform: Platform
+) -> None:
+    async with Receiver(lambda n: "410 Gone" if n == 4 else "503 Oh" if n == 1 else "204 No Content") as receiver:
+        webhook = await office.register(receiver.url)
+        for posts, outcome in ((2, "delivered"), (3, "delivered"), (4, "parked")):
+            await office.order()
+            await receiver.has(posts)
+            await office.is_now(outcome, webhook)
+    path = f"{webhook['id']}/deliveries"
+    whole_list = await office.ask("GET", path)
+    first = await office.ask("GET", path, params={"limit": 2})
+    rest = await office.ask("GET", path, params={"limit": 2, "cursor": first["next_cursor"]})
+    assert (first["items"] + rest["items"], rest["next_cursor"]) == (whole_list["items"], None)
+    times = [item["created_at"] for item in whole_list["items"]]
+    assert (times, len(times)) == (sorted(times, reverse=True), 3)
+    assert [item["status"] for item in whole_list["items"]] == ["parked", "delivered", "delivered"]
+    assert (await office.ask("GET", path, params={"status": "parked"}))["items"] == whole_list["items"][:1]
+    await system.rebuild("notifications", platform.settings, lambda *_: None)
+    assert await office.ask("GET", path) == whole_list
 
 
 async def test_attempts_are_ten_however_often_the_process_is_killed(office: Office, platform: Platform) -> None:
