@@ -145,6 +145,10 @@ class FillWebhooks(Listener[NotificationRaised]):
         self.webhooks = webhooks
         self.deliveries = deliveries
 
+    def key(self, event: NotificationRaised) -> object:
+        """Side by side: what is repeated later keeps no order anyway."""
+        return event.notification_id
+
     async def on(self, event: NotificationRaised) -> None:
         if not event.webhooks:
             return  # most users have none, and nothing is read for them
