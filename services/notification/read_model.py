@@ -20,6 +20,7 @@ from common.events import (
     PreferencesChanged,
 )
 from common.projector import ReadModel
+from services.notification import deliveries
 
 TABLES = """
 create table notifications (
@@ -129,9 +130,10 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
     for recorded in events:
         news.add(recorded)
     await news.write(connection)
+    await deliveries.project_deliveries(connection, events)
 
 
-READ_MODEL = ReadModel("notifications", TABLES, {"NOTIFICATIONS": project})
+READ_MODEL = ReadModel("notifications", TABLES + deliveries.TABLES, {"NOTIFICATIONS": project})
 
 
 class Notification(msgspec.Struct, frozen=True):
