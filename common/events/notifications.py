@@ -156,28 +156,29 @@ class WebhookDue(Event, frozen=True, tag="webhook_due"):
 
 
 class WebhookAttempted(Event, frozen=True, tag="webhook_attempted"):
-    """It was posted for the `attempt`th time.
+    """It was posted for the `attempt`th time, in vain.
 
-    `status`: what was answered, if anything; `error`: what was wrong, None when it arrived; `again_at`: when it is
-    tried next, if it is.
+    `status`: what was answered, if anything; `error`: what was wrong; `again_at`: when it is tried next, if it is.
     """
 
     delivery_id: UUID
     webhook_id: UUID
     attempt: int
     status: int | None
-    error: str | None
+    error: str
     milliseconds: int
     at: datetime
     again_at: datetime | None
 
 
 class WebhookDelivered(Event, frozen=True, tag="webhook_delivered"):
-    """It arrived."""
+    """It was posted for the `attempt`th time, and arrived."""
 
     delivery_id: UUID
     webhook_id: UUID
-    attempts: int
+    attempt: int
+    status: int
+    milliseconds: int
     at: datetime
 
 

@@ -108,8 +108,9 @@ async def project_deliveries(connection: asyncpg.Connection, events: Sequence[Re
                 course = courses.setdefault(delivery_id, _Course())
                 course.attempts.append(Attempt(attempt, at, status, error, milliseconds))
                 course.again_at = again_at
-            case WebhookDelivered(delivery_id):
+            case WebhookDelivered(delivery_id, _, attempt, status, milliseconds, at):
                 course = courses.setdefault(delivery_id, _Course())
+                course.attempts.append(Attempt(attempt, at, status, None, milliseconds))
                 course.status, course.reason, course.again_at = "delivered", None, None
             case WebhookParked(delivery_id, _, reason):
                 course = courses.setdefault(delivery_id, _Course())

@@ -322,19 +322,22 @@ def decide_delivery(command: DeliveryCommand, delivery: Delivery) -> list[Webhoo
 
 
 def attempted(command: RecordAttempt, delivery: Delivery) -> list[WebhookDeliveryEvent]:
-    """The attempt, and what follows from it."""
+    """That it arrived, or did not and what follows from that."""
     assert delivery.id
     assert delivery.webhook_id
-    answer, ids, number = command.answer, (delivery.id, delivery.webhook_id), command.attempt
-    last = answer.error is None or answer.gone or delivery.tries + 1 >= ATTEMPTS
-    again_at = None if last else command.at + timedelta(seconds=command.pause)
-    took = command.milliseconds
-    attempt = WebhookAttempted(*ids, number, answer.status, answer.error, took, command.at, again_at)
-    if not last:
-        return [attempt]
+    answer, ids, number, took = (
+        command.answer,
+        (delivery.id, delivery.webhook_id),
+        command.attempt,
+        command.milliseconds,
+    )
     if answer.error is None:
-        return [attempt, WebhookDelivered(*ids, number, command.at)]
-    return [attempt, parked(delivery, "gone" if answer.gone else "attempts", number, command.at)]
+        assert answer.status, "it was answered"
+        return [WebhookDelivered(*ids, number, answer.status, took, command.at)]
+    last = answer.gone or delivery.tries + 1 >= ATTEMPTS
+    again_at = None if last else command.at + timedelta(seconds=command.pause)
+    attempt = WebhookAttempted(*ids, number, answer.status, answer.error, took, command.at, again_at)
+    return [attempt, parked(delivery, "gone" if answer.gone else "attempts", number, command.at)] if last else [attempt]
 
 
 def parked(delivery: Delivery, reason: ParkReason, attempts: int, at: datetime) -> WebhookParked:
@@ -349,8 +352,8 @@ def evolve_delivery(delivery: Delivery, event: WebhookDeliveryEvent) -> Delivery
             return Delivery(delivery_id, webhook_id, user_id, kind, body, run=1)
         case WebhookAttempted(attempt=attempt, again_at=again_at):
             return msgspec.structs.replace(delivery, attempts=attempt, again_at=again_at)
-        case WebhookDelivered():
-            return msgspec.structs.replace(delivery, status="delivered", again_at=None)
+        case WebhookDelivered(attempt=attempt):
+            return msgspec.structs.replace(delivery, status="delivered", attempts=attempt, again_at=None)
         case WebhookParked():
             return msgspec.structs.replace(delivery, status="parked", again_at=None)
         case WebhookRedeliveryRequested(run=run, request_id=request_id):

@@ -155,7 +155,7 @@ async def test_what_is_on_its_way_goes_to_where_the_webhook_leads_by_then(
         assert (len(before.posts), len(after.posts)) == (1, 1)
         assert before.posts[0].id == after.posts[0].id
     told = await log.read(f"notifications.deliveries.{WAY}")
-    assert [type(each.event) for each in told] == [WebhookDue, WebhookAttempted, WebhookAttempted, WebhookDelivered]
+    assert [type(each.event) for each in told] == [WebhookDue, WebhookAttempted, WebhookDelivered]
 
 
 async def test_what_we_cannot_post_is_parked_and_can_be_asked_for(one: Replica) -> None:
