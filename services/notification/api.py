@@ -1,8 +1,8 @@
 """HTTP and WebSocket -> session: the same notifications with the same cursors, three ways."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -173,7 +173,8 @@ class NotificationController(Controller):
             if after and session.recovered:
                 session.acknowledge(after)
             with suppress(Ended):
-                sent = await session.next(wait)
+                async with ended_when_gone(request, session):
+                    sent = await session.next(wait)
                 return News(
                     [each.notification for each in sent], max(session.sent_to, session.after), session.recovered
                 )
@@ -252,6 +253,24 @@ class NotificationController(Controller):
         user = request.user.id
         await desk.inboxes.handle(inbox_id_of(user), SetPreferences(user, data.muted, now()))
         return Response(data)
+
+
+@asynccontextmanager
+async def ended_when_gone(request: UserRequest, session: Session) -> AsyncIterator[None]:
+    """End a session when whoever asks has given up, so that it takes no place of another."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        session.end(Ended("The other side is gone."))
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
 
 
 async def sse(feed: Feed, user_id: str, after: int | None) -> AsyncGenerator[bytes, None]:

@@ -297,6 +297,18 @@ async def test_one_connection_too_many_is_refused_and_not_broken_off(platform: P
         assert "Traceback" not in process.tail()
 
 
+async def test_whoever_gives_up_waiting_takes_no_place(office: Office) -> None:
+    async def open_connections() -> int:
+        lines = (await office.http.get("/metrics")).text.splitlines()
+        return next(int(float(line.split()[1])) for line in lines if line.startswith("boxoffice_open_connections "))
+
+    waiting = asyncio.create_task(office.poll(wait=60))
+    await eventually(open_connections, 1)
+    waiting.cancel()
+    await eventually(open_connections, 0)
+    assert "Traceback" not in office.process.tail()
+
+
 async def test_something_is_sent_in_a_silence_on_every_connection_that_stays_open(office: Office) -> None:
     url = f"{office.process.url}/api/notifications/stream"
     async with office.socket() as socket, office.http.stream("GET", url, headers=ADA) as stream:
