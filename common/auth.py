@@ -69,16 +69,19 @@ class RequiresUser(ASGIMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         authenticator: Authenticator = scope["litestar_app"].state.authenticator
-        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        given = headers.get(b"authorization")
+        given = header(scope, b"authorization")
         if scope["type"] == ScopeType.WEBSOCKET:
-            require_same_origin(headers.get(b"origin"), headers.get(b"host", ""))
+            require_same_origin(header(scope, b"origin"), header(scope, b"host"))
             given = given or bearer_among(scope["subprotocols"])
         scope["user"] = authenticator.user(given)
         await next_app(scope, receive, send)
 
 
-def require_same_origin(origin: str | None, host: str) -> None:
+def header(scope: Scope, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for each, value in scope["headers"] if each == name), None)
+
+
+def require_same_origin(origin: str | None, host: str | None) -> None:
     """Raises Forbidden for a page of somebody else's: browsers let every page open a WebSocket to everywhere.
 
     They always say whose page it is; programs need not.
@@ -87,8 +90,9 @@ def require_same_origin(origin: str | None, host: str) -> None:
         return
     scheme, _, there = origin.lower().partition("://")
     port = ":443" if scheme == "https" else ":80"
-    if not there or there.removesuffix(port) != host.lower().removesuffix(port):
-        raise Forbidden(f"Origin: A WebSocket is for pages of {host[:80]}, and yours is of {origin[:80]}.")
+    here = (host or "").lower()
+    if not there or there.removesuffix(port) != here.removesuffix(port):
+        raise Forbidden(f"Origin: A WebSocket is for pages of {here[:80]}, and yours is of {origin[:80]}.")
 
 
 def bearer_among(subprotocols: Sequence[str]) -> str | None:
