@@ -1,6 +1,7 @@
 """The module that pages listen with, in a real browser, on connections that are bad in every way."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from common.events import NotificationRaised
+from common.events import NotificationRaised, OrderCreated
 from common.runtime import Platform
 from tests.browser.chromium import Chromium, Page
 from tests.facts import whole
@@ -18,6 +19,9 @@ from tests.harness import ServiceProcess, eventually
 
 SAM, ADA = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "ada"))
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 1000, "max_per_order": 2}
+
+SEED = 11
+FAULTS = 30
 
 Fate = Literal["pass", "refuse", "cut"]
 Judge = Callable[[str], Fate]
@@ -52,6 +56,10 @@ def no_upgrade(head: str) -> Fate:
 
 def no_stream(head: str) -> Fate:
     return "cut" if "/stream" in head.partition("\r\n")[0] else no_upgrade(head)
+
+
+def cut_streams(head: str) -> Fate:
+    return "cut" if "/stream" in head.partition("\r\n")[0] else "pass"
 
 
 class Doorman:
@@ -135,6 +143,10 @@ class Office:
         for _ in range(count):
             made = await self.shop.post("/api/orders", json={"ticket_id": ticket_id, "quantity": 1}, headers=ADA)
             assert made.status_code == 201, made.text
+
+    async def placed(self) -> int:
+        """How many orders there are."""
+        return sum(isinstance(each.event, OrderCreated) for each in await whole(self._event_log, "ORDERS"))
 
     async def raised(self) -> list[int]:
         """The cursors of all that Ada is told."""
@@ -250,6 +262,35 @@ async def test_a_page_misses_nothing_while_the_server_is_killed_and_started_agai
         await office.teller.start()
         await hears_all(page, office, 3 * (turn + 1))
     assert all(resumed["recovered"] for resumed in await page.run("told.resumed"))
+
+
+async def test_a_page_hears_all_whatever_becomes_of_its_connections(office: Office, page: Page) -> None:
+    rng = random.Random(SEED)  # noqa: S311
+    ticket_id = await office.ticket()
+    async with Doorman(office.teller.port) as doorman:
+        await listen(page, doorman.url, "{ pingSeconds: 0.5 }")
+
+        async def fault() -> None:
+            doorman.judge = rng.choice([everything, no_upgrade, no_stream, cut_streams])
+            match rng.randrange(6):
+                case 0:
+                    doorman.freeze()
+                case 1:
+                    await page.run("dispatchEvent(new Event('online'))")
+                case 2:
+                    await office.teller.kill()
+                    await office.teller.start()
+                case _:
+                    doorman.hang_up()
+
+        for _ in range(FAULTS):
+            await asyncio.gather(fault(), office.order(ticket_id, rng.randrange(1, 6)))
+        doorman.judge = everything
+        await hears_all(page, office, await office.placed())
+        used = await page.run("told.states.map(({ state, transport }) => state === 'open' && transport)")
+        assert {"websocket", "sse", "poll"} <= set(used)
+        assert await page.run("told.errors") == []
+        assert all(resumed["recovered"] for resumed in await page.run("told.resumed"))
 
 
 async def test_a_page_comes_back_when_the_server_that_stops_has_said(office: Office, page: Page) -> None:
