@@ -316,6 +316,23 @@ async def test_a_connection_that_has_gone_silent_is_given_up(office: Office, pag
         assert "The connection was silent for too long." in await page.run("told.states.map(({ reason }) => reason)")
 
 
+async def test_a_page_that_was_asleep_hears_what_it_slept_through(office: Office, page: Page) -> None:
+    ticket_id = await office.ticket()
+    async with Doorman(office.teller.port) as doorman:
+        await listen(page, doorman.url, "{ pingSeconds: 1, url: '/api/notifications', after: null }")
+        await eventually(lambda: transport(page), "websocket")
+        await page.call("Page.setWebLifecycleState", state="frozen")
+        doorman.freeze()  # as when a laptop sleeps: nobody hangs up
+        await office.order(ticket_id, 2)
+
+        async def raised() -> int:
+            return len(await office.raised())
+
+        await eventually(raised, 2)
+        await page.call("Page.setWebLifecycleState", state="active")
+        await hears_all(page, office, 2)
+
+
 async def test_what_a_page_fails_to_take_is_not_acknowledged_and_given_to_it_again(office: Office, page: Page) -> None:
     ticket_id = await office.ticket()
     failing = """{ onNotification: ({ cursor }) => {
