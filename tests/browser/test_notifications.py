@@ -21,7 +21,7 @@ SAM, ADA = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "ada"))
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 1000, "max_per_order": 2}
 
 SEED = 11
-FAULTS = 30
+FAULTS = 20
 
 Fate = Literal["pass", "refuse", "cut"]
 Judge = Callable[[str], Fate]
@@ -171,14 +171,24 @@ class Office:
 async def office(platform: Platform, home: Path) -> AsyncIterator[Office]:
     shop = ServiceProcess("tickets orders expiration", platform.settings, home)
     teller = ServiceProcess("notification", platform.settings, home)
-    async with shop, teller, httpx.AsyncClient(base_url=shop.url, timeout=30) as http:
-        yield Office(http, teller, platform)
+    async with httpx.AsyncClient(base_url=shop.url, timeout=30) as http:
+        try:
+            await asyncio.gather(shop.start(), teller.start())
+            yield Office(http, teller, platform)
+        finally:
+            await asyncio.gather(shop.kill(), teller.kill())
+
+
+@pytest.fixture(scope="module")
+async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chromium]:
+    async with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
 
 
 @pytest.fixture
-async def page(home: Path) -> AsyncIterator[Page]:
-    async with Chromium(home) as browser:
-        yield await browser.page()
+async def page(browser: Chromium) -> AsyncIterator[Page]:
+    async with browser.page() as page:
+        yield page
 
 
 async def listen(page: Page, url: str, options: str = "{}") -> None:
