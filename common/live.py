@@ -2,8 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 
 import msgspec
 from litestar.response import Stream
@@ -12,7 +12,7 @@ from common.errors import Unavailable
 from common.telemetry import OPEN
 
 PING_SECONDS = 15.0
-"""A comment is sent after so long a silence: proxies cut what is silent for a minute, and a dead client is noticed."""
+"""Something is sent after so long a silence: proxies cut what is silent for a minute, and a dead client is noticed."""
 
 CLOSE_SECONDS = 2.0
 
@@ -71,6 +71,19 @@ def sent_event(event: str, data: object, cursor: int | None = None) -> bytes:
     """A server-sent event (WHATWG HTML, 9.2) with JSON in it."""
     head = f"id: {cursor}\nevent: {event}\n" if cursor is not None else f"event: {event}\n"
     return head.encode() + b"data: " + _encode(data) + b"\n\n"
+
+
+async def begun(events: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    """The same events, once there is the first: what it raises is then told instead of a stream that breaks off."""
+    first = await anext(events)
+
+    async def all_of_them() -> AsyncIterator[bytes]:
+        async with aclosing(events):
+            yield first
+            async for event in events:
+                yield event
+
+    return all_of_them()
 
 
 def event_stream(events: AsyncIterator[bytes]) -> Stream:

@@ -1,14 +1,16 @@
 """HTTP and WebSocket -> session: the same notifications with the same cursors, three ways."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import Annotated, Any
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 import asyncpg
 import msgspec
-from litestar import Controller, Response, WebSocket, get, post, put, websocket
+from litestar import Controller, Request, Response, WebSocket, get, post, put, websocket
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
@@ -16,12 +18,12 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
 
-from common.auth import RequiresUser, User, UserRequest
+from common.auth import SUBPROTOCOL, RequiresUser, User, UserRequest
 from common.clock import now
 from common.errors import DomainError
 from common.events import Channel, NotificationEvent, NotificationKind
 from common.http import BEARER
-from common.live import PING, PING_SECONDS, event_stream, sent_event
+from common.live import PING, PING_SECONDS, begun, event_stream, sent_event
 from common.problems import problems
 from common.projector import ReadYourWrites
 from services.notification import read_model
@@ -63,6 +65,17 @@ class Told(msgspec.Struct, frozen=True, tag="notification"):
     attempt: int
 
 
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Nothing has happened for a while, and the connection is still there."""
+
+
+class Ending(msgspec.Struct, frozen=True, tag="ended"):
+    """The last message: why no more comes, and in how many milliseconds to connect again, if that is not up to you."""
+
+    reason: str
+    retry_ms: int | None = None
+
+
 class Wrong(msgspec.Struct, frozen=True, tag="wrong"):
     """What you sent was no acknowledgement, or of what you were never sent."""
 
@@ -95,15 +108,28 @@ class Preferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     muted: Annotated[dict[Channel, list[NotificationKind]], Meta(examples=[{"sse": ["order.created"]}])]
 
 
+class Script(msgspec.Struct, frozen=True):
+    """The module that pages listen with."""
+
+    source: bytes
+    etag: str
+
+    @classmethod
+    def load(cls) -> Self:
+        source = (Path(__file__).parent / "client" / "notifications.js").read_bytes()
+        return cls(source, f'"{sha256(source).hexdigest()[:32]}"')
+
+
 class NotificationDesk(msgspec.Struct, frozen=True):
     """What these doors need."""
 
     inboxes: VisibleInboxes
     feed: Feed
     pool: asyncpg.Pool
+    script: Script
 
 
-def begun(session: Session) -> Resumed:
+def resumed(session: Session) -> Resumed:
     """How a connection begins."""
     return Resumed(session.recovered, session.after)
 
@@ -114,6 +140,16 @@ def told(sent: Sent) -> Told:
 
 _encode = msgspec.json.Encoder().encode
 _ack = msgspec.json.Decoder(Ack).decode
+_ping = _encode(Ping())
+
+
+@get("/api/notifications/client.js", include_in_schema=False, sync_to_thread=False)
+def client(request: Request[Any, Any, State], desk: NamedDependency[NotificationDesk]) -> Response[bytes]:
+    """The module that pages listen with; whoever has it already is told so."""
+    headers = {"ETag": desk.script.etag, "Cache-Control": "no-cache"}
+    if desk.script.etag in request.headers.get("if-none-match", ""):
+        return Response(b"", status_code=304, headers=headers)
+    return Response(desk.script.source, media_type="text/javascript", headers=headers)
 
 
 class NotificationController(Controller):
@@ -137,7 +173,8 @@ class NotificationController(Controller):
             if after and session.recovered:
                 session.acknowledge(after)
             with suppress(Ended):
-                sent = await session.next(wait)
+                async with ended_when_gone(request, session):
+                    sent = await session.next(wait)
                 return News(
                     [each.notification for each in sent], max(session.sent_to, session.after), session.recovered
                 )
@@ -153,7 +190,7 @@ class NotificationController(Controller):
     ) -> Stream:
         """Server-sent events: `resumed`, then each `notification` with its cursor as `id`."""
         place = last_event_id if last_event_id is not None else after
-        return event_stream(sse(desk.feed, request.user.id, place))
+        return event_stream(await begun(sse(desk.feed, request.user.id, place)))
 
     @websocket("/ws")
     async def ws(
@@ -162,16 +199,12 @@ class NotificationController(Controller):
         desk: NamedDependency[NotificationDesk],
         after: After = None,
     ) -> None:
-        """JSON: `resumed`, then each `notification`; `{"ack": <cursor>}` from you."""
-        await socket.accept()
-        try:
-            async with desk.feed.session(socket.user.id, "websocket", after) as session:
-                await socket.send_data(_encode(begun(session)), mode="text")
+        """JSON: `resumed`, then each `notification`; `ping` in a silence; `{"ack": <cursor>}` from you."""
+        async with desk.feed.session(socket.user.id, "websocket", after) as session:
+            await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
+            with suppress(WebSocketDisconnect):
+                await socket.send_data(_encode(resumed(session)), mode="text")
                 await serve(socket, session)
-        except DomainError as error:
-            await socket.close(TOO_SLOW, error.detail[:120])
-        except WebSocketDisconnect:
-            pass
 
     @get("/inbox", responses=problems(400, 401, 503))
     async def inbox(
@@ -222,33 +255,63 @@ class NotificationController(Controller):
         return Response(data)
 
 
-async def sse(feed: Feed, user_id: str, after: int | None) -> AsyncIterator[bytes]:
-    """The events of a stream, until the session ends."""
+@asynccontextmanager
+async def ended_when_gone(request: UserRequest, session: Session) -> AsyncIterator[None]:
+    """End a session when whoever asks has given up, so that it takes no place of another."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        session.end(Ended("The other side is gone."))
+
+    watching = asyncio.create_task(watch())
     try:
-        async with feed.session(user_id, "sse", after) as session:
-            yield sent_event("resumed", begun(session), session.after)
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+async def sse(feed: Feed, user_id: str, after: int | None) -> AsyncGenerator[bytes, None]:
+    """The events of a stream, until the session ends. Raises Unavailable before the first."""
+    async with feed.session(user_id, "sse", after) as session:
+        try:
+            yield sent_event("resumed", resumed(session), session.after)
             while True:
                 sent = await session.next(PING_SECONDS)
                 yield (
                     b"".join(sent_event("notification", told(each), each.notification.cursor) for each in sent) or PING
                 )
-    except Ended as ended:
-        yield sent_event("ended", {"reason": ended.reason})
+        except Ended as ended:
+            retry = b"" if ended.retry_ms is None else b"retry: %d\n" % ended.retry_ms  # as EventSource knows it
+            yield retry + sent_event("ended", Ending(ended.reason, ended.retry_ms))
+        except DomainError as error:
+            yield sent_event("ended", Ending(error.detail))
 
 
 async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
-    """Send and hear until one side ends it. Raises WebSocketDisconnect, Unavailable."""
+    """Send and hear until one side ends it. Raises WebSocketDisconnect."""
     hearing = asyncio.create_task(hear(socket, session))
     try:
         while not hearing.done():
-            for sent in await session.next(PING_SECONDS):
-                await socket.send_data(_encode(told(sent)), mode="text")
+            sent = await session.next(PING_SECONDS)
+            for message in [_encode(told(each)) for each in sent] or [_ping]:
+                await socket.send_data(message, mode="text")
     except Ended as ended:
-        await socket.close(TOO_SLOW if ended.too_slow else RESTART, ended.reason)
+        await close(socket, TOO_SLOW if ended.too_slow else RESTART, Ending(ended.reason, ended.retry_ms))
+    except DomainError as error:
+        await close(socket, TOO_SLOW, Ending(error.detail))
     finally:
         hearing.cancel()
         with suppress(asyncio.CancelledError, WebSocketDisconnect):
             await hearing
+
+
+async def close(socket: WebSocket[User, Any, State], code: int, ending: Ending) -> None:
+    """Say why, and close."""
+    await socket.send_data(_encode(ending), mode="text")
+    await socket.close(code, ending.reason[:120])
 
 
 async def hear(socket: WebSocket[User, Any, State], session: Session) -> None:

@@ -11,7 +11,7 @@ from common.http import given
 from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadYourWrites
 from common.runtime import Platform, Service
-from services.notification.api import NotificationController, NotificationDesk
+from services.notification.api import NotificationController, NotificationDesk, Script, client
 from services.notification.domain import INBOXES_DECIDER
 from services.notification.feed import STREAM, Feed, Receipts
 from services.notification.listeners import (
@@ -54,9 +54,9 @@ async def create_service(platform: Platform, settings: NotificationSettings) -> 
         if secrets:  # who cannot sign leaves them to those who can
             listeners.append(DeliverWebhooks(webhooks, deliveries, sender, secrets, settings.webhook_retry_seconds))
         feed = Feed(log, Receipts(inboxes), projected, pool, platform.connections, settings.connections_per_user)
-        desk = NotificationDesk(ReadYourWrites(inboxes, projected), feed, pool)
+        desk = NotificationDesk(ReadYourWrites(inboxes, projected), feed, pool, Script.load())
         webhook_desk = WebhookDesk(inboxes, webhooks, ReadYourWrites(deliveries, projected), sender, secrets, pool)
-        doors = [NotificationController, WebhookController]
+        doors = [NotificationController, WebhookController, client]
         router = Router("/", route_handlers=doors, dependencies=given(desk=desk, webhook_desk=webhook_desk))
         yield Service(
             "notification",

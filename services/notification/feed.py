@@ -36,6 +36,9 @@ BACKLOG = 256
 REPLAY = 1_000
 """Notifications at most that a connection is sent of what it has missed; more are in the inbox."""
 
+UNACKNOWLEDGED = REPLAY + BACKLOG
+"""Notifications at most that a connection may leave unacknowledged, as they are kept to be sent again."""
+
 FIRST_AGAIN = 5.0
 """Seconds after which what was not acknowledged is sent again; each further time after twice as many."""
 
@@ -51,12 +54,19 @@ def pause_after(attempt: int) -> float:
 
 
 class Ended(Exception):
-    """The connection is to be closed, and why."""
+    """The connection is to be closed, and why. `retry_ms`: when to connect again, if that is not up to the client."""
 
-    def __init__(self, reason: str, *, too_slow: bool = False) -> None:
+    def __init__(self, reason: str, *, too_slow: bool = False, retry_ms: int | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.too_slow = too_slow
+        self.retry_ms = retry_ms
+
+
+def stopping() -> Ended:
+    """The end of a connection whose process stops."""
+    wait = retry_ms()
+    return Ended(f"Stopping: connect again in {wait} ms.", retry_ms=wait)
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -136,6 +146,9 @@ class Session:
             return
         if len(self._queue) >= BACKLOG:
             self.end(Ended("Too slow: connect again with your cursor.", too_slow=True))
+        elif len(self._unanswered) >= UNACKNOWLEDGED:
+            reason = f"{UNACKNOWLEDGED:,} are not acknowledged: acknowledge, and connect again with your cursor."
+            self.end(Ended(reason, too_slow=True))
         else:
             self._queue.append(notification)
             self._wake.set()
@@ -272,11 +285,12 @@ class Feed:
         """A connection of a user from `after` on; by default from what was acknowledged last. Raises Unavailable."""
         if self._position is None:
             raise Unavailable("This server is starting; try again.")
-        sessions = self._sessions.setdefault(user_id, set())
-        if len(sessions) >= self._per_user:
+        if len(self._sessions.get(user_id, ())) >= self._per_user:
             raise Unavailable(f"You have {self._per_user} connections open here, which is all that you may.")
+        self._connections.admit()
+        sessions = self._sessions.setdefault(user_id, set())
         session = Session(self._receipts, user_id, channel, asyncio.get_running_loop().time)
-        with self._connections.opened(lambda: session.end(Ended(f"Stopping: connect again in {retry_ms()} ms."))):
+        with self._connections.opened(lambda: session.end(stopping())):
             sessions.add(session)  # from here on it is offered what comes after `position`
             try:
                 await self._begin(session, user_id, channel, after, self._position)
