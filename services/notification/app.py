@@ -56,8 +56,11 @@ async def create_service(platform: Platform, settings: NotificationSettings) -> 
         feed = Feed(log, Receipts(inboxes), projected, pool, platform.connections, settings.connections_per_user)
         desk = NotificationDesk(ReadYourWrites(inboxes, projected), feed, pool, Script.load())
         webhook_desk = WebhookDesk(inboxes, webhooks, ReadYourWrites(deliveries, projected), sender, secrets, pool)
-        doors = [NotificationController, WebhookController, client]
-        router = Router("/", route_handlers=doors, dependencies=given(desk=desk, webhook_desk=webhook_desk))
+        router = Router(
+            "/",
+            route_handlers=[NotificationController, WebhookController, client],
+            dependencies=given(desk=desk, webhook_desk=webhook_desk),
+        )
         yield Service(
             "notification",
             [router],
