@@ -1,5 +1,6 @@
 """What a batch, a piece of its work and a kind of operation may do and become."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal, assert_never
@@ -52,6 +53,7 @@ class Counts(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """A batch as its events leave it. `counted`: the pieces of work that are done with, by number.
 
+    `numbers`: which pieces its latest run is about, in order; a retry is about those in which something failed.
     `heard_at`: when operations were last known to come in. `ended_at`: when the last of `counted` came to its end.
     `abandoned`: its upload came to no end.
     """
@@ -72,7 +74,21 @@ class Batch(msgspec.Struct, frozen=True):
     works: int = 0
     refused: int = 0
     run: int = 1
+    numbers: Sequence[int] = ()
     counted: "HashTrieMap[int, Counts]" = HashTrieMap()
+
+    def due(self, window: int) -> list[int]:
+        """The pieces that are to be released by now and not counted, so that no more than `window` are."""
+        return [
+            number
+            for place, number in enumerate(self.numbers)
+            if number not in self.counted and (place < window or self.numbers[place - window] in self.counted)
+        ]
+
+    def behind(self, number: int, window: int) -> int | None:
+        """The piece whose turn it is when this one is counted, if there are so many."""
+        place = bisect_left(self.numbers, number) + window
+        return self.numbers[place] if place < len(self.numbers) else None
 
     @property
     def is_over(self) -> bool:
@@ -289,7 +305,9 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
         case RowsRefused(_, rows):
             return msgspec.structs.replace(batch, refused=batch.refused + len(rows))
         case BatchSubmitted(_, operations, works):
-            return msgspec.structs.replace(batch, submitted=True, operations=operations, works=works)
+            return msgspec.structs.replace(
+                batch, submitted=True, operations=operations, works=works, numbers=range(works)
+            )
         case BatchStarted():
             return msgspec.structs.replace(batch, status="RUNNING")
         case WorkCounted(_, work, _, succeeded, failed, cancelled, at):
@@ -302,7 +320,9 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
             left = batch.counted
             for work in works:
                 left = left.discard(work)
-            return msgspec.structs.replace(batch, status="RUNNING", run=run, counted=left, cancelled=False)
+            return msgspec.structs.replace(
+                batch, status="RUNNING", run=run, numbers=sorted(works), counted=left, cancelled=False
+            )
         case BatchCompleted(status=status):
             return msgspec.structs.replace(batch, status=status)
         case BatchFailed(reason=reason):

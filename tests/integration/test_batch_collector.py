@@ -169,9 +169,10 @@ class Office:
     async def counted(self) -> Batch:
         """The batch, with what was told counted."""
         batches = Aggregate(BATCHES, self.log)
+        works = {priority: Aggregate(decider, self.log) for priority, decider in WORKS.items()}
         for recorded in await self.log.read(f"batch.normal.{self.work_id}"):
             if isinstance(recorded.event, OperationsExecuted):
-                await CountWorkDone(batches).on(recorded.event)
+                await CountWorkDone(batches, works).on(recorded.event)
         return (await batches.load(self.batch_id)).state
 
     async def keys(self) -> list[str]:
