@@ -28,6 +28,7 @@ from services.batch.domain import (
     Batches,
     Kinds,
     Piece,
+    Postponed,
     RecordResults,
     Works,
     kind_id_of,
@@ -174,10 +175,9 @@ class Queue(msgspec.Struct, eq=False):
 
 def not_installed(piece: Piece) -> list[Result]:
     """What becomes of a piece whose kind is not here: it comes again, as another replica may have it, up to a limit."""
-    if piece.attempt + 1 < Kind.attempts:
-        return []
+    end = Postponed if piece.attempt + 1 < Kind.attempts else Result
     error = f"Kind {piece.kind} is not installed here."
-    return [Result(operation.number, "failed", error) for operation in piece.left]
+    return [end(operation.number, "failed", error) for operation in piece.left]
 
 
 class Collector:
@@ -382,7 +382,8 @@ class Collector:
         except Unavailable as error:
             return error
         if handled.events:  # and not told by somebody else before
-            for outcome, times in Tally(result.outcome for result in results).items():
+            ended = (result.outcome for result in results if not isinstance(result, Postponed))
+            for outcome, times in Tally(ended).items():
                 OPERATIONS.labels(piece.kind, outcome).inc(times)
             RETRIES.labels(piece.kind).inc(len(handled.state.left))
         if handled.state.left:
