@@ -241,7 +241,7 @@ class Collector:
         waiting = Waiting(piece, asyncio.get_running_loop().create_future(), monotonic())
         if (late := queue.put(waiting)) and not late.done.done():
             late.done.set_exception(Retry(queue.patience(piece.priority, monotonic())))
-        if not queue.filled.is_set() and queue.size >= self._limit:
+        if not queue.filled.is_set() and queue.size >= self._most(piece.kind):
             queue.filled.set()
         if queue.wants_worker(piece.priority):
             queue.workers += 1
@@ -259,18 +259,23 @@ class Collector:
             (results,) = await engine.decline(self._pool, [declined])
             await self._record(released, piece, results)
 
+    def _most(self, name: str) -> int:
+        """Operations of this kind in one statement, at most."""
+        return min(self._limit, self._kinds[name].limit) if name in self._kinds else self._limit
+
     async def _work(self, kind: str, queue: Queue) -> None:
         """Execute what waits of a kind until nothing does that may begin; what may not, others come back for."""
+        most = self._most(kind)
         try:
             while queue.size:
-                if queue.size < self._limit:
+                if queue.size < most:
                     queue.filled.clear()
                     try:
                         async with asyncio.timeout(self._interval):
                             await queue.filled.wait()
                     except TimeoutError:
                         pass
-                taken = queue.take(min(self._limit, self._kinds[kind].limit) if kind in self._kinds else self._limit)
+                taken = queue.take(most)
                 if not taken:
                     break
                 at, priority = now(), taken[0].piece.priority
