@@ -124,6 +124,11 @@ class Ward:
         events = await self.platform.event_log.read(f"batch.{batch_id}")
         return sum(isinstance(recorded.event, WorkCounted) for recorded in events)
 
+    async def released(self, batch_id: UUID, work: int) -> bool:
+        """Whether a piece of work may run."""
+        events = await self.platform.event_log.read(f"batch.normal.{work_id_of(batch_id, work)}")
+        return any(isinstance(recorded.event, WorkReleased) for recorded in events)
+
     async def unsettled(self) -> int:
         """Events that a listener of the batch service is not done with, and dead letters."""
         count: int = (await self.platform.event_log.end("DEAD")).sequence
@@ -423,6 +428,7 @@ async def test_one_operation_passes_a_large_batch_of_a_kind_that_hangs_which_goe
         async with holding(ward, "batch_data.entries", "access exclusive"):
             batch_id = await ward.submit(http, "entries.one", entries(large))
             await eventually(lambda: ward.see(HANGING), SLOTS["normal"], 30)
+            await eventually(lambda: ward.released(batch_id, WINDOW - 1), True)
             small = {"kind": "records.insert", "payload": {"key": "a", "value": "b"}}
             path = (await office.ask("POST", "/api/operations", json=small)).headers["location"]
 
@@ -430,6 +436,7 @@ async def test_one_operation_passes_a_large_batch_of_a_kind_that_hangs_which_goe
                 return str((await office.ask("GET", path)).json()["status"])
 
             await eventually(status, "succeeded", 25)
+            assert not await ward.released(batch_id, WINDOW)
             assert (await office.batch(str(batch_id)))["counts"]["pending"] == large
             assert (await office.ask("POST", "/api/batch-kinds/entries.one/pause", who=OPERATOR)).status_code == 200
         await eventually(lambda: ward.see(HANGING), 0, 30)
