@@ -19,4 +19,4 @@ class BatchSettings(Settings, frozen=True, kw_only=True):
 
     def may_pause(self, user_id: str) -> bool:
         """Whether this user is an operator."""
-        return user_id in (name.strip() for name in self.operators.split(","))
+        return user_id in {name.strip() for name in self.operators.split(",")} - {""}
