@@ -237,7 +237,8 @@ class Collector:
 
     async def _executed_in_turn(self, piece: Released) -> None:
         """Wait for its turn, and until it was executed. Raises Retry, Unavailable."""
-        queue = self._queues.setdefault(piece.kind, Queue(asyncio.Event()))
+        if (queue := self._queues.get(piece.kind)) is None:
+            queue = self._queues[piece.kind] = Queue(asyncio.Event())
         waiting = Waiting(piece, asyncio.get_running_loop().create_future(), monotonic())
         if (late := queue.put(waiting)) and not late.done.done():
             late.done.set_exception(Retry(queue.patience(piece.priority, monotonic())))
