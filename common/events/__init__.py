@@ -10,6 +10,7 @@ import msgspec
 
 from common.events.base import Event
 from common.events.batch import (
+    Again,
     BatchCancelled,
     BatchCompleted,
     BatchEvent,
@@ -84,6 +85,7 @@ from common.events.tickets import TicketCreated, TicketDetails, TicketEvent, Tic
 __all__ = [
     "OWNERS",
     "UPCASTS",
+    "Again",
     "BatchCancelled",
     "BatchCompleted",
     "BatchEvent",

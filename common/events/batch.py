@@ -29,6 +29,13 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     output: str | None = None
 
 
+class Again(msgspec.Struct, frozen=True, gc=False):
+    """Operations that are to be tried again: their rows as ranges (first, last), and why that is so of one of them."""
+
+    rows: tuple[tuple[int, int], ...]
+    error: str
+
+
 class RefusedRow(msgspec.Struct, frozen=True, gc=False):
     """A row that is no operation: where (row from 1, column if it is one column's fault) and why."""
 
@@ -190,6 +197,7 @@ class OperationsExecuted(Event, frozen=True, tag="operations_executed"):
     """What came of a try at a piece of work, how many of it are still to come, and how all of it ended so far.
 
     `succeeded_rows`: which succeeded and have nothing to show for it, as ranges (first, last). `results`: the others.
+    `again`: which are still to come, where it is known why.
     """
 
     work_id: UUID
@@ -206,6 +214,7 @@ class OperationsExecuted(Event, frozen=True, tag="operations_executed"):
     cancelled: int
     at: datetime
     succeeded_rows: tuple[tuple[int, int], ...] = ()
+    again: Again | None = None
 
 
 BatchLifecycle = (

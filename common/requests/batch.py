@@ -40,7 +40,10 @@ class WantedOperation(msgspec.Struct, frozen=True):
 
 
 class OperationState(msgspec.Struct, frozen=True):
-    """An operation, and what became of it so far: why it failed, or what its kind has to show."""
+    """An operation, and what became of it so far: why it failed, or what its kind has to show.
+
+    `error` of one that is pending is why it is to be tried again.
+    """
 
     id: UUID
     kind: str

@@ -366,7 +366,7 @@ class KindController(Controller):
 async def set_paused(desk: BatchDesk, kind: str, user_id: str, *, paused: bool) -> KindView:
     """Pause or resume a kind. Raises Forbidden, NotFound."""
     known(desk.kinds, kind)
-    if user_id not in desk.settings.operators.split(","):
+    if not desk.settings.may_pause(user_id):
         raise Forbidden("Only operators may pause and resume kinds; BOXOFFICE_OPERATORS names them.")
     await desk.paused.handle(kind_id_of(kind), SetPaused(kind, paused, now()))
     return await view(desk, kind)

@@ -70,7 +70,7 @@ async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIt
             ExecuteHighWork(collector),
             ExecuteWork(collector),
             ExecuteLowWork(collector),
-            CountWorkDone(batches),
+            CountWorkDone(batches, works),
         )
         singles = Singles(Aggregate(OPERATION_REQUESTS, log, cache=1_000), works, visible, installed, pool)
         desk = BatchDesk(visible, singles, paused, Intake(visible, works, installed), installed, pool, settings)

@@ -3,17 +3,20 @@
 import asyncio
 import random
 from collections import Counter as Tally
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
+from time import monotonic
 from uuid import UUID
 
 import asyncpg
 import msgspec
 import structlog
 from asyncpg.pgproto import pgproto
-from prometheus_client import Counter, Histogram
+from msgspec import field
+from prometheus_client import Counter, Gauge, Histogram
 
 from common.clock import now
 from common.errors import Retry, Unavailable
@@ -25,6 +28,7 @@ from services.batch.domain import (
     Batches,
     Kinds,
     Piece,
+    Postponed,
     RecordResults,
     Works,
     kind_id_of,
@@ -43,11 +47,29 @@ QUEUE_AGE = Histogram(
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300),
 )
 
+OLDEST = Gauge(
+    "boxoffice_batch_queue_oldest_seconds",
+    "How long that piece of work has waited by now, since it might run, which waits longest in this process",
+    ["priority"],
+)
+
 PAUSED_SECONDS = 2.0
 """How often a piece of a paused kind looks whether it may go on."""
 
 FAIR = 8
 """Of so many statements one takes what has waited longest: low is slow, and never starves."""
+
+MOST_WAITING = 2000
+"""Pieces of one kind and priority that wait here, at most; others are put back, and leave room to other kinds."""
+
+LATE_SECONDS = 10.0
+"""How much later than it should a piece comes again that was put back; after that somebody else has it."""
+
+UNAVAILABLE_SECONDS = 60.0
+"""After which a piece comes again, at most, for which something was not available (`common.listener`)."""
+
+MOST_PUT_BACK = 10_000
+"""Pieces that were put back of which it is known here since when they wait."""
 
 AT_ONCE = 8
 """Statements of a kind under way in a process: some are made or told of while another is executed."""
@@ -69,25 +91,49 @@ class Released(msgspec.Struct, frozen=True):
 
 
 class Waiting(msgspec.Struct, eq=False):
-    """A released piece of work that wants to be executed."""
+    """A released piece of work that wants to be executed. `came`: when, by `monotonic`."""
 
     piece: Released
     done: "asyncio.Future[None]"
+    came: float = 0.0
+
+
+Line = OrderedDict[UUID | None, deque[Waiting]]
+"""Pieces by their batch, those of none together; first is whose turn it is."""
 
 
 class Queue(msgspec.Struct, eq=False):
     """What waits of one kind, by priority. `under_way`: the priorities of the statements that are executed now."""
 
-    waiting: dict[Priority, deque[Waiting]]
     filled: asyncio.Event
+    lines: dict[Priority, Line] = field(default_factory=lambda: {priority: OrderedDict() for priority in PRIORITIES})
     under_way: list[Priority] = []
     workers: int = 0
     turn: int = 0
+    size: int = 0  # operations that wait
 
-    @property
-    def size(self) -> int:
-        """Operations that wait."""
-        return sum(each.piece.size for several in self.waiting.values() for each in several)
+    def put(self, waiting: Waiting) -> Waiting | None:
+        """Let a piece wait; which one finds no room then: the last of those who have most."""
+        line = self.lines[waiting.piece.priority]
+        line.setdefault(waiting.piece.batch_id, deque()).append(waiting)
+        self.size += waiting.piece.size
+        if sum(map(len, line.values())) <= MOST_WAITING:
+            return None
+        return self._pop(line, max(reversed(line), key=lambda owner: len(line[owner])), -1)
+
+    def patience(self, priority: Priority, at: float) -> float:
+        """Seconds after which there may be room: as many as the first of those who wait has waited, about."""
+        first = min(pieces[0].came for pieces in self.lines[priority].values())
+        return random.uniform(0.5, 1) * min(30, max(1, at - first))  # noqa: S311 (jitter)
+
+    def _pop(self, line: Line, owner: UUID | None, place: int) -> Waiting:
+        """Take out one of an owner's pieces."""
+        waiting = line[owner][place]
+        del line[owner][place]
+        self.size -= waiting.piece.size
+        if not line[owner]:
+            del line[owner]
+        return waiting
 
     def wants_worker(self, priority: Priority) -> bool:
         """Whether a piece of this priority is not to wait for the workers that there are."""
@@ -101,31 +147,37 @@ class Queue(msgspec.Struct, eq=False):
     def take(self, limit: int) -> list[Waiting]:
         """The next pieces of one priority, as many as one statement of `limit` operations takes, and one at least.
 
-        Empty if nothing waits that may begin now. Priorities are not mixed: the statement ends for all at once.
+        Of each batch comes one in turn, so that what is small need not wait for all of what is large. Empty if nothing
+        waits that may begin now. Priorities are not mixed: the statement ends for all at once.
         """
-        order = [
-            priority for priority in PRIORITIES if self.waiting[priority] and len(self.under_way) < SLOTS[priority]
-        ]
+        order = [line for p in PRIORITIES if (line := self.lines[p]) and len(self.under_way) < SLOTS[p]]
         if not order:
             return []
+        line = order[0]
         self.turn += 1
         if self.turn % FAIR == 0:
-            order.sort(key=lambda priority: self.waiting[priority][0].piece.since)
-        waiting = self.waiting[order[0]]
-        taken = [waiting.popleft()]
-        room = limit - taken[0].piece.size
-        while waiting and waiting[0].piece.size <= room:
-            taken.append(waiting.popleft())
-            room -= taken[-1].piece.size
+            line, owner = min(
+                ((line, owner) for line in order for owner in line), key=lambda each: each[0][each[1]][0].piece.since
+            )
+            line.move_to_end(owner, last=False)
+        taken: list[Waiting] = []
+        room, passed = limit, 0
+        while passed < len(line) and (room > 0 or not taken):
+            owner = next(iter(line))
+            line.move_to_end(owner)
+            if taken and line[owner][0].piece.size > room:
+                passed += 1  # something smaller may fit
+            else:
+                taken.append(self._pop(line, owner, 0))
+                room, passed = room - taken[-1].piece.size, 0
         return taken
 
 
 def not_installed(piece: Piece) -> list[Result]:
     """What becomes of a piece whose kind is not here: it comes again, as another replica may have it, up to a limit."""
-    if piece.attempt + 1 < Kind.attempts:
-        return []
+    end = Postponed if piece.attempt + 1 < Kind.attempts else Result
     error = f"Kind {piece.kind} is not installed here."
-    return [Result(operation.number, "failed", error) for operation in piece.left]
+    return [end(operation.number, "failed", error) for operation in piece.left]
 
 
 def ended_processes(due: engine.Due, times: int) -> engine.Declined:
@@ -164,17 +216,42 @@ class Collector:
         self._alone = asyncio.Lock()
         self._decoders: dict[str, msgspec.json.Decoder[msgspec.Struct]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._put_back: dict[UUID, tuple[Released, float]] = {}  # and until when, by `monotonic`, it is expected
+        for priority in PRIORITIES:
+            OLDEST.labels(priority).set_function(partial(self.oldest, priority))
 
     async def execute(self, piece: Released) -> None:
         """Execute a piece of work; it returns when all of its results are on the log.
 
         Raises Retry when some of it, or all, is to be tried again; Unavailable.
         """
-        empty = {priority: deque[Waiting]() for priority in PRIORITIES}
-        queue = self._queues.setdefault(piece.kind, Queue(empty, asyncio.Event()))
-        waiting = Waiting(piece, asyncio.get_running_loop().create_future())
-        queue.waiting[piece.priority].append(waiting)
-        if not queue.filled.is_set() and queue.size >= self._limit:
+        self._put_back.pop(piece.work_id, None)
+        try:
+            await self._executed_in_turn(piece)
+        except (Retry, Unavailable) as error:
+            after = error.after if isinstance(error, Retry) else UNAVAILABLE_SECONDS
+            self._put_back[piece.work_id] = (piece, monotonic() + after + LATE_SECONDS)
+            if len(self._put_back) > MOST_PUT_BACK:
+                del self._put_back[next(iter(self._put_back))]
+            raise
+
+    def oldest(self, priority: Priority) -> float:
+        """Seconds that the oldest piece has waited which waits here, or was put back and has not come again."""
+        at = monotonic()
+        self._put_back = {work_id: each for work_id, each in self._put_back.items() if each[1] > at}
+        lines = [queue.lines[priority] for queue in self._queues.values()]
+        since = [waiting.piece.since for line in lines for pieces in line.values() for waiting in pieces]
+        since += [piece.since for piece, _ in self._put_back.values() if piece.priority == priority]
+        return max(0.0, (now() - min(since)).total_seconds()) if since else 0.0
+
+    async def _executed_in_turn(self, piece: Released) -> None:
+        """Wait for its turn, and until it was executed. Raises Retry, Unavailable."""
+        if (queue := self._queues.get(piece.kind)) is None:
+            queue = self._queues[piece.kind] = Queue(asyncio.Event())
+        waiting = Waiting(piece, asyncio.get_running_loop().create_future(), monotonic())
+        if (late := queue.put(waiting)) and not late.done.done():
+            late.done.set_exception(Retry(queue.patience(piece.priority, monotonic())))
+        if not queue.filled.is_set() and queue.size >= self._most(piece.kind):
             queue.filled.set()
         if queue.wants_worker(piece.priority):
             queue.workers += 1
@@ -192,18 +269,23 @@ class Collector:
             (results,) = await engine.decline(self._pool, [declined])
             await self._record(released, piece, results)
 
+    def _most(self, name: str) -> int:
+        """Operations of this kind in one statement, at most."""
+        return min(self._limit, self._kinds[name].limit) if name in self._kinds else self._limit
+
     async def _work(self, kind: str, queue: Queue) -> None:
         """Execute what waits of a kind until nothing does that may begin; what may not, others come back for."""
+        most = self._most(kind)
         try:
             while queue.size:
-                if queue.size < self._limit:
+                if queue.size < most:
                     queue.filled.clear()
                     try:
                         async with asyncio.timeout(self._interval):
                             await queue.filled.wait()
                     except TimeoutError:
                         pass
-                taken = queue.take(min(self._limit, self._kinds[kind].limit) if kind in self._kinds else self._limit)
+                taken = queue.take(most)
                 if not taken:
                     break
                 at, priority = now(), taken[0].piece.priority
@@ -343,7 +425,8 @@ class Collector:
         except Unavailable as error:
             return error
         if handled.events:  # and not told by somebody else before
-            for outcome, times in Tally(result.outcome for result in results).items():
+            ended = (result.outcome for result in results if not isinstance(result, Postponed))
+            for outcome, times in Tally(ended).items():
                 OPERATIONS.labels(piece.kind, outcome).inc(times)
             RETRIES.labels(piece.kind).inc(len(handled.state.left))
         if handled.state.left:

@@ -1,5 +1,6 @@
 """What a batch, a piece of its work and a kind of operation may do and become."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal, assert_never
@@ -11,6 +12,7 @@ from rpds import HashTrieMap
 from common.aggregate import Aggregate, Decider
 from common.errors import Conflict, Invalid, NotFound
 from common.events import (
+    Again,
     BatchCancelled,
     BatchCompleted,
     BatchFailed,
@@ -53,6 +55,7 @@ class Counts(msgspec.Struct, frozen=True):
 class Batch(msgspec.Struct, frozen=True):
     """A batch as its events leave it. `counted`: the pieces of work that are done with, by number.
 
+    `numbers`: which pieces its latest run is about, in order; a retry is about those in which something failed.
     `heard_at`: when operations were last known to come in. `ended_at`: when the last of `counted` came to its end.
     `abandoned`: its upload came to no end.
     """
@@ -77,7 +80,21 @@ class Batch(msgspec.Struct, frozen=True):
     works: int = 0
     refused: int = 0
     run: int = 1
+    numbers: Sequence[int] = ()
     counted: "HashTrieMap[int, Counts]" = HashTrieMap()
+
+    def due(self, window: int) -> list[int]:
+        """The pieces that are to be released by now and not counted, so that no more than `window` are."""
+        return [
+            number
+            for place, number in enumerate(self.numbers)
+            if number not in self.counted and (place < window or self.numbers[place - window] in self.counted)
+        ]
+
+    def behind(self, number: int, window: int) -> int | None:
+        """The piece whose turn it is when this one is counted, if there are so many."""
+        place = bisect_left(self.numbers, number) + window
+        return self.numbers[place] if place < len(self.numbers) else None
 
     @property
     def is_over(self) -> bool:
@@ -294,6 +311,10 @@ def retried(batch: Batch, at: datetime) -> BatchRetried:
     works = sorted(work for work, counts in batch.counted.items() if counts.failed)
     if not works:
         detail = "Nothing of the batch can be tried again: no operation of it failed."
+        if batch.refused:
+            detail += (
+                f" Rows that are no operations are to be mended: `boxoffice batch bad {batch.id} FILE` gives them back."
+            )
         raise Conflict(detail, batch_status=batch.status)
     return BatchRetried(found(batch), works, batch.run + 1, at)
 
@@ -307,7 +328,9 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
         case RowsRefused(_, rows):
             return msgspec.structs.replace(batch, refused=batch.refused + len(rows))
         case BatchSubmitted(_, operations, works, at=at):
-            return msgspec.structs.replace(batch, submitted_at=at, operations=operations, works=works)
+            return msgspec.structs.replace(
+                batch, submitted_at=at, operations=operations, works=works, numbers=range(works)
+            )
         case BatchStarted(at=at):
             return msgspec.structs.replace(batch, status="RUNNING", started_at=at)
         case WorkCounted(_, work, _, succeeded, failed, cancelled, at):
@@ -321,7 +344,13 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
             for work in works:
                 left = left.discard(work)
             return msgspec.structs.replace(
-                batch, status="RUNNING", run=run, counted=left, cancelled=False, completed_at=None
+                batch,
+                status="RUNNING",
+                run=run,
+                numbers=sorted(works),
+                counted=left,
+                cancelled=False,
+                completed_at=None,
             )
         case BatchCompleted(status=status, at=at):
             return msgspec.structs.replace(batch, status=status, completed_at=at)
@@ -333,11 +362,16 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
             assert_never(event)
 
 
+class Postponed(Result, frozen=True):
+    """No result yet: the operation is to be tried again, and `error` says why. It is told as part of `Again`."""
+
+
 class Piece(msgspec.Struct, frozen=True):
     """A piece of work as its events leave it. A later run tries again what failed.
 
     `succeeded_rows`: which succeeded and have nothing to show for it, as ranges. `results`: the others, by row.
-    `failed_before`: the results that this run is to better. `ended_at`: when the last of it came to its end.
+    `failed_before`: the results that this run is to better. `again`: why what is left is still to come.
+    `ended_at`: when the last of it came to its end.
     """
 
     id: UUID | None = None
@@ -352,6 +386,7 @@ class Piece(msgspec.Struct, frozen=True):
     results: "HashTrieMap[int, Result]" = HashTrieMap()
     succeeded_rows: tuple[tuple[int, int], ...] = ()
     failed_before: "HashTrieMap[int, Result]" = HashTrieMap()
+    again: Again | None = None
     ended_at: datetime | None = None
     size: int = 0  # bytes of payload
 
@@ -409,7 +444,7 @@ class ReleaseWork(msgspec.Struct, frozen=True):
 
 
 class RecordResults(msgspec.Struct, frozen=True):
-    """What came of the `attempt`th try in a run; what has no result comes again."""
+    """What came of the `attempt`th try in a run; what has no result comes again, Postponed or not."""
 
     run: int
     attempt: int
@@ -451,12 +486,13 @@ def added_before(command: AddOperations, piece: Piece) -> list[WorkEvent]:
 def executed(piece: Piece, attempt: int, results: Sequence[Result], at: datetime) -> OperationsExecuted:
     assert piece.id, "it was added"
     ended = piece.ended
-    new = [result for result in results if result.number not in ended]
+    new = [result for result in results if result.number not in ended and not isinstance(result, Postponed)]
+    why = next((result.error for result in results if isinstance(result, Postponed)), None)
     plain = [result.number for result in new if result.outcome == "succeeded" and result.output is None]
     others = [result for result in new if result.outcome != "succeeded" or result.output is not None]
     succeeded_rows = ranges_of(plain)
     after = with_results(piece, attempt, others, succeeded_rows)
-    ends = after.counts
+    ends, left = after.counts, after.left
     return OperationsExecuted(
         piece.id,
         piece.batch_id,
@@ -466,12 +502,13 @@ def executed(piece: Piece, attempt: int, results: Sequence[Result], at: datetime
         piece.run,
         attempt,
         others,
-        len(after.left),
+        len(left),
         ends.succeeded,
         ends.failed,
         ends.cancelled,
         at,
         succeeded_rows,
+        Again(ranges_of(operation.number for operation in left), why) if left and why else None,
     )
 
 
@@ -528,9 +565,10 @@ def evolve_work(piece: Piece, event: WorkEvent) -> Piece:
         case WorkReleased(run=run):
             failed = HashTrieMap({n: result for n, result in piece.results.items() if result.outcome == "failed"})
             kept = HashTrieMap({n: result for n, result in piece.results.items() if n not in failed})
-            return msgspec.structs.replace(piece, run=run, attempt=0, results=kept, failed_before=failed)
-        case OperationsExecuted(attempt=attempt, results=results, succeeded_rows=succeeded_rows, at=at):
-            return msgspec.structs.replace(with_results(piece, attempt, results, succeeded_rows), ended_at=at)
+            return msgspec.structs.replace(piece, run=run, attempt=0, results=kept, failed_before=failed, again=None)
+        case OperationsExecuted(attempt=attempt, results=results, succeeded_rows=succeeded_rows, at=at) as e:
+            after = with_results(piece, attempt, results, succeeded_rows)
+            return msgspec.structs.replace(after, ended_at=at, again=e.again)
         case _:
             assert_never(event)
 

@@ -15,6 +15,7 @@ from common.errors import DomainError, Unavailable
 from common.events import Result
 from common.postgres import POSTGRES_FAILED
 from common.requests import Asks
+from services.batch.domain import Postponed
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, TryAgain, Work, WrongAnswer, answered
 
 Op = TypeVar("Op", bound=msgspec.Struct)
@@ -333,7 +334,7 @@ class Known(msgspec.Struct, frozen=True):
 async def execute(
     pool: asyncpg.Pool, kind: Kind[Any], due: Sequence[Due], requests: Asks | None = None
 ) -> list[list[Result]]:
-    """Execute pieces of one kind together; the results of each. What has none is to be tried again, as another attempt.
+    """Execute pieces of one kind together; the results of each. What is Postponed, or has none, comes again.
 
     Those of a transactional kind are executed once: who asks again for the same attempt gets the same results; who asks
     for one that is on the log already gets none. Raises Unavailable: ask again, it is not known whether it was done.
@@ -384,7 +385,8 @@ async def _once(
             if new:
                 results = await results_of(connection, new)
                 known |= {piece.work_id: Known(piece.turn, told) for piece, told in zip(new, results, strict=True)}
-                await connection.execute(RECORD, *_columns(new), [_encode(told) for told in results])
+                ended = [[each for each in told if not isinstance(each, Postponed)] for told in results]
+                await connection.execute(RECORD, *_columns(new), [_encode(told) for told in ended])
     except (Unavailable, *POSTGRES_FAILED) as error:
         raise unavailable(error) from error
     return [_told_before(piece, known[piece.work_id]) for piece in pieces]
@@ -463,37 +465,35 @@ async def _results(kind: Kind[Any], work: Work, savepoint: Savepoint, due: Seque
     """Execute pieces; what came of each. Raises Unavailable."""
     tasks = [task for piece in due for task in piece.tasks]
     answers: list[Answer] = []
+    lost = Unavailable("It was not tried.")
     for start in range(0, len(tasks), kind.limit):
         try:
             isolated = await isolate(kind, work, tasks[start : start + kind.limit], savepoint)
-        except Unavailable:
+        except Unavailable as error:
             if kind.transactional or not answers:
                 raise
+            lost = error
             break  # what another service did is told, lest a cancel calls it cancelled; the rest comes again
         BISECT_DEPTH.labels(kind.name).observe(isolated.depth)
         answers += isolated.answers
     answer = iter(answers)
     return [
-        [
-            result
-            for number in piece.numbers
-            if (result := _result(number, next(answer, None), last=piece.attempt >= kind.attempts))
-        ]
+        [_result(number, next(answer, lost), last=piece.attempt >= kind.attempts) for number in piece.numbers]
         for piece in due
     ]
 
 
-def _result(number: int, answer: Answer | None, *, last: bool) -> Result | None:
-    """What became of an operation for good, or None if it is to be tried again."""
+def _result(number: int, answer: Answer | Unavailable, *, last: bool) -> Result:
+    """What became of an operation for good, or Postponed if it is to be tried again."""
     match answer:
         case Done(output):
             return Result(number, output=bounded(output))
         case Refused(error):
             return Result(number, "failed", bounded(error))
         case TryAgain(error):
-            return Result(number, "failed", bounded(error)) if last else None
-        case None:
-            return None
+            return (Result if last else Postponed)(number, "failed", bounded(error))
+        case Unavailable(detail=detail):
+            return Postponed(number, "failed", bounded(detail))
         case _:
             assert_never(answer)
 

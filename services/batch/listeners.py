@@ -33,22 +33,31 @@ from services.batch.domain import (
 ABANDONED_AFTER = timedelta(minutes=5)
 """An upload of which nothing was heard for so long never comes to its end: whoever took it in is gone."""
 
+WINDOW = 500
+"""Pieces of a batch that are released and not counted, at most: it takes no more room than that from all others."""
+
 TOGETHER = 100
 """Pieces released at a time."""
+
+LOOK_AGAIN = 60.0
+"""Seconds after which a batch of more than a window is looked at again, in case nobody released what was due: with
+another window than this, as another version may have, the piece behind a counted one is another too.
+"""
 
 LINGER = 0.1
 """Seconds that a piece which ends right after another waits to be counted."""
 
 
 class ReleaseBatch(Listener[BatchSubmitted | BatchRetried]):
-    """Lets the work of a batch run when its time has come."""
+    """Lets the first of the work of a batch run when its time has come; the rest follows, piece by piece."""
 
     durable = "batch-release"
     waits = True
 
-    def __init__(self, batches: Batches, works: Mapping[Priority, Works]) -> None:
+    def __init__(self, batches: Batches, works: Mapping[Priority, Works], window: int = WINDOW) -> None:
         self.batches = batches
         self.works = works
+        self.window = window
 
     async def on(self, event: BatchSubmitted | BatchRetried) -> None:
         batch = (await self.batches.load(event.batch_id, fresh=True)).state
@@ -57,24 +66,20 @@ class ReleaseBatch(Listener[BatchSubmitted | BatchRetried]):
         if batch.run_at and (left := (batch.run_at - now()).total_seconds()) > 0:
             raise Retry(left)
         handled = await self.batches.handle(event.batch_id, StartBatch(now()))
-        if handled.state.is_over:
-            return  # it was cancelled a moment before
-        if isinstance(event, BatchSubmitted):
-            await self.release(handled.state, range(event.works), 1)
-        else:
-            await self.release(handled.state, event.works, event.run)
+        batch = handled.state
+        if batch.is_over or batch.run != (event.run if isinstance(event, BatchRetried) else 1):
+            return  # it was cancelled a moment before, or that run is over
+        due = batch.due(self.window)
+        for start in range(0, len(due), TOGETHER):
+            await asyncio.gather(*(release(self.works, batch, each) for each in due[start : start + TOGETHER]))
+        if len(batch.numbers) > self.window:
+            raise Retry(LOOK_AGAIN)
 
-    async def release(self, batch: Batch, numbers: range | list[int], run: int) -> None:
-        """Release pieces of work, in order."""
-        assert batch.id, "it was submitted"
-        works = self.works[batch.priority]
-        for start in range(0, len(numbers), TOGETHER):
-            await asyncio.gather(
-                *(
-                    works.handle(work_id_of(batch.id, number), ReleaseWork(run, now()))
-                    for number in numbers[start : start + TOGETHER]
-                )
-            )
+
+async def release(works: Mapping[Priority, Works], batch: Batch, number: int) -> None:
+    """Release a piece of work of a batch, once in its run."""
+    assert batch.id, "it was submitted"
+    await works[batch.priority].handle(work_id_of(batch.id, number), ReleaseWork(batch.run, now()))
 
 
 class AbandonUpload(Listener[BatchOpened]):
@@ -102,7 +107,7 @@ class ExecuteWork(Listener[OperationsAdded | WorkReleased]):
 
     durable = "batch-work-normal"
     priority: ClassVar[Priority] = "normal"
-    concurrency = 1000
+    concurrency = 5000  # more than one kind may fill
     waits = True
 
     def __init__(self, collector: Collector) -> None:
@@ -142,7 +147,7 @@ class ExecuteLowWork(ExecuteWork):
 
 
 class CountWorkDone(Listener[OperationsExecuted]):
-    """Counts a piece of work that has come to its end, so that its batch knows when it has.
+    """Counts a piece of work that has come to its end, so that its batch knows when it has, and releases another.
 
     What comes right after another waits a little, so that many are counted by one append: for the 4 ms that an atomic
     batch of any size takes, the stream takes nothing else.
@@ -150,8 +155,10 @@ class CountWorkDone(Listener[OperationsExecuted]):
 
     durable = "batch-count"
 
-    def __init__(self, batches: Batches) -> None:
+    def __init__(self, batches: Batches, works: Mapping[Priority, Works], window: int = WINDOW) -> None:
         self.batches = batches
+        self.works = works
+        self.window = window
         self.heard = -LINGER  # by the loop's clock: when the last one came
 
     async def on(self, event: OperationsExecuted) -> None:
@@ -160,4 +167,10 @@ class CountWorkDone(Listener[OperationsExecuted]):
             if self.heard - before < LINGER:
                 await asyncio.sleep(LINGER)
             counts = Counts(event.succeeded, event.failed, event.cancelled)
-            await self.batches.handle(event.batch_id, CountWork(event.work, event.run, counts, event.at))
+            count = CountWork(event.work, event.run, counts, event.at)
+            batch = (await self.batches.handle(event.batch_id, count)).state
+            if batch.run != event.run or batch.is_over:
+                return
+            # Also where it was counted before: by one who was killed before the next was released, perhaps.
+            if (number := batch.behind(event.work, self.window)) is not None:
+                await release(self.works, batch, number)

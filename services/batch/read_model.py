@@ -65,6 +65,16 @@ create table pieces (
     cancelled bigint not null,
     primary key (batch_id, work)
 );
+create table troubles ( -- the pieces of which something is to be tried again
+    batch_id uuid not null,
+    work bigint not null,
+    attempts bigint not null,
+    rows int8multirange not null,
+    operations bigint not null, -- in `rows`
+    error text not null, -- why that is so of one of them
+    at timestamptz not null,
+    primary key (batch_id, work)
+);
 create table operations ( -- a row for those that follow each other and came to the same end
     owner_id uuid not null, -- their batch, or the piece of work that is a single one
     first bigint not null,
@@ -115,6 +125,17 @@ on conflict (batch_id, work) do update
     set succeeded = excluded.succeeded, failed = excluded.failed, cancelled = excluded.cancelled
 """
 
+FORGET_TROUBLES = """
+delete from troubles using unnest($1::uuid[], $2::bigint[]) as told (batch_id, work)
+where (troubles.batch_id, troubles.work) = (told.batch_id, told.work)
+"""
+WRITE_TROUBLES = """
+insert into troubles (batch_id, work, attempts, rows, operations, error, at)
+select batch_id, work, attempts, rows::int8multirange, operations, error, at
+from unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::text[], $5::bigint[], $6::text[], $7::timestamptz[])
+    as new (batch_id, work, attempts, rows, operations, error, at)
+"""
+
 WRITE_OPERATIONS = """
 insert into operations (owner_id, first, last, user_id, kind, status, error, output, at)
 select owner_id, first, last, user_id, kind, status, error, output, at
@@ -127,9 +148,10 @@ on conflict do nothing -- before requests were claimed, one could be two, with t
 
 
 class Ends:
-    """What became of operations, until it is written: as two statements, however many events told it."""
+    """What became of operations, until it is written: as a few statements, however many events told it."""
 
     def __init__(self) -> None:
+        self._troubles: dict[tuple[UUID, int], tuple[object, ...]] = {}  # of each piece the latest; (): none any more
         self._pieces: dict[tuple[UUID, int], tuple[int, int, int]] = {}
         self._operations: list[tuple[object, ...]] = []
 
@@ -142,6 +164,8 @@ class Ends:
         if e.batch_id:
             work = e.work if isinstance(e, OperationsExecuted) else 0
             self._pieces[e.batch_id, work] = (e.succeeded, e.failed, e.cancelled)
+            if isinstance(e, OperationsExecuted) and (e.left or e.attempt > 1):
+                self._troubles[e.batch_id, work] = trouble_of(e)
 
     async def write(self, connection: asyncpg.Connection) -> None:
         """Write what was taken since the last time."""
@@ -150,7 +174,19 @@ class Ends:
         if self._pieces:
             counts = [(*key, *ends) for key, ends in self._pieces.items()]
             await connection.execute(WRITE_PIECES, *zip(*counts, strict=True))
-        self._pieces, self._operations = {}, []
+        if self._troubles:
+            await connection.execute(FORGET_TROUBLES, *zip(*self._troubles, strict=True))
+            if troubles := [(*key, *trouble) for key, trouble in self._troubles.items() if trouble]:
+                await connection.execute(WRITE_TROUBLES, *zip(*troubles, strict=True))
+        self._pieces, self._operations, self._troubles = {}, [], {}
+
+
+def trouble_of(event: OperationsExecuted) -> tuple[object, ...]:
+    """What WRITE_TROUBLES writes of a piece, after its id; empty if nothing of it is to be tried again."""
+    if event.again is None:
+        return ()
+    rows = ",".join(f"[{first},{last}]" for first, last in event.again.rows)
+    return event.attempt, f"{{{rows}}}", event.left, event.again.error, event.at
 
 
 async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
@@ -202,8 +238,20 @@ class BatchCounts(msgspec.Struct, frozen=True):
     cancelled: int
 
 
+class Trouble(msgspec.Struct, frozen=True):
+    """Operations of a batch that are to be tried again: how many, how often the worst of them was tried, and the latest
+    reason for one of them.
+    """
+
+    operations: int
+    attempts: int
+    error: str
+
+
 class BatchView(msgspec.Struct, frozen=True):
     """A batch, as who handed it in sees it. `paused`: nothing more of it begins until somebody resumes its kind.
+
+    `trouble`: what of it waits to be tried again, and why; null while nothing does.
 
     `progress` is the share of its operations that came to an end; a retry takes back those that failed. `rate`: how
     many a second did since its latest run began. `written`: how far each of the two takers of results has come, in
@@ -215,6 +263,7 @@ class BatchView(msgspec.Struct, frozen=True):
     status: Status
     paused: bool
     detail: str | None
+    trouble: Trouble | None
     priority: Priority
     on_invalid: OnInvalid
     run_at: datetime | None
@@ -241,6 +290,7 @@ class BatchView(msgspec.Struct, frozen=True):
             batch.status,
             paused and not batch.is_over,
             batch.detail,
+            None,
             batch.priority,
             batch.on_invalid,
             batch.run_at,
@@ -270,6 +320,7 @@ class BatchView(msgspec.Struct, frozen=True):
             row["status"],
             row["paused"],
             row["detail"],
+            Trouble(row["again"], row["attempts"], row["error"]) if row["again"] else None,
             row["priority"],
             row["on_invalid"],
             row["run_at"],
@@ -296,12 +347,17 @@ select id, kind, status, completed_at is null and exists(
                select distinct on (work) run, ended, failed from batch_report.parts
                where batch_id = batches.id order by work, sequence desc
            ) as latest
-       ), 0)::bigint as reported
+       ), 0)::bigint as reported, trouble.again, trouble.attempts, trouble.error
 from batches
 left join lateral (
     select sum(succeeded) as succeeded, sum(failed) as failed, sum(cancelled) as cancelled
     from pieces where batch_id = batches.id
 ) as done on true
+left join lateral (
+    select sum(operations)::bigint as again, max(attempts) as attempts,
+           (array_agg(error order by at desc, work))[1] as error
+    from troubles where batch_id = batches.id and batches.completed_at is null
+) as trouble on true
 """
 
 BATCH_OF_USER = SELECT_BATCH + "where id = $1 and user_id = $2"
@@ -343,7 +399,11 @@ async def batches(
 
 
 class OperationView(msgspec.Struct, frozen=True):
-    """An operation and what became of it. `row` is its row in its batch; for one that belongs to none, 1."""
+    """An operation and what became of it. `row` is its row in its batch; for one that belongs to none, 1.
+
+    Of one that is pending, `attempts` is how often it was tried, and `error` why it is to be tried again, or another is
+    that was tried with it; once it has come to its end `attempts` is null, and `error` why it failed.
+    """
 
     id: UUID
     batch_id: UUID | None
@@ -353,6 +413,7 @@ class OperationView(msgspec.Struct, frozen=True):
     error: str | None = None
     output: str | None = None
     at: datetime | None = None
+    attempts: int | None = None
 
 
 class OperationPage(msgspec.Struct, frozen=True):
@@ -393,6 +454,9 @@ limit 1
 """
 
 
+TROUBLE = "select attempts, error from troubles where batch_id = $1 and rows @> $2::bigint"
+
+
 async def operations(
     pool: asyncpg.Pool, batch_id: UUID, *, status: Outcome | None, limit: int, after: int
 ) -> OperationPage:
@@ -416,4 +480,6 @@ async def operation(pool: asyncpg.Pool, operation_id: UUID, user_id: str) -> Ope
         raise NotFound(f"You have no operation {operation_id}.")
     if await pool.fetchval(IS_REFUSED, operation_id):
         raise NotFound(f"Row {place} of batch {batch['id']} was refused, so it is no operation; the report says why.")
-    return OperationView(operation_id, batch["id"], place, batch["kind"], "pending")
+    trouble = await pool.fetchrow(TROUBLE, batch["id"], place)
+    attempts, error = trouble or (0, None)
+    return OperationView(operation_id, batch["id"], place, batch["kind"], "pending", error, attempts=attempts)

@@ -76,5 +76,6 @@ def view_of(operation_id: UUID, piece: Piece) -> OperationView:
     """The only operation of a piece."""
     result = piece.result(1)
     if result is None:
-        return OperationView(operation_id, None, 1, piece.kind, "pending")
+        why = piece.again.error if piece.again else None
+        return OperationView(operation_id, None, 1, piece.kind, "pending", why, attempts=piece.attempt)
     return OperationView(operation_id, None, 1, piece.kind, result.outcome, result.error, result.output, piece.ended_at)

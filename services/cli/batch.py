@@ -138,6 +138,10 @@ class Batches:
         say(f"[bold {colour}]{batch['status']}[/] {batch['kind']} [dim]{batch['id']}[/]", soft_wrap=True)
         if batch["detail"]:
             say(f"  {batch['detail']}", markup=False, soft_wrap=True)
+        if trouble := batch["trouble"]:
+            times = "once" if trouble["attempts"] == 1 else f"{trouble['attempts']} times"
+            waiting = f"{trouble['operations']:,} to be tried again, after {times}"
+            say(f"  {waiting}: {trouble['error']}", markup=False, soft_wrap=True)
         if batch["paused"]:
             say(f"  paused until an operator says: boxoffice batch resume {batch['kind']}", soft_wrap=True)
         ends = "  ".join(f"{counts[end]:,} {end}" for end in ("succeeded", "failed", "cancelled", "pending", "refused"))

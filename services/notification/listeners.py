@@ -126,7 +126,9 @@ class TellSubmitters(Listener[BatchCompleted | BatchFailed]):
         facts: Facts
         match event:
             case BatchCompleted(batch_id, user_id, kind, status, succeeded, failed, cancelled, refused):
-                text = f"Your batch of {kind} is {status}: {succeeded:,} succeeded, {failed + refused:,} did not."
+                ends = {"succeeded": succeeded, "failed": failed, "cancelled": cancelled, "refused": refused}
+                counted = ", ".join(f"{count:,} {end}" for end, count in ends.items() if count)
+                text = f"Your batch of {kind} is {status}: {counted}."
                 facts = {"kind": kind, "status": status, "succeeded": succeeded, "failed": failed}
                 facts |= {"cancelled": cancelled, "refused": refused}
                 await self.teller.tell(user_id, "batch.completed", batch_id, text, facts, event.at)

@@ -1,7 +1,10 @@
 """Collecting pieces of work and telling what became of them, also when workers die, batches end and kinds are gone."""
 
 import asyncio
+from collections import Counter as Tally
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from time import monotonic
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -9,17 +12,19 @@ import asyncpg
 import msgspec
 import pytest
 from msgspec import Raw
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from common.aggregate import Aggregate
 from common.clock import new_id, now
 from common.errors import Retry, Unavailable
 from common.event_log import Draft
-from common.events import Operation, OperationsExecuted, Priority, Result
+from common.events import Again, Operation, OperationsExecuted, Priority, Result
 from common.memory_log import MemoryLog
 from common.requests import Endpoint
+from services.batch import collector as collecting
 from services.batch import engine
-from services.batch.collector import AT_ONCE, Collector, Released
+from services.batch.collector import AT_ONCE, PAUSED_SECONDS, SLOTS, Collector, Released
 from services.batch.domain import (
     BATCHES,
     KINDS,
@@ -30,8 +35,10 @@ from services.batch.domain import (
     OpenBatch,
     Piece,
     ReleaseWork,
+    SetPaused,
     StartBatch,
     SubmitBatch,
+    kind_id_of,
     work_id_of,
 )
 from services.batch.kinds import Answer, Done, Kind, Task, TryAgain, Work
@@ -99,6 +106,23 @@ class Held(Insert):
         return await super().execute_many(work, operations)
 
 
+class Ordered(Insert):
+    """Records; statements, of which each has whose operations, wait until they may go on. `full`: no other begins."""
+
+    def __init__(self, slots: int = SLOTS["normal"]) -> None:
+        self.full = asyncio.Event()
+        self.slots = slots
+        self.may_go_on = asyncio.Event()
+        self.statements: list[Tally[str]] = []
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+        self.statements.append(Tally(task.user_id for task in operations))
+        if len(self.statements) == self.slots:
+            self.full.set()
+        await self.may_go_on.wait()
+        return await super().execute_many(work, operations)
+
+
 DONE = {1: Result(1, output="a"), 2: Result(2, output="b"), 3: Result(3, output="c")}
 
 
@@ -138,12 +162,12 @@ class Office:
         """The piece, as the log tells that it may be executed."""
         return Released("normal", self.work_id, self.batch_id, "records.insert", 1, 3, now())
 
-    def collector(self, *kinds: Kind[Any]) -> Collector:
+    def collector(self, *kinds: Kind[Any], limit: int = 1000) -> Collector:
         """One that was started just now."""
         works = {priority: Aggregate(decider, self.log) for priority, decider in WORKS.items()}
         named = {kind.name: kind for kind in kinds}
         batches, paused = Aggregate(BATCHES, self.log), Aggregate(KINDS, self.log)
-        settings = BatchSettings(nats_url="", database_url="", batch_interval_ms=0)
+        settings = BatchSettings(nats_url="", database_url="", batch_interval_ms=0, batch_limit=limit)
         pools = dict.fromkeys(named, self._pool)
         return Collector(self._pool, pools, Nobody(), works, batches, paused, named, settings)
 
@@ -154,6 +178,24 @@ class Office:
         added = AddOperations(work_id, None, 0, "records.insert", user_id, [row], now(), True)
         await Aggregate(WORKS[priority], self.log).handle(work_id, added)
         return work_id
+
+    async def add_batch(self, pieces: int) -> list[Released]:
+        """A batch of Ada's of so many pieces of one record each, which may all be executed."""
+        batch_id, batches, works = new_id(), Aggregate(BATCHES, self.log), Aggregate(WORKS["normal"], self.log)
+        await batches.handle(batch_id, OpenBatch(batch_id, "records.insert", "ada", "normal", "skip", None, now()))
+        for number in range(pieces):
+            row = Operation(number + 1, Raw(msgspec.json.encode(Record(f"{batch_id} {number}", "v"))))
+            work_id = work_id_of(batch_id, number)
+            added = AddOperations(work_id, batch_id, number, "records.insert", "ada", [row], now())
+            await works.handle(work_id, added)
+            await works.handle(work_id, ReleaseWork(1, now()))
+        ids = [work_id_of(batch_id, number) for number in range(pieces)]
+        return [Released("normal", work_id, batch_id, "records.insert", 1, 1, now()) for work_id in ids]
+
+    async def pause(self, *, paused: bool) -> None:
+        await Aggregate(KINDS, self.log).handle(
+            kind_id_of("records.insert"), SetPaused("records.insert", paused, now())
+        )
 
     async def die(self, kind: Kind[Any]) -> None:
         """Work, and die between the commit and the append of the results."""
@@ -175,9 +217,10 @@ class Office:
     async def counted(self) -> Batch:
         """The batch, with what was told counted."""
         batches = Aggregate(BATCHES, self.log)
+        works = {priority: Aggregate(decider, self.log) for priority, decider in WORKS.items()}
         for recorded in await self.log.read(f"batch.normal.{self.work_id}"):
             if isinstance(recorded.event, OperationsExecuted):
-                await CountWorkDone(batches).on(recorded.event)
+                await CountWorkDone(batches, works).on(recorded.event)
         return (await batches.load(self.batch_id)).state
 
     async def keys(self) -> list[str]:
@@ -209,6 +252,100 @@ async def test_high_work_is_executed_while_low_work_is_held_up(office: Office, l
     assert not any(each.done() for each in slow)
     kind.may_go_on.set()
     await asyncio.wait_for(asyncio.gather(*slow), 20)
+
+
+async def test_one_operation_behind_a_large_batch_of_its_kind_runs_with_the_next_statement(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "SLOTS", dict.fromkeys(SLOTS, 1))
+    kind = Ordered(1)
+    collector = office.collector(kind, limit=4)
+    batch = [asyncio.create_task(collector.execute(piece)) for piece in await office.add_batch(40)]
+    await asyncio.wait_for(kind.full.wait(), 20)
+    single = Released("normal", await office.add("normal", "eve"), None, kind.name, 1, 1, now())
+    alone = asyncio.create_task(collector.execute(single))
+    await asyncio.sleep(0)
+    kind.may_go_on.set()
+    await asyncio.wait_for(alone, 20)
+    assert not all(each.done() for each in batch)
+    await asyncio.wait_for(asyncio.gather(*batch), 20)
+    assert kind.statements[1] == {"ada": 3, "eve": 1}
+    assert sum(statement["ada"] for statement in kind.statements) == 40
+
+
+async def test_what_finds_no_room_among_its_kind_is_put_back_and_a_single_operation_is_let_in(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "MOST_WAITING", 10)
+    kind = Ordered()
+    collector = office.collector(kind, limit=1)
+    room = SLOTS["normal"] + 10
+    pieces = await office.add_batch(room + 5)
+    batch = [asyncio.create_task(collector.execute(piece)) for piece in pieces[: SLOTS["normal"]]]
+    await asyncio.wait_for(kind.full.wait(), 20)
+    batch += [asyncio.create_task(collector.execute(piece)) for piece in pieces[SLOTS["normal"] :]]
+    single = Released("normal", await office.add("normal", "eve"), None, kind.name, 1, 1, now())
+    alone = asyncio.create_task(collector.execute(single))
+    put_back, _ = await asyncio.wait(batch[-6:], timeout=20)
+    assert put_back == set(batch[-6:])
+    assert all(isinstance(each.exception(), Retry) for each in put_back)
+    kind.may_go_on.set()
+    await asyncio.wait_for(asyncio.gather(alone, *batch[:-6]), 20)
+
+
+def oldest() -> float:
+    """What a scrape tells of normal priority."""
+    return REGISTRY.get_sample_value("boxoffice_batch_queue_oldest_seconds", {"priority": "normal"}) or 0
+
+
+async def test_how_long_the_oldest_waits_is_measured_while_it_does(office: Office) -> None:
+    hour = timedelta(hours=1)
+    kind = Ordered()
+    collector = office.collector(kind, limit=1)
+    assert oldest() == 0
+    begun = [asyncio.create_task(collector.execute(piece)) for piece in await office.add_batch(SLOTS["normal"])]
+    await asyncio.wait_for(kind.full.wait(), 20)
+    assert oldest() == 0  # these do not wait any more
+    old = msgspec.structs.replace(office.released, since=now() - hour)
+    waiting = asyncio.create_task(collector.execute(old))
+    await asyncio.sleep(0)
+    assert hour.total_seconds() <= oldest() < 2 * hour.total_seconds()
+    kind.may_go_on.set()
+    await asyncio.wait_for(asyncio.gather(waiting, *begun), 20)
+    assert oldest() == 0
+
+
+async def test_what_was_put_back_waits_until_it_has_come_again(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    hour = timedelta(hours=1)
+    collector = office.collector(Insert())
+    old = msgspec.structs.replace(office.released, since=now() - hour)
+    await office.pause(paused=True)
+    with pytest.raises(Retry):
+        await collector.execute(old)
+    assert oldest() >= hour.total_seconds()
+    await office.pause(paused=False)
+    await collector.execute(old)
+    assert oldest() == 0
+    await office.pause(paused=True)
+    with pytest.raises(Retry):
+        await collector.execute(old)
+    assert oldest() >= hour.total_seconds()
+    at = monotonic() + PAUSED_SECONDS + collecting.LATE_SECONDS
+    monkeypatch.setattr(collecting, "monotonic", lambda: at)
+    assert oldest() == 0  # somebody else has it
+
+
+async def test_what_is_tried_again_says_why_and_how_often_it_was_tried(office: Office) -> None:
+    for attempt in (1, 2):
+        with pytest.raises(Retry):
+            await office.work(NotYet())
+        piece = await office.piece()
+        assert (piece.attempt, piece.again) == (attempt, Again(((2, 2),), "not yet"))
+    with pytest.raises(Retry):
+        await office.work()
+    assert (await office.piece()).again == Again(((2, 2),), "Kind records.insert is not installed here.")
+    await office.work(Insert())
+    assert (await office.piece()).again is None
 
 
 async def test_what_a_worker_had_executed_when_it_died_is_told_although_the_batch_was_cancelled(office: Office) -> None:

@@ -13,6 +13,7 @@ import pytest
 from common.errors import Invalid, Unavailable
 from common.events import Result
 from services.batch import engine
+from services.batch.domain import Postponed
 from services.batch.engine import Declined, Due, decline, execute, forget, sweep
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, TryAgain, Work
 from services.batch.kinds_records import InsertRecords, Record
@@ -179,6 +180,7 @@ async def test_what_a_kind_wrote_for_what_it_refuses_stays_unless_it_raises(pool
     assert [(result.number, result.error) for result in results] == [
         (1, None),
         (2, "It is not to be had."),
+        (3, "Not yet."),
         (4, "There is no such seat."),
     ]
     assert await reserved(pool) == [1, 2, 3]
@@ -195,16 +197,18 @@ async def test_a_kind_may_use_transactions_of_its_own_inside(pool: asyncpg.Pool)
     assert await reserved(pool) == [1, 2]
 
 
-async def test_what_is_to_be_tried_again_has_no_result_before_the_last_attempt(pool: asyncpg.Pool) -> None:
+async def test_what_is_to_be_tried_again_is_postponed_before_the_last_attempt(pool: asyncpg.Pool) -> None:
     class Later(ReserveSeats):
         attempts = 3
 
         async def execute_many(self, _: Work, operations: Sequence[Task[Seat]]) -> Sequence[Answer]:
             return [TryAgain("busy") if task.what.number == 2 else Done() for task in operations]
 
-    for attempt, told in ((1, []), (2, []), (3, [Result(2, "failed", "busy")])):
-        results = await execute(pool, Later(), [seats(1, 2, 3, attempt=attempt)])
-        assert results == [sorted([Result(1), Result(3), *told], key=lambda result: result.number)]
+    for attempt, told in ((1, Postponed), (2, Postponed), (3, Result)):
+        piece = seats(1, 2, 3, attempt=attempt)
+        assert await execute(pool, Later(), [piece]) == [[Result(1), told(2, "failed", "busy"), Result(3)]]
+        ended = [Result(1), Result(3)] if told is Postponed else [Result(1), Result(2, "failed", "busy"), Result(3)]
+        assert await execute(pool, Later(), [piece]) == [ended]  # why it is postponed is not kept
 
 
 # Once
@@ -408,7 +412,8 @@ async def test_an_operation_that_hangs_is_undone_and_in_the_end_fails_and_the_ot
     pool: asyncpg.Pool, kind: Hangs
 ) -> None:
     piece = seats(11, 12, 13, 14)
-    applied = [Result(1, output="A11"), Result(2, output="A12"), Result(4, output="A14")]
+    hung = Postponed(3, "failed", "It did not answer within 2 s.")
+    applied = [Result(1, output="A11"), Result(2, output="A12"), hung, Result(4, output="A14")]
     assert await execute(pool, kind, [piece]) == [applied]
     assert (await reserved(pool), await remembered(pool)) == ([11, 12, 14], 1)
     left = Due(piece.work_id, 1, 2, [3], [piece.tasks[2]])
@@ -473,7 +478,8 @@ async def test_what_another_service_did_before_it_went_away_is_told(home: Path) 
 
     async with asyncpg.create_pool(f"postgresql:///postgres?host={home}", min_size=0) as nobody:
         told = await execute(nobody, Elsewhere(), [seats(1, 2, -1), seats(3)])
-        assert told == [[Result(1, output="listed"), Result(2, output="listed")], []]
+        listed = [Result(1, output="listed"), Result(2, output="listed")]
+        assert told == [[*listed, Postponed(3, "failed", "it is gone")], [Postponed(1, "failed", "it is gone")]]
         with pytest.raises(Unavailable):
             await execute(nobody, Elsewhere(), [seats(-1, 2, 3)])
 

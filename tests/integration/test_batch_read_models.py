@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from functools import partial
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from common.clock import new_id, now
 from common.errors import NotFound
 from common.event_log import Draft, Recorded
 from common.events import (
+    Again,
     BatchCompleted,
     BatchOpened,
     BatchRetried,
@@ -150,6 +152,42 @@ async def test_a_single_operation_reads_by_its_id_and_only_for_its_user(platform
         for other_row, user_id in ((1, "eve"), (0, "ada"), (2, "ada")):
             with pytest.raises(NotFound):
                 await read(operation_id_of(work_id, other_row), user_id)
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_why_something_waits_is_told_while_it_does(platform: Platform, together: bool) -> None:
+    batch_id = new_id()
+
+    def executed(work: int, attempt: int, left: int, again: Again | None) -> OperationsExecuted:
+        told = OperationsExecuted(UUID(int=work), batch_id, work, "test", "ada", 1, attempt, [], left, 0, 0, 0, now())
+        return msgspec.structs.replace(told, again=again)
+
+    batch = (
+        BatchOpened(batch_id, "test", "ada", "normal", "skip", None, now()),
+        BatchSubmitted(batch_id, 20, 2, 0, now()),
+    )
+    turns = [
+        (executed(0, 1, 4, Again(((2, 3), (5, 6)), "busy")), executed(1, 1, 10, Again(((11, 20),), "gone"))),
+        (executed(0, 2, 1, Again(((5, 5),), "late")),),
+        (executed(1, 2, 0, None), executed(0, 3, 1, None)),  # nobody knows why
+    ]
+    seen = []
+    async with platform.pool("batch") as pool:
+        connection = await connect(platform.settings.database_url, "batch")
+        await read_model.project(connection, recorded(batch_id, batch))
+        for turn in turns:
+            for events in [turn] if together else [(event,) for event in turn]:
+                await read_model.project(connection, recorded(batch_id, events))
+            view = await read_model.batch(pool, batch_id, "ada", now())
+            rows = [await read_model.operation(pool, operation_id_of(batch_id, row), "ada") for row in (4, 5, 11)]
+            seen.append((view.trouble, [(row.attempts, row.error) for row in rows]))
+        await connection.close()
+    trouble = read_model.Trouble
+    assert seen == [
+        (trouble(14, 1, "gone"), [(0, None), (1, "busy"), (1, "gone")]),
+        (trouble(11, 2, "late"), [(0, None), (2, "late"), (1, "gone")]),
+        (None, [(0, None), (0, None), (0, None)]),
+    ]
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])

@@ -12,16 +12,19 @@ import httpx
 import msgspec
 import pytest
 
-from common.events import Event, OperationsExecuted, WorkCounted, type_of
+from common.events import Event, OperationsExecuted, WorkCounted, WorkReleased, type_of
 from common.runtime import Platform
 from common.topology import CONSUMERS
 from services.batch.collector import SLOTS
 from services.batch.domain import operation_id_of, work_id_of
+from services.batch.listeners import WINDOW
 from tests.harness import Fate, Judge, Proxy, ServiceProcess, eventually
-from tests.system.test_batch import CSV, Office
+from tests.system.test_batch import CSV, OPERATOR, Office, command
 
 ROWS = 600
 PIECES = 2
+MANY = WINDOW + 200
+"""Rows of a batch in which each is a piece of its own: more than are released at once."""
 HEARD = [consumer for consumer in CONSUMERS if consumer.service == "batch" and consumer.durable != "batch-abandon"]
 SOON = 2.0
 """Seconds; the consumers' own 30 and 10 would be waited for in each phase."""
@@ -31,7 +34,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from services.batch.kinds import Answer, Done, Kind, Task, Work
+from services.batch.kinds import Answer, Done, Kind, Task, TryAgain, Work
 
 
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +60,22 @@ class AddEntries(MakeEntries):
     """The same by another name."""
 
     name = "entries.add"
+
+
+class AddOneEntry(MakeEntries):
+    """The same one by one."""
+
+    name = "entries.one"
+    limit = 1
+
+
+class PrintEntries(MakeEntries):
+    """Makes none."""
+
+    name = "entries.print"
+
+    async def execute_many(self, work: Work, operations: Sequence[Task[Entry]]) -> Sequence[Answer]:
+        return [TryAgain("There is no paper.")] * len(operations)
 '''
 
 # Who has a piece of work and waits for a table, and who of them has written an entry.
@@ -105,6 +124,11 @@ class Ward:
         events = await self.platform.event_log.read(f"batch.{batch_id}")
         return sum(isinstance(recorded.event, WorkCounted) for recorded in events)
 
+    async def released(self, batch_id: UUID, work: int) -> bool:
+        """Whether a piece of work may run."""
+        events = await self.platform.event_log.read(f"batch.normal.{work_id_of(batch_id, work)}")
+        return any(isinstance(recorded.event, WorkReleased) for recorded in events)
+
     async def unsettled(self) -> int:
         """Events that a listener of the batch service is not done with, and dead letters."""
         count: int = (await self.platform.event_log.end("DEAD")).sequence
@@ -133,6 +157,7 @@ def installed(home: Path) -> Path:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: entries\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(
         "[boxoffice.batch_kinds]\nentries.make = entries:MakeEntries\nentries.add = entries:AddEntries\n"
+        "entries.one = entries:AddOneEntry\nentries.print = entries:PrintEntries\n"
     )
     return package
 
@@ -355,6 +380,113 @@ async def test_kinds_that_hang_keep_no_other_from_its_work(ward: Ward) -> None:
             await office.over(str(fast), "COMPLETED", 30)
         for batch_id in slow:
             await office.over(str(batch_id), "COMPLETED", 60)
+
+
+HANGING = "select count(distinct pid) from pg_locks where not granted and relation = 'batch_data.entries'::regclass"
+
+
+def entries(count: int) -> str:
+    """A CSV of entries."""
+    return "number\n" + "".join(f"{number}\n" for number in range(1, count + 1))
+
+
+async def test_a_worker_killed_before_it_released_what_was_next_leaves_every_piece_executed_once(ward: Ward) -> None:
+    lost = seen = 0
+
+    def judge(frame: bytes) -> Fate:
+        nonlocal lost, seen
+        if appends_of(WorkReleased)(frame) == "pass":
+            return "pass"
+        seen += 1
+        lost += seen > WINDOW + 50
+        return "drop" if seen > WINDOW + 50 else "pass"
+
+    async def lost_some() -> bool:
+        return lost > 10
+
+    ward.proxy.requests = judge
+    async with httpx.AsyncClient(timeout=30) as http:
+        batch_id = await ward.submit(http, "entries.one", entries(MANY))
+        await eventually(lost_some, True, 60)
+        await ward.kill()
+        assert 0 < await ward.counted(batch_id) < MANY
+        await ward.heir.start()
+        office = Office(ward.heir, http, ward.platform.settings.database_url)
+        over = await office.over(str(batch_id), "COMPLETED", 60)
+    assert over["counts"]["succeeded"] == MANY
+    made = await ward.database.fetch("select number from batch_data.entries")
+    assert Counter(row["number"] for row in made) == Counter(range(1, MANY + 1))
+    assert await ward.counted(batch_id) == MANY
+
+
+async def test_one_operation_passes_a_large_batch_of_a_kind_that_hangs_which_goes_on_when_it_is_resumed(
+    ward: Ward,
+) -> None:
+    large = 2 * WINDOW + 50
+    async with httpx.AsyncClient(timeout=30) as http:
+        office = Office(ward.victim, http, ward.platform.settings.database_url)
+        async with holding(ward, "batch_data.entries", "access exclusive"):
+            batch_id = await ward.submit(http, "entries.one", entries(large))
+            await eventually(lambda: ward.see(HANGING), SLOTS["normal"], 30)
+            await eventually(lambda: ward.released(batch_id, WINDOW - 1), True)
+            small = {"kind": "records.insert", "payload": {"key": "a", "value": "b"}}
+            path = (await office.ask("POST", "/api/operations", json=small)).headers["location"]
+
+            async def status() -> str:
+                return str((await office.ask("GET", path)).json()["status"])
+
+            await eventually(status, "succeeded", 25)
+            assert not await ward.released(batch_id, WINDOW)
+            assert (await office.batch(str(batch_id)))["counts"]["pending"] == large
+            assert (await office.ask("POST", "/api/batch-kinds/entries.one/pause", who=OPERATOR)).status_code == 200
+        await eventually(lambda: ward.see(HANGING), 0, 30)
+        assert (await office.ask("POST", "/api/batch-kinds/entries.one/resume", who=OPERATOR)).status_code == 200
+        over = await office.over(str(batch_id), "COMPLETED", 60)
+    assert over["counts"]["succeeded"] == large
+    assert await ward.see("select count(*) from batch_data.entries") == large
+
+
+async def test_a_batch_of_more_than_a_window_that_is_cancelled_in_the_middle_is_cancelled_to_its_end(
+    ward: Ward,
+) -> None:
+    async with httpx.AsyncClient(timeout=30) as http:
+        office = Office(ward.victim, http, ward.platform.settings.database_url)
+        async with holding(ward, "batch_data.entries", "access exclusive"):
+            batch_id = await ward.submit(http, "entries.one", entries(MANY))
+            await eventually(lambda: ward.see(HANGING), SLOTS["normal"], 30)
+            assert (await office.ask("POST", f"/api/batches/{batch_id}/cancel")).status_code == 200
+        counts = (await office.over(str(batch_id), "CANCELLED", 60))["counts"]
+        report = await office.report(str(batch_id))
+    made = await ward.see("select count(*) from batch_data.entries")
+    assert (counts["succeeded"], counts["cancelled"]) == (made, MANY - made)
+    assert SLOTS["normal"] <= made < WINDOW
+    assert Counter(row["status"] for row in report) == {"succeeded": made, "cancelled": MANY - made}
+    assert Counter(int(row["row"]) for row in report) == Counter(range(1, MANY + 1))
+
+
+async def test_what_is_tried_again_and_again_says_why_until_it_has_ended(ward: Ward) -> None:
+    async with httpx.AsyncClient(timeout=30) as http:
+        office = Office(ward.victim, http, ward.platform.settings.database_url)
+        batch_id = await ward.submit(http, "entries.print", entries(3))
+        single = await office.ask("POST", "/api/operations", json={"kind": "entries.print", "payload": {"number": 1}})
+        in_batch = f"/api/operations/{operation_id_of(batch_id, 2)}"
+        for path in (in_batch, single.headers["location"]):
+
+            async def tried(path: str = path) -> tuple[str, str, bool]:
+                shown = (await office.ask("GET", path)).json()
+                return shown["status"], shown["error"], (shown["attempts"] or 0) >= 2
+
+            await eventually(tried, ("pending", "There is no paper.", True), 30)
+        trouble = (await office.batch(str(batch_id)))["trouble"]
+        assert (trouble["operations"], trouble["error"]) == (3, "There is no paper.")
+        assert trouble["attempts"] >= 2
+        _, said = await command(office, "show", str(batch_id))
+        assert "3 to be tried again, after " in said
+        assert " times: There is no paper." in said
+        assert (await office.ask("POST", f"/api/batches/{batch_id}/cancel")).status_code == 200
+        assert (await office.over(str(batch_id), "CANCELLED"))["trouble"] is None
+        shown = (await office.ask("GET", in_batch)).json()
+        assert (shown["status"], shown["error"], shown["attempts"]) == ("cancelled", None, None)
 
 
 async def test_long_refusals_of_many_operations_are_told(ward: Ward) -> None:

@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from common.errors import Conflict, Invalid, NotFound
 from common.events import (
+    Again,
     BatchCancelled,
     BatchCompleted,
     BatchFailed,
@@ -50,6 +51,7 @@ from services.batch.domain import (
     OnInvalid,
     OpenBatch,
     Piece,
+    Postponed,
     RecordResults,
     RefuseRows,
     ReleaseWork,
@@ -218,6 +220,16 @@ def test_only_what_failed_is_tried_again() -> None:
     ).refused(Conflict, "no operation of it failed", batch_status="COMPLETED")
 
 
+def test_rows_that_are_no_operations_are_not_tried_again_but_given_back() -> None:
+    over = (opened(), refused, BatchSubmitted(BATCH, 500, 1, 1, NOON), started, counted(0, 500))
+    end = completed("COMPLETED_WITH_ERRORS", 500, refused=1)
+    given(*over, end).when(RetryBatch("ada", NOON)).refused(
+        Conflict, f"boxoffice batch bad {BATCH} FILE", batch_status="COMPLETED_WITH_ERRORS"
+    )
+    failed = (*over[:-1], counted(0, 499, 1), completed("COMPLETED_WITH_ERRORS", 499, 1, refused=1))
+    given(*failed).when(RetryBatch("ada", NOON)).then(BatchRetried(BATCH, [0], 2, NOON))
+
+
 def test_what_failed_of_a_batch_that_was_cancelled_can_be_tried_again() -> None:
     end = (counted(0, 450, 50), counted(1, cancelled=500), completed("CANCELLED", 450, 50, 500))
     before = (opened(), submitted, started, cancelled, *end)
@@ -323,6 +335,21 @@ def test_what_an_event_tells_is_in_the_order_of_its_rows() -> None:
         Ended(5, 8, "succeeded"),
         Ended(9, 9, "succeeded", None, "made"),
     ]
+
+
+def test_what_is_to_be_tried_again_is_told_with_a_reason_and_is_no_result() -> None:
+    why = Postponed(1, "failed", "busy"), Postponed(3, "failed", "too late")
+    told = RecordResults(1, 1, [why[0], Result(2), why[1]], NOON)
+    again = Again(((1, 1), (3, 3)), "busy")
+    once = msgspec.structs.replace(executed(left=2, ends=(1, 0, 0), rows=((2, 2),)), again=again)
+    piece(added, released).when(told).then(once)
+    assert piece(added, released, once).state.again == again
+    for results in ([Result(1), Result(3)], [Result(1, "failed", "busy"), Result(3)]):  # at the next try; at the last
+        (end,) = WORKS["normal"].decide(RecordResults(1, 2, results, NOON), piece(added, released, once).state)
+        assert isinstance(end, OperationsExecuted)
+        assert (end.left, end.again) == (0, None)
+    assert piece(added, released, once, executed(left=2, attempt=2)).state.again is None  # nobody knows why
+    assert piece(added, released, once, WorkReleased(WORK, BATCH, 0, KIND, 2, 3, NOON)).state.again is None
 
 
 def test_a_try_without_a_result_counts_as_one() -> None:
