@@ -5,6 +5,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from itertools import islice
 from uuid import UUID
 
 import asyncpg
@@ -25,7 +26,7 @@ from common.events import (
 from common.live import Connections, retry_ms
 from common.projector import Projected
 from services.notification import read_model
-from services.notification.domain import Acknowledge, Inboxes, SendAgain, inbox_id_of
+from services.notification.domain import Acknowledge, Inboxes, SendAgain, inbox_id_of, place_id_of
 from services.notification.read_model import Notification
 
 STREAM = "NOTIFICATIONS"
@@ -39,8 +40,9 @@ REPLAY = 1_000
 FIRST_AGAIN = 5.0
 """Seconds after which what was not acknowledged is sent again; each further time after twice as many."""
 
-ACKNOWLEDGED_TOGETHER = 0.5
-"""Seconds for which acknowledgements are collected before the log is told the last of them."""
+ACKNOWLEDGED_TOGETHER, PORTIONS = 2.0, 10
+"""Seconds for which acknowledgements are collected, more or less, before the log is told the last of each user; and in
+how many portions, as the notifications of others would wait for all of them at once."""
 
 log = structlog.get_logger()
 
@@ -78,6 +80,7 @@ class Receipts:
     def __init__(self, inboxes: Inboxes) -> None:
         self._inboxes = inboxes
         self._acknowledged: dict[str, int] = {}
+        self._some = asyncio.Event()
 
     async def send_again(self, user_id: str, channel: Channel, due: list[UUID]) -> dict[UUID, int]:
         """For which time each of these is sent now, if it may be. Raises Unavailable."""
@@ -87,25 +90,31 @@ class Receipts:
 
     async def acknowledge(self, user_id: str, cursor: int) -> None:
         """All up to `cursor` has arrived. Raises Unavailable."""
-        await self._inboxes.handle(inbox_id_of(user_id), Acknowledge(user_id, cursor, now()))
+        await self._inboxes.handle(place_id_of(user_id), Acknowledge(user_id, cursor, now()))
+
+    def acknowledged(self, user_id: str) -> int:
+        """What the log is to be told, or 0."""
+        return self._acknowledged.get(user_id, 0)
 
     def acknowledge_soon(self, user_id: str, cursor: int) -> None:
         """The same, with what else is acknowledged soon."""
         self._acknowledged[user_id] = max(cursor, self._acknowledged.get(user_id, 0))
+        self._some.set()
 
     async def tell_now_and_then(self) -> None:
         """Tell the log what was acknowledged, until cancelled."""
         while True:
-            await asyncio.sleep(ACKNOWLEDGED_TOGETHER)
-            await self.tell()
+            await self._some.wait()
+            await asyncio.sleep(ACKNOWLEDGED_TOGETHER / PORTIONS)
+            await self.tell(1 + len(self._acknowledged) // PORTIONS)
 
-    async def tell(self) -> None:
-        """Tell the log what was acknowledged; what it does not take is told the next time."""
-        told, self._acknowledged = self._acknowledged, {}
-        outcomes = await asyncio.gather(
-            *(self.acknowledge(user_id, cursor) for user_id, cursor in told.items()), return_exceptions=True
-        )
-        for (user_id, cursor), outcome in zip(told.items(), outcomes, strict=True):
+    async def tell(self, most: int | None = None) -> None:
+        """Tell the log what was acknowledged, of `most` users; what it does not take is told the next time."""
+        told = [(user_id, self._acknowledged.pop(user_id)) for user_id in list(islice(self._acknowledged, most))]
+        if not self._acknowledged:
+            self._some.clear()
+        outcomes = await asyncio.gather(*(self.acknowledge(*each) for each in told), return_exceptions=True)
+        for (user_id, cursor), outcome in zip(told, outcomes, strict=True):
             if isinstance(outcome, DomainError):
                 self.acknowledge_soon(user_id, cursor)
             elif isinstance(outcome, Exception):
@@ -158,6 +167,7 @@ class Session:
         """The other side says that it has all up to `cursor`. Raises Invalid for what it was never sent."""
         if cursor > max(self.sent_to, self.after):
             raise Invalid(f"ack: You were sent nothing past {max(self.sent_to, self.after)}", field="ack", got=cursor)
+        self.acknowledged(cursor)
         self._receipts.acknowledge_soon(self._user_id, cursor)
 
     def begin(self, after: int, missed: Sequence[Notification], muted: Collection[NotificationKind]) -> None:
@@ -292,7 +302,7 @@ class Feed:
         standing = await read_model.standing(self._pool, user_id)
         muted = standing.muted.get(channel, ()) if channel else ()
         if after is None:
-            after = standing.acknowledged
+            after = max(standing.acknowledged, self._receipts.acknowledged(user_id))
         missed: list[Notification] = []
         if after < position:
             session.recovered = await self._projected.wait(position)

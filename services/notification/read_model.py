@@ -52,7 +52,7 @@ from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::te
 """
 ACKNOWLEDGE = """
 insert into inboxes (user_id, acknowledged) select * from unnest($1::text[], $2::bigint[])
-on conflict (user_id) do update set acknowledged = excluded.acknowledged
+on conflict (user_id) do update set acknowledged = greatest(inboxes.acknowledged, excluded.acknowledged)
 """
 READ_ONE = "update notifications set read = true where id = any($1::uuid[])"
 READ_ALL = """
@@ -95,7 +95,7 @@ class _News:
                 told = (notification_id, user_id, kind, about, text, json(facts), at)
                 self.raised.append((recorded.sequence, *told))
             case NotificationsAcknowledged(user_id, cursor):
-                self.acknowledged[user_id] = cursor
+                self.acknowledged[user_id] = max(cursor, self.acknowledged.get(user_id, 0))
             case NotificationRead(notification_id=notification_id):
                 self.read.append(notification_id)
             case NotificationsRead(user_id, cursor):
