@@ -22,7 +22,7 @@ from common import projector, topology
 from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.http import create_app
-from common.live import Connections
+from common.live import Connections, WebSockets
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
 from common.projector import ReadModel
 from common.runtime import Platform, Service, connect
@@ -120,6 +120,7 @@ def server_of(app: Litestar) -> WebServer:
         server_header=False,
         proxy_headers=False,  # what a client says of itself is not believed
         timeout_graceful_shutdown=5,
+        ws=WebSockets,
         ws_per_message_deflate=False,  # it would hold 20 KB of each connection for messages of 0.4
         ws_max_size=WS_LARGEST,
         lifespan="on",

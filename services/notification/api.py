@@ -1,7 +1,7 @@
 """HTTP and WebSocket -> session: the same notifications with the same cursors, three ways."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Annotated, Any
 from uuid import UUID
@@ -21,7 +21,9 @@ from common.clock import now
 from common.errors import DomainError
 from common.events import Channel, NotificationEvent, NotificationKind
 from common.http import BEARER
-from common.live import PING, PING_SECONDS, event_stream, sent_event
+from common.live import PING, PING_SECONDS, SLOW_SECONDS, event_stream, sent_event
+from common.postgres import POSTGRES_FAILED
+from common.postgres import told as told_of
 from common.problems import problems
 from common.projector import ReadYourWrites
 from services.notification import read_model
@@ -136,12 +138,15 @@ class NotificationController(Controller):
         async with desk.feed.session(request.user.id, None, after) as session:
             if after and session.recovered:
                 session.acknowledge(after)
-            with suppress(Ended):
+            watching = asyncio.create_task(end_when_gone(request, session))
+            try:
                 sent = await session.next(wait)
-                return News(
-                    [each.notification for each in sent], max(session.sent_to, session.after), session.recovered
-                )
-            return News([], session.after, session.recovered)
+            except Ended:
+                sent = []
+            finally:
+                watching.cancel()
+            items = [each.notification for each in sent]
+            return News(items, max(session.sent_to, session.after), session.recovered)
 
     @get("/stream", media_type="text/event-stream", responses=problems(400, 401, 503))
     async def stream(
@@ -153,7 +158,7 @@ class NotificationController(Controller):
     ) -> Stream:
         """Server-sent events: `resumed`, then each `notification` with its cursor as `id`."""
         place = last_event_id if last_event_id is not None else after
-        return event_stream(sse(desk.feed, request.user.id, place))
+        return await event_stream(sse(desk.feed, request.user.id, place))
 
     @websocket("/ws")
     async def ws(
@@ -166,12 +171,11 @@ class NotificationController(Controller):
         await socket.accept()
         try:
             async with desk.feed.session(socket.user.id, "websocket", after) as session:
-                await socket.send_data(_encode(begun(session)), mode="text")
                 await serve(socket, session)
         except DomainError as error:
-            await socket.close(TOO_SLOW, error.detail[:120])
-        except WebSocketDisconnect:
-            pass
+            await socket.close(TOO_SLOW, reason(error.detail))
+        except POSTGRES_FAILED as error:
+            await socket.close(TOO_SLOW, reason(f"{told_of(error)}."))
 
     @get("/inbox", responses=problems(400, 401, 503))
     async def inbox(
@@ -191,12 +195,13 @@ class NotificationController(Controller):
         """All up to a cursor has arrived, however it came."""
         await desk.feed.acknowledge(request.user.id, data.cursor)
 
-    @post("/read", status_code=204, responses=problems(400, 401, 413, 415, 503))
+    @post("/read", status_code=204, responses=problems(400, 401, 413, 415, 422, 503))
     async def read_all(
         self, data: JSONBody[Cursor], request: UserRequest, desk: NamedDependency[NotificationDesk]
     ) -> None:
         """You have read all up to a cursor."""
         user = request.user.id
+        await desk.feed.check(data.cursor)
         await desk.inboxes.handle(inbox_id_of(user), MarkAllRead(user, data.cursor, now()))
 
     @post("/{notification_id:str}/read", status_code=204, responses=problems(400, 401, 404, 503))
@@ -222,33 +227,59 @@ class NotificationController(Controller):
         return Response(data)
 
 
-async def sse(feed: Feed, user_id: str, after: int | None) -> AsyncIterator[bytes]:
-    """The events of a stream, until the session ends."""
-    try:
-        async with feed.session(user_id, "sse", after) as session:
-            yield sent_event("resumed", begun(session), session.after)
+async def sse(feed: Feed, user_id: str, after: int | None) -> AsyncGenerator[bytes, None]:
+    """The events of a stream, until the session ends. Raises Unavailable instead of the first."""
+    async with feed.session(user_id, "sse", after) as session:
+        yield sent_event("resumed", begun(session), session.after)
+        try:
             while True:
                 sent = await session.next(PING_SECONDS)
                 yield (
                     b"".join(sent_event("notification", told(each), each.notification.cursor) for each in sent) or PING
                 )
-    except Ended as ended:
-        yield sent_event("ended", {"reason": ended.reason})
+        except Ended as ended:
+            yield sent_event("ended", {"reason": ended.reason})
+        except DomainError as error:
+            yield sent_event("ended", {"reason": error.detail})
+
+
+async def end_when_gone(request: UserRequest, session: Session) -> None:
+    """End the session of a request that nobody waits for any more."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    session.end(Ended("The other side is gone."))
 
 
 async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
-    """Send and hear until one side ends it. Raises WebSocketDisconnect, Unavailable."""
+    """Send and hear until one side ends it. Raises Unavailable."""
     hearing = asyncio.create_task(hear(socket, session))
     try:
+        await send(socket, begun(session))
         while not hearing.done():
             for sent in await session.next(PING_SECONDS):
-                await socket.send_data(_encode(told(sent)), mode="text")
+                await send(socket, told(sent))
     except Ended as ended:
-        await socket.close(TOO_SLOW if ended.too_slow else RESTART, ended.reason)
+        if not ended.gone:
+            await socket.close(TOO_SLOW if ended.too_slow else RESTART, reason(ended.reason))
+    except TimeoutError:
+        await socket.close(TOO_SLOW, "You take nothing: connect again with your cursor.")
+    except (WebSocketDisconnect, OSError):
+        pass  # while it was being sent to
     finally:
         hearing.cancel()
-        with suppress(asyncio.CancelledError, WebSocketDisconnect):
+        with suppress(asyncio.CancelledError, WebSocketDisconnect, OSError):
             await hearing
+
+
+async def send(socket: WebSocket[User, Any, State], message: Resumed | Told | Wrong) -> None:
+    """Raises TimeoutError if the other side takes nothing."""
+    async with asyncio.timeout(SLOW_SECONDS):
+        await socket.send_data(_encode(message), mode="text")
+
+
+def reason(text: str) -> str:
+    """As much of it as fits into the closing of a WebSocket (RFC 6455, 5.5)."""
+    return text.encode()[:123].decode(errors="ignore")
 
 
 async def hear(socket: WebSocket[User, Any, State], session: Session) -> None:
@@ -259,6 +290,6 @@ async def hear(socket: WebSocket[User, Any, State], session: Session) -> None:
             try:
                 session.acknowledge(_ack(text).ack)
             except (msgspec.MsgspecError, DomainError) as error:
-                await socket.send_data(_encode(Wrong(str(error))), mode="text")
+                await send(socket, Wrong(str(error)))
     finally:
-        session.end(Ended("The other side is gone."))
+        session.end(Ended("The other side is gone.", gone=True))

@@ -37,6 +37,9 @@ BACKLOG = 256
 REPLAY = 1_000
 """Notifications at most that a connection is sent of what it has missed; more are in the inbox."""
 
+START_SECONDS = 2.0
+"""Whoever comes before the log is followed is let in after so long at most, or refused."""
+
 FIRST_AGAIN = 5.0
 """Seconds after which what was not acknowledged is sent again; each further time after twice as many."""
 
@@ -55,10 +58,12 @@ def pause_after(attempt: int) -> float:
 class Ended(Exception):
     """The connection is to be closed, and why."""
 
-    def __init__(self, reason: str, *, too_slow: bool = False) -> None:
+    def __init__(self, reason: str, *, too_slow: bool = False, gone: bool = False) -> None:
+        """`gone`: there is nobody to be told."""
         super().__init__(reason)
         self.reason = reason
         self.too_slow = too_slow
+        self.gone = gone
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -141,8 +146,8 @@ class Session:
 
     def offer(self, notification: Notification) -> None:
         """Something new. It is passed over if it is known or not wanted here."""
-        if notification.cursor <= self.after or notification.kind in self._muted:
-            return
+        if self._ended or notification.cursor <= self.after or notification.kind in self._muted:
+            return  # what comes after the end would hide what did not fit before it
         if len(self._queue) >= BACKLOG:
             self.end(Ended("Too slow: connect again with your cursor.", too_slow=True))
         else:
@@ -246,21 +251,26 @@ class Feed:
         self._connections = connections
         self._per_user = per_user
         self._sessions: dict[str, set[Session]] = {}
-        self._position: int | None = None
+        self._position = 0
+        self._started = asyncio.Event()
 
     async def run(self) -> None:
         """Hand out until cancelled; then tell the log what was acknowledged last."""
         telling = asyncio.create_task(self._receipts.tell_now_and_then())
         try:
-            if self._position is None:
-                self._position = (await self._event_log.end(STREAM)).sequence
+            self._position = (await self._event_log.end(STREAM)).sequence
+            self._started.set()
             self.problem = None
-            async with aclosing(self._event_log.follow(STREAM, self._position)) as batches:
+            async with aclosing(self._event_log.follow(STREAM, self._position, limit=BACKLOG // 2)) as batches:
                 async for batch in batches:
                     for recorded in batch:
                         self._hand_out(recorded.sequence, recorded.event)
                     self._position = batch[-1].sequence
+                    await asyncio.sleep(0)  # they take it, and have room for more
         finally:
+            self._started.clear()
+            for session in [session for sessions in self._sessions.values() for session in sessions]:
+                session.end(Ended("The log is read anew: connect again with your cursor."))
             telling.cancel()
             await self._receipts.tell()
 
@@ -280,13 +290,16 @@ class Feed:
     @asynccontextmanager
     async def session(self, user_id: str, channel: Channel | None, after: int | None) -> AsyncIterator[Session]:
         """A connection of a user from `after` on; by default from what was acknowledged last. Raises Unavailable."""
-        if self._position is None:
-            raise Unavailable("This server is starting; try again.")
-        sessions = self._sessions.setdefault(user_id, set())
-        if len(sessions) >= self._per_user:
+        if not self._started.is_set():
+            try:
+                await asyncio.wait_for(self._started.wait(), START_SECONDS)
+            except TimeoutError:
+                raise Unavailable("This server is starting; try again.") from None
+        if len(self._sessions.get(user_id, ())) >= self._per_user:
             raise Unavailable(f"You have {self._per_user} connections open here, which is all that you may.")
         session = Session(self._receipts, user_id, channel, asyncio.get_running_loop().time)
         with self._connections.opened(lambda: session.end(Ended(f"Stopping: connect again in {retry_ms()} ms."))):
+            sessions = self._sessions.setdefault(user_id, set())
             sessions.add(session)  # from here on it is offered what comes after `position`
             try:
                 await self._begin(session, user_id, channel, after, self._position)
@@ -315,8 +328,12 @@ class Feed:
             after, missed = position, []
         session.begin(after, missed, muted)
 
-    async def acknowledge(self, user_id: str, cursor: int) -> None:
-        """Tell the log now. Raises Invalid for a cursor that does not exist yet, Unavailable."""
+    async def check(self, cursor: int) -> None:
+        """Raises Invalid for a cursor that does not exist yet, Unavailable."""
         if cursor > (end := (await self._event_log.end(STREAM)).sequence):
             raise Invalid(f"cursor: There is nothing past {end} yet", field="cursor", got=cursor)
+
+    async def acknowledge(self, user_id: str, cursor: int) -> None:
+        """Tell the log now. Raises Invalid, Unavailable."""
+        await self.check(cursor)
         await self._receipts.acknowledge(user_id, cursor)

@@ -1,7 +1,7 @@
 """How much is left of each ticket, told to every open page as it changes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from uuid import UUID
 
@@ -50,7 +50,7 @@ class Page:
         self._over = True
         self._wake.set()
 
-    async def news(self) -> AsyncIterator[bytes]:
+    async def news(self) -> AsyncGenerator[bytes, None]:
         """What is to be sent, until the end."""
         while not self._over:
             try:
@@ -77,7 +77,7 @@ class Availability:
         self._event_log = event_log
         self._projected = projected
         self._pool = pool
-        self.connections = connections
+        self._connections = connections
         self._pages: set[Page] = set()
         self._reached: dict[str, int] = {}
         self._changed: set[UUID] = set()
@@ -86,22 +86,28 @@ class Availability:
 
     async def run(self) -> None:
         """Tell until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for stream in self._projected:
-                tasks.create_task(self._follow(stream))
-            tasks.create_task(self._tell())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for stream in self._projected:
+                    tasks.create_task(self._follow(stream))
+                tasks.create_task(self._tell())
+        finally:  # the log is another: pages ask anew how their tickets are
+            self._reached.clear()
+            for page in self._pages:
+                page.end()
 
-    async def events(self, wanted: Collection[UUID]) -> AsyncIterator[bytes]:
-        """The events for a page: how its tickets are now, and then what changes."""
+    async def events(self, wanted: Collection[UUID]) -> AsyncGenerator[bytes, None]:
+        """The events for a page: how its tickets are now, and then what changes. Raises Unavailable."""
         page = Page(wanted)
-        with self.connections.opened(page.end):
+        with self._connections.opened(page.end):
             self._pages.add(page)
             try:
                 yield b"retry: 1000\n\n"
                 for ticket in await read_model.tickets_of(self._pool, list(wanted)):
                     page.tell(ticket.id, sent_event("ticket", ticket))
-                async for news in page.news():
-                    yield news
+                async with aclosing(page.news()) as told:
+                    async for news in told:
+                        yield news
             finally:
                 self._pages.discard(page)
 
@@ -137,14 +143,16 @@ class Availability:
 
     async def _tell_pages(self, due: list[UUID]) -> None:
         try:
-            for stream, reached in list(self._reached.items()):
-                await self._projected[stream].wait(reached)
+            reached = list(self._reached.items())
+            behind = not all([await self._projected[stream].wait(sequence) for stream, sequence in reached])
             tickets = await read_model.tickets_of(self._pool, due)
         except POSTGRES_FAILED as error:
             log.warning("live_tickets_wait", error=repr(error))
             self._changed.update(due)
             await asyncio.sleep(0.5)
             return
+        if behind:
+            self._changed.update(due)  # they are told again
         for ticket in tickets:
             told = sent_event("ticket", ticket)
             for page in self._pages:

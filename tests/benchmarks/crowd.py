@@ -25,6 +25,9 @@ AGAIN, AGAIN_AT_MOST = 0.25, 2.0
 ACKNOWLEDGED_EVERY, SLICES = 1.0, 50
 """Seconds in which each acknowledges what has come, and in how many portions of the crowd."""
 
+TRY_AGAIN = (1012, 1013)
+"""Why a server closes that expects everybody to come back."""
+
 TEXT, PING, PONG, CLOSE = 0x1, 0x9, 0xA, 0x8
 
 
@@ -182,7 +185,8 @@ class Socket(asyncio.Protocol):
         elif kind == 0x80 | PING:
             self._send(PONG, payload)
         elif kind == 0x80 | CLOSE and self._transport:
-            self._tally.wrong = f"a socket was closed: {payload[2:].decode()}"
+            if int.from_bytes(payload[:2], "big") not in TRY_AGAIN:
+                self._tally.wrong = f"a socket was closed: {payload[2:].decode()}"
             self._transport.close()
 
     def _send(self, kind: int, payload: bytes) -> None:
