@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from itertools import islice
+from time import monotonic
 from uuid import UUID
 
 import asyncpg
@@ -241,8 +242,9 @@ class Feed:
         pool: asyncpg.Pool,
         connections: Connections,
         per_user: int,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`per_user`: connections of one user at most."""
+        """`per_user`: connections of one user at most. `clock`: seconds."""
         self.problem: str | None = "starting"
         self._event_log = event_log
         self._receipts = receipts
@@ -250,6 +252,7 @@ class Feed:
         self._pool = pool
         self._connections = connections
         self._per_user = per_user
+        self._clock = clock
         self._sessions: dict[str, set[Session]] = {}
         self._position = 0
         self._started = asyncio.Event()
@@ -297,7 +300,7 @@ class Feed:
                 raise Unavailable("This server is starting; try again.") from None
         if len(self._sessions.get(user_id, ())) >= self._per_user:
             raise Unavailable(f"You have {self._per_user} connections open here, which is all that you may.")
-        session = Session(self._receipts, user_id, channel, asyncio.get_running_loop().time)
+        session = Session(self._receipts, user_id, channel, self._clock)
         with self._connections.opened(lambda: session.end(Ended(f"Stopping: connect again in {retry_ms()} ms."))):
             sessions = self._sessions.setdefault(user_id, set())
             sessions.add(session)  # from here on it is offered what comes after `position`
