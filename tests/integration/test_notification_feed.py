@@ -47,6 +47,7 @@ class Office:
 
     async def item(self) -> InboxItem:
         """The newest in Ada's inbox."""
+        assert await self.projected.catch_up()
         return (await read_model.inbox(self.pool, "ada", limit=1, before=None)).items[0]
 
 
