@@ -65,5 +65,20 @@ class RequiresUser(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         authenticator: Authenticator = scope["litestar_app"].state.authenticator
         given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-        scope["user"] = authenticator.user(None if given is None else given.decode("latin-1"))
+        try:
+            scope["user"] = authenticator.user(None if given is None else given.decode("latin-1"))
+        except Unauthenticated as refused:
+            if scope["type"] != ScopeType.WEBSOCKET:
+                raise
+            await refuse(send, refused)
+            return
         await next_app(scope, receive, send)
+
+
+async def refuse(send: Send, refused: Unauthenticated) -> None:
+    """Answer to a WebSocket's handshake (ASGI's extension for that); Litestar would answer 403, without a word."""
+    content = (b"content-type", b"text/plain; charset=utf-8")
+    start: Any = {"type": "websocket.http.response.start", "status": 401, "headers": [content]}
+    body: Any = {"type": "websocket.http.response.body", "body": refused.detail.encode()}
+    await send(start)
+    await send(body)

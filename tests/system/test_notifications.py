@@ -10,6 +10,7 @@ import httpx
 import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from common.runtime import Platform
 from tests.harness import ServiceProcess, eventually
@@ -226,6 +227,7 @@ async def test_sockets_close_with_a_reason_when_the_service_stops(office: Office
 async def test_nobody_gets_in_without_a_name(office: Office) -> None:
     for path in ("", "/stream", "/inbox", "/preferences"):
         assert (await office.http.get(f"/api/notifications{path}")).status_code == 401
-    with pytest.raises(Exception, match=r"HTTP 40[13]"):
+    with pytest.raises(InvalidStatus, match="HTTP 401") as refused:
         async with office.socket(who={}):
             pass
+    assert b"say who you are" in refused.value.response.body
