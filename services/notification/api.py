@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from uuid import UUID
 
 import asyncpg
@@ -12,6 +12,7 @@ from litestar import Controller, Response, WebSocket, get, post, put, websocket
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
+from litestar.openapi.spec import Schema
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
@@ -40,12 +41,16 @@ from services.notification.read_model import InboxPage, Notification
 
 VisibleInboxes = ReadYourWrites[InboxCommand, Inbox, NotificationEvent]
 
+LAST = 2**53 - 1
+"""The largest cursor there may be: as far as JavaScript counts."""
+
+Place = Annotated[int, Meta(ge=0, le=LAST, examples=[1])]
+PLACES: dict[str, Any] = {"gt": -1, "le": LAST}  # Litestar 2.25 leaves a `ge` of 0 out of the document
 After = Annotated[
     int | None,
-    QueryParameter(
-        ge=0, le=2**63 - 1, description="A cursor: what comes after it; by default what was not acknowledged"
-    ),
+    QueryParameter(**PLACES, description="A cursor: what comes after it; by default what was not acknowledged"),
 ]
+CHANNELS = Schema(enum=list(get_args(Channel)))
 
 TOO_SLOW, RESTART = 1013, 1012
 """Why a WebSocket is closed (IANA): try again later, the service restarts."""
@@ -74,13 +79,13 @@ class Wrong(msgspec.Struct, frozen=True, tag="wrong"):
 class Ack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All up to this cursor has arrived."""
 
-    ack: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    ack: Place
 
 
 class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A place in the notifications."""
 
-    cursor: Annotated[int, Meta(ge=0, le=2**63 - 1, examples=[1])]
+    cursor: Place
 
 
 class News(msgspec.Struct, frozen=True):
@@ -94,7 +99,10 @@ class News(msgspec.Struct, frozen=True):
 class Preferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which kinds you do not want on which channels. The inbox has all of them."""
 
-    muted: Annotated[dict[Channel, list[NotificationKind]], Meta(examples=[{"sse": ["order.created"]}])]
+    muted: Annotated[
+        dict[Channel, list[NotificationKind]],
+        Meta(examples=[{"sse": ["order.created"]}], extra_json_schema={"extra": {"property_names": CHANNELS}}),
+    ]
 
 
 class NotificationDesk(msgspec.Struct, frozen=True):
@@ -154,7 +162,7 @@ class NotificationController(Controller):
         request: UserRequest,
         desk: NamedDependency[NotificationDesk],
         after: After = None,
-        last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", ge=0, le=2**63 - 1)] = None,
+        last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", **PLACES)] = None,
     ) -> Stream:
         """Server-sent events: `resumed`, then each `notification` with its cursor as `id`."""
         place = last_event_id if last_event_id is not None else after
@@ -183,7 +191,7 @@ class NotificationController(Controller):
         request: UserRequest,
         desk: NamedDependency[NotificationDesk],
         limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-        cursor: Annotated[int | None, QueryParameter(ge=0, le=2**63 - 1)] = None,
+        cursor: Annotated[int | None, QueryParameter(**PLACES)] = None,
     ) -> InboxPage:
         """All that you were ever told, newest first, and what became of it."""
         return await read_model.inbox(desk.pool, request.user.id, limit=limit, before=cursor)
