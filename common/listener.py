@@ -31,9 +31,9 @@ class Listener(ABC, Generic[E_contra]):
     `on` returns: the event is done. It raises `Retry(after)`: the event comes again after that many seconds, or a day
     if that is less. It raises Unavailable: it comes again, as often as it takes. It raises anything else: it comes
     again with growing gaps, and after `attempts` failures goes to the stream DEAD, with an alarm. (A delivery that
-    nobody here saw the end of counts as one: an event that kills its process is given up on too.) Events of one
-    aggregate run one after the other, others side by side, up to `concurrency` at a time. A redelivery or a second
-    replica may break that order, so what follows a foreign aggregate looks at `event.version`.
+    nobody here saw the end of counts as one, unless it `waits`: an event that kills its process is given up on too.)
+    Events of one aggregate run one after the other, others side by side, up to `concurrency` at a time. A redelivery or
+    a second replica may break that order, so what follows a foreign aggregate looks at `event.version`.
 
     After its last attempt `give_up` is called, before the event goes to DEAD.
 
@@ -41,7 +41,8 @@ class Listener(ABC, Generic[E_contra]):
     event put back.
 
     `waits`: `on` puts events back by Retry as a matter of course, many of them or many times. Deliveries then say
-    nothing about failures, so only those that this process saw count as attempts; and verdicts are collected for a
+    nothing about failures, so only those that this process saw count as attempts (what may kill its process is counted
+    elsewhere, as the batch service does); and verdicts are collected for a
     moment before the server is told. While more than 1,024 are pending, nats-server 2.15 gives up its look for what is
     due again, for 100 ms, whenever a verdict comes in the middle of it (`checkPending`), and with verdicts all the time
     finds nothing for seconds.

@@ -80,6 +80,11 @@ class ServiceProcess:
         """SIGTERM; the exit code."""
         return await self._end(signal.SIGTERM)
 
+    async def ended(self, within: float) -> int:
+        """Wait until it has ended by itself; the exit code."""
+        assert self._process, "it was started"
+        return await asyncio.wait_for(self._process.wait(), within)
+
     async def _end(self, by: signal.Signals) -> int:
         if self._process is None:
             return 0

@@ -165,6 +165,15 @@ class OperationsAdded(Event, frozen=True, tag="operations_added"):
     run_at: datetime | None = None
 
 
+class OperationRequested(Event, frozen=True, tag="operation_requested"):
+    """An Idempotency-Key was used: for the single operation that is this piece of work, with this priority."""
+
+    work_id: UUID
+    user_id: str
+    priority: Priority
+    at: datetime
+
+
 class WorkReleased(Event, frozen=True, tag="work_released"):
     """A piece of work may run: what of its `operations` has no result yet, or failed in an earlier run."""
 
@@ -235,4 +244,4 @@ class TemplateDeleted(Event, frozen=True, tag="template_deleted"):
 
 
 TemplateEvent = TemplateSaved | TemplateDeleted
-BatchEvent = BatchLifecycle | KindEvent | WorkEvent | TemplateEvent
+BatchEvent = BatchLifecycle | KindEvent | OperationRequested | WorkEvent | TemplateEvent

@@ -18,15 +18,17 @@ from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
 from common.clock import Moment, now
-from common.errors import Forbidden
+from common.errors import Forbidden, NotFound
 from common.events import Outcome, Priority
 from common.http import BEARER, LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
 from common.paging import Cursor
+from common.postgres import POSTGRES_FAILED
 from common.problems import BODY_LIMIT, BadRequest, FieldProblem, parsed, problems, shown
 from common.requests.batch import KindName, start_of
 from services.batch import read_model, report
 from services.batch.domain import (
+    Batch,
     CancelBatch,
     Kinds,
     OnInvalid,
@@ -138,6 +140,15 @@ class BatchDesk(msgspec.Struct, frozen=True):
         """A batch of this user. Raises NotFound, Unavailable."""
         return await self.batches.find(lambda: read_model.batch(self.pool, batch_id, user_id, now()))
 
+    async def written(self, batch: Batch) -> BatchView:
+        """A batch that was just written: also where the read model is behind, or cannot be asked."""
+        assert batch.id, "it was opened"
+        try:
+            return await read_model.batch(self.pool, batch.id, batch.user_id, now())
+        except (NotFound, *POSTGRES_FAILED):
+            paused = (await self.paused.load(kind_id_of(batch.kind), fresh=True)).state
+            return BatchView.of_state(batch, paused=paused)
+
 
 class BatchController(Controller):
     """Operations in bulk."""
@@ -199,9 +210,8 @@ class BatchController(Controller):
             got = shown(request.headers.get("content-type", "none"))
             raise HTTPException(status_code=415, detail=f"Content-Type: One of {allowed} is needed, got {got}")
         named = uuid5(request_id_of(request.user.id, idempotency_key), "batch") if idempotency_key else None
-        batch_id = await desk.intake.take_in(wanted, blocks, named)
-        batch = await desk.batch(batch_id, request.user.id)
-        return Response(batch, status_code=202, headers={"Location": f"/api/batches/{batch_id}"})
+        batch = await desk.written(await desk.intake.take_in(wanted, blocks, named))
+        return Response(batch, status_code=202, headers={"Location": f"/api/batches/{batch.id}"})
 
     @get("/", responses=problems(400, 401, 503))
     async def list(
@@ -256,16 +266,14 @@ class BatchController(Controller):
         self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
     ) -> BatchView:
         """Start nothing more of it. What has been executed stays."""
-        await desk.batches.handle(batch_id, CancelBatch(request.user.id, now()))
-        return await desk.batch(batch_id, request.user.id)
+        return await desk.written((await desk.batches.handle(batch_id, CancelBatch(request.user.id, now()))).state)
 
     @post("/{batch_id:str}/retry", status_code=202, responses=problems(400, 401, 404, 409, 503))
     async def retry(
         self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
     ) -> BatchView:
         """Try again what failed, and only that."""
-        await desk.batches.handle(batch_id, RetryBatch(request.user.id, now()))
-        return await desk.batch(batch_id, request.user.id)
+        return await desk.written((await desk.batches.handle(batch_id, RetryBatch(request.user.id, now()))).state)
 
 
 def moment(text: str | None) -> datetime | None:

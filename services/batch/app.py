@@ -15,7 +15,7 @@ from common.runtime import Platform, Service
 from services.batch import kinds, read_model, report
 from services.batch.api import BatchController, BatchDesk, KindController, OperationController
 from services.batch.collector import AT_ONCE, Collector, Sweeper
-from services.batch.domain import BATCHES, KINDS, WORKS, weight_of
+from services.batch.domain import BATCHES, KINDS, OPERATION_REQUESTS, WORKS, weight_of
 from services.batch.intake import Intake
 from services.batch.kinds_documents import DocumentController, DocumentDesk, RenderDocuments
 from services.batch.listeners import (
@@ -72,7 +72,7 @@ async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIt
             ExecuteLowWork(collector),
             CountWorkDone(batches),
         )
-        singles = Singles(works, visible, installed, pool)
+        singles = Singles(Aggregate(OPERATION_REQUESTS, log, cache=1_000), works, visible, installed, pool)
         desk = BatchDesk(visible, singles, paused, Intake(visible, works, installed), installed, pool, settings)
         things = given(
             desk=desk,

@@ -101,7 +101,7 @@ class Queue(msgspec.Struct, eq=False):
     def take(self, limit: int) -> list[Waiting]:
         """The next pieces of one priority, as many as one statement of `limit` operations takes, and one at least.
 
-        None if nothing waits that may begin now. Priorities are not mixed: the statement ends for all at once.
+        Empty if nothing waits that may begin now. Priorities are not mixed: the statement ends for all at once.
         """
         order = [
             priority for priority in PRIORITIES if self.waiting[priority] and len(self.under_way) < SLOTS[priority]
@@ -126,6 +126,14 @@ def not_installed(piece: Piece) -> list[Result]:
         return []
     error = f"Kind {piece.kind} is not installed here."
     return [Result(operation.number, "failed", error) for operation in piece.left]
+
+
+def ended_processes(due: engine.Due, times: int) -> engine.Declined:
+    """What becomes of a piece in whose execution processes have ended."""
+    log.error("work_ended_processes", work_id=str(due.work_id), times=times)
+    error = f"The process that executed it, perhaps together with others, ended {times} times."
+    failed = [Result(number, "failed", error) for number in due.numbers]
+    return engine.Declined(due.work_id, due.run, due.attempt, failed)
 
 
 class Collector:
@@ -153,6 +161,7 @@ class Collector:
         self._limit = settings.batch_limit
         self._interval = settings.batch_interval_ms / 1000
         self._queues: dict[str, Queue] = {}
+        self._alone = asyncio.Lock()
         self._decoders: dict[str, msgspec.json.Decoder[msgspec.Struct]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -261,25 +270,53 @@ class Collector:
                 declined[place] = engine.Declined(*turn, not_installed(piece))
             else:
                 due[place], outdated[place] = self._due(kind, released, piece)
-        for place, told in zip(due, await self._executed(kind, list(due.values())), strict=True):
-            results[place] = outdated[place] + told
+        if kind and due:
+            told, given_up = await self._executed(kind, due)
+            results |= {place: outdated[place] + ends for place, ends in told.items()}
+            declined |= given_up
         if declined:
             results |= zip(declined, await engine.decline(self._pool, list(declined.values())), strict=True)
         outcomes: list[Exception | None] = [None] * len(taken)
         recorded = await asyncio.gather(*(self._record(taken[n], pieces[n], results[n]) for n in results))
         for place, outcome in zip(results, recorded, strict=True):
             outcomes[place] = outcome
-        turns = [*(due.items() if name in self._pools else ()), *declined.items()]
+        turns = {**(due if name in self._pools else {}), **declined}.items()
         done += [turn for place, turn in turns if not isinstance(outcomes[place], Unavailable)]
         if done:
             await engine.forget(self._pool, done)
+        if declined:  # a retry may try as often again
+            await engine.end(self._pool, [each.work_id for each in declined.values()])
         return outcomes
 
-    async def _executed(self, kind: Kind[msgspec.Struct] | None, due: Sequence[engine.Due]) -> list[list[Result]]:
-        """What came of the operations of pieces. Raises Unavailable."""
-        if kind is None or not due:
+    async def _executed(
+        self, kind: Kind[msgspec.Struct], due: Mapping[int, engine.Due]
+    ) -> tuple[dict[int, list[Result]], dict[int, engine.Declined]]:
+        """What came of the operations of pieces, and which pieces are given up; by place. Raises Unavailable.
+
+        A piece that was executed when a process ended is executed alone from then on, lest it takes others with it. It
+        is given up when that has happened as often as its kind may try.
+        """
+        new = await engine.begin(self._pool, [each.work_id for each in due.values()])
+        together = {place: each for place, each in due.items() if each.work_id in new}
+        results = dict(zip(together, await self._executed_together(kind, list(together.values())), strict=True))
+        given_up: dict[int, engine.Declined] = {}
+        for place, each in due.items():
+            if place not in together:
+                async with self._alone:
+                    times = await engine.begin_again(self._pool, each.work_id)
+                    if times <= kind.attempts:
+                        (results[place],) = await self._executed_together(kind, [each])
+                    else:
+                        given_up[place] = ended_processes(each, times - 1)
+        return results, given_up
+
+    async def _executed_together(self, kind: Kind[msgspec.Struct], due: Sequence[engine.Due]) -> list[list[Result]]:
+        if not due:
             return []
-        return await engine.execute(self._pools.get(kind.name, self._pool), kind, due, self._requests)
+        try:
+            return await engine.execute(self._pools.get(kind.name, self._pool), kind, due, self._requests)
+        finally:
+            await engine.end(self._pool, [each.work_id for each in due])
 
     def _due(self, kind: Kind[msgspec.Struct], released: Released, piece: Piece) -> tuple[engine.Due, list[Result]]:
         """What is to be executed of a piece; and what cannot be, as the kind has changed since it was taken in."""

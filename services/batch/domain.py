@@ -23,6 +23,7 @@ from common.events import (
     KindPaused,
     KindResumed,
     Operation,
+    OperationRequested,
     OperationsAdded,
     OperationsExecuted,
     Outcome,
@@ -63,9 +64,13 @@ class Batch(msgspec.Struct, frozen=True):
     on_invalid: OnInvalid = "skip"
     run_at: datetime | None = None
     status: Status = "PENDING"
+    detail: str | None = None
+    created_at: datetime | None = None
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
     heard_at: datetime | None = None
     ended_at: datetime | None = None
-    submitted: bool = False
     abandoned: bool = False
     cancelled: bool = False
     operations: int = 0
@@ -77,6 +82,19 @@ class Batch(msgspec.Struct, frozen=True):
     @property
     def is_over(self) -> bool:
         return self.status not in ("PENDING", "RUNNING")
+
+    @property
+    def submitted(self) -> bool:
+        """All of it is in."""
+        return self.submitted_at is not None
+
+    @property
+    def ends(self) -> Counts:
+        """What became of its operations so far; what never ran of one that is over was cancelled."""
+        succeeded = sum(counts.succeeded for counts in self.counted.values())
+        failed = sum(counts.failed for counts in self.counted.values())
+        cancelled = sum(counts.cancelled for counts in self.counted.values())
+        return Counts(succeeded, failed, self.operations - succeeded - failed if self.is_over else cancelled)
 
     @property
     def comes_in(self) -> bool:
@@ -283,15 +301,15 @@ def retried(batch: Batch, at: datetime) -> BatchRetried:
 def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
     match event:
         case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at):
-            return Batch(batch_id, kind, user_id, priority, on_invalid, run_at, heard_at=at)
+            return Batch(batch_id, kind, user_id, priority, on_invalid, run_at, created_at=at, heard_at=at)
         case UploadContinued(at=at):
             return msgspec.structs.replace(batch, heard_at=at)
         case RowsRefused(_, rows):
             return msgspec.structs.replace(batch, refused=batch.refused + len(rows))
-        case BatchSubmitted(_, operations, works):
-            return msgspec.structs.replace(batch, submitted=True, operations=operations, works=works)
-        case BatchStarted():
-            return msgspec.structs.replace(batch, status="RUNNING")
+        case BatchSubmitted(_, operations, works, at=at):
+            return msgspec.structs.replace(batch, submitted_at=at, operations=operations, works=works)
+        case BatchStarted(at=at):
+            return msgspec.structs.replace(batch, status="RUNNING", started_at=at)
         case WorkCounted(_, work, _, succeeded, failed, cancelled, at):
             counts = batch.counted.insert(work, Counts(succeeded, failed, cancelled))
             ended_at = max(at, batch.ended_at) if batch.ended_at else at  # they are counted in any order
@@ -302,11 +320,15 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
             left = batch.counted
             for work in works:
                 left = left.discard(work)
-            return msgspec.structs.replace(batch, status="RUNNING", run=run, counted=left, cancelled=False)
-        case BatchCompleted(status=status):
-            return msgspec.structs.replace(batch, status=status)
-        case BatchFailed(reason=reason):
-            return msgspec.structs.replace(batch, status="FAILED", abandoned=reason == "abandoned")
+            return msgspec.structs.replace(
+                batch, status="RUNNING", run=run, counted=left, cancelled=False, completed_at=None
+            )
+        case BatchCompleted(status=status, at=at):
+            return msgspec.structs.replace(batch, status=status, completed_at=at)
+        case BatchFailed(reason=reason, detail=detail, at=at):
+            return msgspec.structs.replace(
+                batch, status="FAILED", detail=detail, abandoned=reason == "abandoned", completed_at=at
+            )
         case _:
             assert_never(event)
 
@@ -513,6 +535,30 @@ def evolve_work(piece: Piece, event: WorkEvent) -> Piece:
             assert_never(event)
 
 
+class RequestOperation(msgspec.Struct, frozen=True):
+    """Use an Idempotency-Key, whose request makes this piece of work. Raises Invalid if it made one elsewhere.
+
+    The same piece with another priority would be another one, in another place of the log.
+    """
+
+    work_id: UUID
+    user_id: str
+    priority: Priority
+    at: datetime
+
+
+def decide_request(command: RequestOperation, before: OperationRequested | None) -> list[OperationRequested]:
+    if before is None:
+        return [OperationRequested(command.work_id, command.user_id, command.priority, command.at)]
+    if command.priority != before.priority:
+        raise used_for_another("operation")
+    return []
+
+
+def evolve_request(_: OperationRequested | None, event: OperationRequested) -> OperationRequested:
+    return event
+
+
 class SetPaused(msgspec.Struct, frozen=True):
     kind: str
     paused: bool
@@ -564,6 +610,8 @@ WORKS = {
     for priority in PRIORITIES
 }
 KINDS = Decider("batch", KindEvent, decide_kind, evolve_kind, initial=False)
+OPERATION_REQUESTS = Decider("batch", OperationRequested, decide_request, evolve_request, initial=None)
 Batches = Aggregate[BatchCommand, Batch, BatchLifecycle]
 Works = Aggregate[WorkCommand, Piece, WorkEvent]
 Kinds = Aggregate[SetPaused, bool, KindEvent]
+OperationRequests = Aggregate[RequestOperation, OperationRequested | None, OperationRequested]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any, Generic, TypeVar, assert_never
 from uuid import UUID
 
@@ -255,6 +255,11 @@ create table if not exists batch_data.executed (
     results bytea, -- JSON; null once they are on the log
     at timestamptz not null default now()
 );
+create table if not exists batch_data.begun ( -- a row while it is executed: one that stays was in a process that ended
+    work_id uuid primary key,
+    times int not null default 1,
+    at timestamptz not null default now()
+);
 """
 # In the order of the array, so that two workers never wait for each other.
 LOCK = """
@@ -274,7 +279,16 @@ update batch_data.executed as known set results = null
 from unnest($1::uuid[], $2::int[], $3::int[]) as told (work_id, run, attempt), hasty
 where (known.work_id, known.run, known.attempt) = (told.work_id, told.run, told.attempt)
 """
-SWEEP = "delete from batch_data.executed where results is null and at < now() - interval '1 day'"
+SWEEP = """
+with executed as (delete from batch_data.executed where results is null and at < now() - interval '1 day')
+delete from batch_data.begun where at < now() - interval '1 day'
+"""
+BEGIN = """
+insert into batch_data.begun (work_id) select work_id from unnest($1::uuid[]) as work_id order by work_id
+on conflict do nothing returning work_id
+"""
+BEGIN_AGAIN = "update batch_data.begun set times = times + 1, at = now() where work_id = $1 returning times"
+END = "delete from batch_data.begun where work_id = any($1::uuid[])"
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[Result]).decode
@@ -374,6 +388,28 @@ async def _once(
     except (Unavailable, *POSTGRES_FAILED) as error:
         raise unavailable(error) from error
     return [_told_before(piece, known[piece.work_id]) for piece in pieces]
+
+
+async def begin(pool: asyncpg.Pool, work_ids: Sequence[UUID]) -> set[UUID]:
+    """Tell that these are executed from now on; which of them nobody has begun before without coming to an `end`."""
+    try:
+        return {row["work_id"] for row in await pool.fetch(BEGIN, work_ids)}
+    except POSTGRES_FAILED:  # what needs it fails by itself, and may be begun again
+        return set(work_ids)
+
+
+async def begin_again(pool: asyncpg.Pool, work_id: UUID) -> int:
+    """Tell that one is executed from now on whose process ended meanwhile; for which time it is. Raises Unavailable."""
+    try:
+        return await pool.fetchval(BEGIN_AGAIN, work_id) or 1
+    except POSTGRES_FAILED as error:
+        raise unavailable(error) from error
+
+
+async def end(pool: asyncpg.Pool, work_ids: Sequence[UUID]) -> None:
+    """Tell that these are not executed any more, whatever came of them."""
+    with suppress(*POSTGRES_FAILED):
+        await pool.execute(END, work_ids)
 
 
 async def forget(pool: asyncpg.Pool, told: Sequence[Turn]) -> None:

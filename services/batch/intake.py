@@ -66,8 +66,8 @@ class Intake:
         self._works = works
         self._kinds = kinds
 
-    async def take_in(self, wanted: Wanted, blocks: Blocks, batch_id: UUID | None = None) -> UUID:
-        """Take in a batch; its id. Raises Invalid for what cannot be read (with the batch's id where it was opened).
+    async def take_in(self, wanted: Wanted, blocks: Blocks, batch_id: UUID | None = None) -> Batch:
+        """Take in a batch. Raises Invalid for what cannot be read (with the batch's id where it was opened).
 
         If it breaks off, whatever the reason, nothing of the batch runs. If there is a batch of this id, nothing is
         taken in; Invalid then says if it is another, Conflict if it was abandoned or not all of it is in.
@@ -84,7 +84,7 @@ class Intake:
             raise
         if not handled.events:
             await drained(blocks)
-            return batch_id
+            return handled.state
         try:
             operations, works = await self._add(batch_id, wanted, first, blocks)
         except BaseException as error:
@@ -94,8 +94,7 @@ class Intake:
             if isinstance(error, Invalid):
                 error.context["batch_id"] = batch_id
             raise
-        await self._batches.handle(batch_id, SubmitBatch(operations, works, now()))
-        return batch_id
+        return (await self._batches.handle(batch_id, SubmitBatch(operations, works, now()))).state
 
     async def _add(
         self, batch_id: UUID, wanted: Wanted, first: tuple[list[Operation], list[RefusedRow]], blocks: Blocks

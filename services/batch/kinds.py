@@ -142,6 +142,9 @@ class Kind(ABC, Generic[Op]):
     work.connection.transaction():`, leave that by an exception, and answer after it. A kind that is not transactional
     has nothing undone: it makes things under ids that come from `Task.id`, and looks whether they are there.
 
+    What ends its process (a crash of a C library, the end of memory) takes all with it that is executed there. Its
+    piece of work is executed alone from then on, and after `attempts` such ends all that is left of the piece fails.
+
     `operation`: what its rows are checked against. Beware of a union of a list or dict and a `str` with limits in it:
     msgspec 0.22 crashes on one.
     """
@@ -167,14 +170,24 @@ class Kind(ABC, Generic[Op]):
         return answered(self.name, await self.execute_many(work, [operation]), 1)[0]
 
 
+def is_answer(answer: object) -> bool:
+    """Whether it is one, with text in it: a plugin's author may forget that an id is none."""
+    match answer:
+        case Done(None | str()) | Refused(str()) | TryAgain(str()):
+            return True
+    return False
+
+
 class WrongAnswer(Exception):
     """A kind did not give one answer for each operation."""
 
 
 def answered(kind: str, answers: object, wanted: int) -> Sequence[Answer]:
     """`answers`, if they are an answer for each of so many operations. Raises WrongAnswer."""
-    if not isinstance(answers, Sequence) or not all(isinstance(answer, Answer) for answer in answers):
-        raise WrongAnswer(f"Kind {kind} is broken: it did not answer with a list of Done, Refused or TryAgain.")
+    if not isinstance(answers, Sequence) or not all(map(is_answer, answers)):
+        raise WrongAnswer(
+            f"Kind {kind} is broken: it did not answer with a list of Done, Refused or TryAgain, with text in them."
+        )
     if len(answers) != wanted:
         raise WrongAnswer(f"Kind {kind} is broken: it gave {len(answers)} answers for {wanted} operations.")
     return answers

@@ -28,7 +28,7 @@ from common.events import (
 from common.paging import cursor_of, position_of
 from common.projector import ReadModel
 from services.batch import templates
-from services.batch.domain import Ended, OnInvalid, Status, ends_of, never_run, operation_id_of
+from services.batch.domain import Batch, Ended, OnInvalid, Status, ends_of, never_run, operation_id_of
 
 TABLES = """
 create table batches (
@@ -122,6 +122,7 @@ from unnest(
     $1::uuid[], $2::bigint[], $3::bigint[],
     $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[]
 ) as new (owner_id, first, last, user_id, kind, status, error, output, at)
+on conflict do nothing -- before requests were claimed, one could be two, with two priorities
 """
 
 
@@ -226,6 +227,35 @@ class BatchView(msgspec.Struct, frozen=True):
     completed_at: datetime | None
     written: dict[str, int]
     report: str
+
+    @classmethod
+    def of_state(cls, batch: Batch, *, paused: bool) -> "BatchView":
+        """The view of a batch that the read model does not have yet."""
+        assert batch.id, "it was opened"
+        assert batch.created_at, "it was opened"
+        ends = batch.ends
+        ended = ends.succeeded + ends.failed + ends.cancelled
+        return cls(
+            batch.id,
+            batch.kind,
+            batch.status,
+            paused and not batch.is_over,
+            batch.detail,
+            batch.priority,
+            batch.on_invalid,
+            batch.run_at,
+            BatchCounts(
+                batch.operations, batch.refused, batch.operations - ended, ends.succeeded, ends.failed, ends.cancelled
+            ),
+            round(ended / batch.operations, 4) if batch.operations else 0.0,
+            None,
+            batch.created_at,
+            batch.submitted_at,
+            batch.started_at,
+            batch.completed_at,
+            {"operations": 0, "report": 0},
+            f"/api/batches/{batch.id}/report.csv",
+        )
 
     @classmethod
     def of_row(cls, row: asyncpg.Record, at: datetime) -> "BatchView":

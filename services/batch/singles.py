@@ -1,6 +1,5 @@
 """Single operations, from HTTP or from another service: each a piece of work of its own, collected with others."""
 
-import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID, uuid5
@@ -12,7 +11,15 @@ from common.clock import new_id, now
 from common.errors import Invalid, NotFound
 from common.events import Priority
 from services.batch import read_model
-from services.batch.domain import PRIORITIES, AddOperations, Piece, Works, operation_id_of, used_for_another
+from services.batch.domain import (
+    PRIORITIES,
+    AddOperations,
+    OperationRequests,
+    Piece,
+    RequestOperation,
+    Works,
+    operation_id_of,
+)
 from services.batch.intake import VisibleBatches
 from services.batch.kinds import Kind, known
 from services.batch.read_model import OperationView
@@ -22,6 +29,7 @@ from services.batch.upload import operations_of
 class Singles(msgspec.Struct, frozen=True):
     """Makes single operations, and tells what became of them."""
 
+    requests: OperationRequests
     works: Mapping[Priority, Works]
     batches: VisibleBatches
     kinds: Mapping[str, Kind[msgspec.Struct]]
@@ -46,10 +54,7 @@ class Singles(msgspec.Struct, frozen=True):
             raise Invalid(f"{field}: {refused[0].reason}", field=field)
         work_id = uuid5(request_id or new_id(), user_id)
         if request_id:
-            # Two at the same instant with two priorities are not found out: whoever sends these means both.
-            others = [self.works[other].load(work_id, fresh=True) for other in PRIORITIES if other != priority]
-            if any(other.state.id for other in await asyncio.gather(*others)):
-                raise used_for_another("operation")
+            await self.requests.handle(work_id, RequestOperation(work_id, user_id, priority, now()), new=True)
         command = AddOperations(work_id, None, 0, kind, user_id, operations, now(), True, run_at)
         handled = await self.works[priority].handle(work_id, command, new=True)
         return view_of(operation_id_of(work_id, 1), handled.state)

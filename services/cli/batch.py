@@ -13,6 +13,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from common.clock import new_id
 from common.errors import DomainError, Invalid, Unavailable
 from services.batch.upload import MediaType, rows_as_sent
 
@@ -22,6 +23,7 @@ MEDIA_TYPES: Mapping[str, MediaType] = {
     ".jsonl": "application/x-ndjson",
 }
 BLOCK = 64 * 1024
+TRIES = 3
 ERRORS_SHOWN = 10
 COLOURS = {"COMPLETED": "green", "COMPLETED_WITH_ERRORS": "yellow", "FAILED": "red", "CANCELLED": "yellow"}
 
@@ -38,18 +40,29 @@ class Batches:
         self._console = console
 
     async def submit(self, file: Path, kind: str, options: Mapping[str, str]) -> dict[str, Any]:
-        """Upload a file, with a bar. Raises Invalid, Refusal."""
-        media_type = media_type_of(file)
+        """Upload a file, with a bar. What became of one whose answer is lost is asked for with the same key.
+
+        Raises Invalid, Refusal.
+        """
+        headers = {"Content-Type": media_type_of(file), "Idempotency-Key": str(new_id())}
         columns = (TextColumn("uploading"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task("", total=size_of(file))
-            answer = await self._http.post(
-                "/api/batches",
-                params={"kind": kind, **options},
-                content=blocks_of(file, lambda sent: bar.update(task, advance=sent)),
-                headers={"Content-Type": media_type},
-                timeout=600,
-            )
+            for left in reversed(range(TRIES)):
+                bar.reset(task)
+                try:
+                    answer = await self._http.post(
+                        "/api/batches",
+                        params={"kind": kind, **options},
+                        content=blocks_of(file, lambda sent: bar.update(task, advance=sent)),
+                        headers=headers,
+                        timeout=600,
+                    )
+                    break
+                except httpx.TransportError as error:
+                    if left == 0 or isinstance(error, httpx.ConnectError):
+                        raise
+                    await asyncio.sleep(1)
         return told(answer)
 
     async def watch(self, batch: dict[str, Any]) -> dict[str, Any]:

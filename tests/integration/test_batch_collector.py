@@ -127,6 +127,12 @@ class Office:
         """Execute the piece as a worker that was started just now. Raises what the worker raises."""
         await self.collector(*kinds).execute(self.released)
 
+    async def work_beside(self, other: UUID, kind: Kind[Any]) -> None:
+        """Execute the piece, and another one that came at the same time."""
+        collector = self.collector(kind)
+        single = Released("normal", other, None, "records.insert", 1, 1, now())
+        await asyncio.gather(collector.execute(self.released), collector.execute(single))
+
     @property
     def released(self) -> Released:
         """The piece, as the log tells that it may be executed."""
@@ -251,6 +257,41 @@ async def test_what_is_given_up_has_failed_but_for_what_was_executed(office: Off
     assert (await office.counted()).status == "COMPLETED_WITH_ERRORS"
     await office.collector().give_up(office.released, "It is over.")
     assert await office.told() == DONE | {2: Result(2, "failed", "It could not be executed: TypeError.")}
+
+
+async def test_what_was_executed_as_its_process_ended_is_executed_alone(office: Office, pool: asyncpg.Pool) -> None:
+    sizes: list[int] = []
+
+    class Insert(InsertRecords):
+        async def execute_many(self, work: Work, operations: Sequence[Task[Record]]) -> Sequence[Answer]:
+            sizes.append(len(operations))
+            return await super().execute_many(work, operations)
+
+    other = await office.add("normal", "ada")
+    await engine.begin(pool, [office.work_id])  # and never came to its end
+    await office.work_beside(other, Insert())
+    assert sizes == [1, 3]
+    assert len(await office.keys()) == 4
+    assert await pool.fetch("select from batch_data.begun") == []
+
+
+async def test_what_ends_every_process_has_failed_after_as_many_as_its_kind_may_try(
+    office: Office, pool: asyncpg.Pool
+) -> None:
+    await engine.begin(pool, [office.work_id])
+    for _ in range(Insert.attempts - 1):
+        await engine.begin_again(pool, office.work_id)
+    await office.work(Insert())
+    error = "The process that executed it, perhaps together with others, ended 10 times."
+    assert await office.told() == {number: Result(number, "failed", error) for number in (1, 2, 3)}
+    assert await office.keys() == []
+    assert (await office.counted()).status == "FAILED"
+    assert await pool.fetch("select from batch_data.begun") == []
+
+
+async def test_what_cannot_be_told_of_has_ended_no_process(office: Office, pool: asyncpg.Pool) -> None:
+    await office.die(Insert())
+    assert await pool.fetch("select from batch_data.begun") == []
 
 
 async def test_a_replica_that_has_the_kind_executes_what_another_could_not(office: Office) -> None:

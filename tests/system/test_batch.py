@@ -49,7 +49,7 @@ class Office:
     def __init__(self, process: ServiceProcess, http: httpx.AsyncClient, database_url: str) -> None:
         self.process = process
         self._http = http
-        self._database_url = database_url
+        self.database_url = database_url
 
     async def ask(self, method: str, path: str, *, who: dict[str, str] = ADA, **request: Any) -> httpx.Response:
         headers = who | request.pop("headers", {})
@@ -89,7 +89,7 @@ class Office:
 
     async def keys(self) -> list[str]:
         """The records that are there."""
-        connection = await asyncpg.connect(self._database_url)
+        connection = await asyncpg.connect(self.database_url)
         try:
             return [row["key"] for row in await connection.fetch(KEYS)]
         finally:
@@ -245,7 +245,7 @@ async def test_a_file_that_is_too_large_is_told_how_large_one_may_be(office: Off
 
 async def mend(office: Office) -> None:
     """Somebody deletes the record that was in the way."""
-    connection = await asyncpg.connect(office._database_url)  # noqa: SLF001 (it is no service's deed)
+    connection = await asyncpg.connect(office.database_url)
     await connection.execute("delete from batch_data.records where key = '7'")
     await connection.close()
 
@@ -323,6 +323,39 @@ async def test_an_operation_with_the_same_key_again_is_the_same_one(office: Offi
 
     await eventually(status, "succeeded")
     assert await office.keys() == ["k"]
+
+
+async def test_of_operations_with_one_key_and_several_priorities_at_the_same_instant_one_is_taken(
+    office: Office,
+) -> None:
+    async def create(key: str, priority: str) -> httpx.Response:
+        asked = RECORDS | {"payload": {"key": key, "value": "v"}, "priority": priority}
+        return await office.ask("POST", "/api/operations", json=asked, headers={"Idempotency-Key": key})
+
+    keys = [f"key-{number}" for number in range(10)]
+    for key in keys:
+        answers = await asyncio.gather(*(create(key, priority) for priority in ("high", "normal", "low")))
+        assert sorted(answer.status_code for answer in answers) == [202, 422, 422]
+    last = await office.submit(records(["after"]))
+    await office.over(last["id"], "COMPLETED")
+    assert sorted(await office.keys()) == ["after", *keys]
+
+
+async def test_a_batch_that_is_in_is_answered_although_the_read_model_stands_still(office: Office) -> None:
+    connection = await asyncpg.connect(office.database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("lock table batch.batches")
+            answer = await office.ask("POST", "/api/batches", params=RECORDS, content=records(["a", "b"]), headers=CSV)
+            assert answer.status_code == 202
+            taken = answer.json()
+            assert (taken["counts"]["operations"], answer.headers["location"]) == (2, f"/api/batches/{taken['id']}")
+    finally:
+        await connection.close()
+    over = await office.over(taken["id"], "COMPLETED")
+    assert [over[name] for name in ("created_at", "kind", "priority")] == [
+        taken[name] for name in ("created_at", "kind", "priority")
+    ]
 
 
 async def test_a_batch_with_the_same_key_again_is_the_same_one(office: Office) -> None:

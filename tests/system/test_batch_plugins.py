@@ -10,7 +10,7 @@ import asyncpg
 import httpx
 
 from common.runtime import Platform
-from tests.harness import ServiceProcess
+from tests.harness import ServiceProcess, eventually
 
 ADA = {"Authorization": "Bearer dev:ada"}
 
@@ -51,6 +51,30 @@ SEATS = """
         name = "seats.count"
 
         async def execute_many(self, work, operations):
+            return [Done()] * len(operations)
+"""
+
+
+DEADLY = """
+    import os
+
+    import msgspec
+
+    from services.batch.kinds import Done, Kind
+
+
+    class Seat(msgspec.Struct):
+        row: str
+
+
+    class Break(Kind[Seat]):
+        name = "seats.break"
+        operation = Seat
+        attempts = 2
+
+        async def execute_many(self, work, operations):
+            if any(task.what.row == "die" for task in operations):
+                os._exit(9)  # as a crash of a C library, or the end of memory
             return [Done()] * len(operations)
 """
 
@@ -133,3 +157,34 @@ async def test_what_is_wrong_with_a_plugin_stops_nothing_else(platform: Platform
     assert (code, "things to do." in said) == (1, True)
     for which, why in wrong.items():
         assert any(which in line and why in line for line in said.splitlines())
+
+
+async def test_what_ends_its_process_again_and_again_fails_and_nothing_else_does(
+    platform: Platform, home: Path
+) -> None:
+    plugins = install(home, "seats", DEADLY, **{"break": "Break"})
+
+    async def submit(rows: str) -> str:
+        headers = ADA | {"Content-Type": "text/csv"}
+        path = f"{process.url}/api/batches?kind=seats.break"
+        answer = await http.post(path, content="row\n" + rows, headers=headers)
+        assert answer.status_code == 202
+        return str(answer.json()["id"])
+
+    async def told(batch_id: str) -> str:
+        return str((await http.get(f"{process.url}/api/batches/{batch_id}", headers=ADA)).json()["status"])
+
+    async with (
+        ServiceProcess("batch", platform.settings, home, **plugins, BOXOFFICE_BATCH_INTERVAL_MS="500") as process,
+        httpx.AsyncClient() as http,
+    ):
+        good, bad = await asyncio.gather(submit("a\nb\n"), submit("c\ndie\n"))
+        for _ in range(2):
+            assert await process.ended(60) == 9
+            await process.start()
+        await eventually(lambda: told(bad), "FAILED", 60)
+        await eventually(lambda: told(good), "COMPLETED", 60)
+        found = await http.get(f"{process.url}/api/batches/{bad}/operations", headers=ADA)
+        assert {each["error"] for each in found.json()["items"]} == {
+            "The process that executed it, perhaps together with others, ended 2 times."
+        }

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
@@ -273,6 +273,7 @@ async def test_what_a_kind_makes_of_its_timeout_is_no_error_of_its_operations() 
         ([], "gave 0 answers for 1"),
         ([Done()] * 20, "gave 20 answers for 1"),
         (["done"], "did not answer with a list of Done"),
+        ([Done(uuid4())], "with text in them"),  # type: ignore[arg-type]  # as a plugin may
     ],
 )
 async def test_a_kind_that_gives_wrong_answers_is_told_so_and_changes_nothing(answers: Any, told: str) -> None:

@@ -42,7 +42,7 @@ def taking_in(log: MemoryLog, batches: Batches) -> Intake:
     return Intake(batches, works, kinds)
 
 
-async def told(log: MemoryLog, batch_id: UUID) -> list[Event]:
+async def told(log: MemoryLog, batch_id: UUID | None) -> list[Event]:
     return [recorded.event for recorded in await log.read(f"batch.{batch_id}")]
 
 
@@ -62,12 +62,12 @@ async def test_an_upload_that_takes_long_gives_signs_of_life(
     log: MemoryLog, taking_in: Intake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "SIGN_OF_LIFE", -1)
-    events = await told(log, await taking_in.take_in(WANTED, blocks(3)))
+    events = await told(log, (await taking_in.take_in(WANTED, blocks(3))).id)
     assert [type(event) for event in events] == [BatchOpened, *[UploadContinued] * 3, BatchSubmitted]
 
 
 async def test_a_short_upload_gives_none(log: MemoryLog, taking_in: Intake) -> None:
-    events = await told(log, await taking_in.take_in(WANTED, blocks(3)))
+    events = await told(log, (await taking_in.take_in(WANTED, blocks(3))).id)
     assert [type(event) for event in events] == [BatchOpened, BatchSubmitted]
 
 
