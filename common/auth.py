@@ -1,6 +1,8 @@
 """Who is asking. Until the identity service exists, `Authorization: Bearer dev:<name>` where `BOXOFFICE_AUTH=dev`."""
 
 import re
+from base64 import b64decode
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -11,7 +13,7 @@ from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 from msgspec import Meta
 
-from common.errors import Unauthenticated
+from common.errors import Forbidden, Unauthenticated
 
 DEV_TOKEN = re.compile(r"(?i:bearer) +dev:([A-Za-z0-9_.@-]{1,64})")
 
@@ -27,6 +29,9 @@ class User(msgspec.Struct, frozen=True):
 
     id: str
 
+
+SUBPROTOCOL = "boxoffice"
+"""What a page asks for beside its bearer when it opens a WebSocket, and gets."""
 
 UserRequest = Request[User, Any, State]
 """A request that passed `RequiresUser`: `request.user` is who asks."""
@@ -64,21 +69,43 @@ class RequiresUser(ASGIMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         authenticator: Authenticator = scope["litestar_app"].state.authenticator
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-        try:
-            scope["user"] = authenticator.user(None if given is None else given.decode("latin-1"))
-        except Unauthenticated as refused:
-            if scope["type"] != ScopeType.WEBSOCKET:
-                raise
-            await refuse(send, refused)
-            return
+        given = header(scope, b"authorization")
+        if scope["type"] == ScopeType.WEBSOCKET:
+            require_same_origin(header(scope, b"origin"), header(scope, b"host"))
+            given = given or bearer_among(scope["subprotocols"])
+        scope["user"] = authenticator.user(given)
         await next_app(scope, receive, send)
 
 
-async def refuse(send: Send, refused: Unauthenticated) -> None:
-    """Answer to a WebSocket's handshake (ASGI's extension for that); Litestar would answer 403, without a word."""
-    content = (b"content-type", b"text/plain; charset=utf-8")
-    start: Any = {"type": "websocket.http.response.start", "status": 401, "headers": [content]}
-    body: Any = {"type": "websocket.http.response.body", "body": refused.detail.encode()}
-    await send(start)
-    await send(body)
+def header(scope: Scope, name: bytes) -> str | None:
+    return next((value.decode("latin-1") for each, value in scope["headers"] if each == name), None)
+
+
+def require_same_origin(origin: str | None, host: str | None) -> None:
+    """Raises Forbidden for a page of somebody else's: browsers let every page open a WebSocket to everywhere.
+
+    They always say whose page it is; programs need not.
+    """
+    if origin is None:
+        return
+    scheme, _, there = origin.lower().partition("://")
+    port = ":443" if scheme == "https" else ":80"
+    here = (host or "").lower()
+    if not there or there.removesuffix(port) != here.removesuffix(port):
+        raise Forbidden(f"Origin: A WebSocket is for pages of {here[:80]}, and yours is of {origin[:80]}.")
+
+
+def bearer_among(subprotocols: Sequence[str]) -> str | None:
+    """The Authorization that a page gives as `bearer.<base64url of the token>`: it can set no header of a WebSocket.
+
+    Raises Unauthenticated.
+    """
+    given = next((each.removeprefix("bearer.") for each in subprotocols if each.startswith("bearer.")), None)
+    if given is None:
+        return None
+    try:
+        return "Bearer " + b64decode(given + "=" * (-len(given) % 4), altchars="-_", validate=True).decode("ascii")
+    except ValueError as error:
+        raise Unauthenticated(
+            "Sec-WebSocket-Protocol: Expected `bearer.` and your token in base64url", field="Sec-WebSocket-Protocol"
+        ) from error

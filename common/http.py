@@ -28,7 +28,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from common.auth import Authenticator
 from common.clock import new_id_text
 from common.live import Connections
-from common.problems import BODY_LIMIT, TELL, JsonRequest, refuse_what_would_be_ignored
+from common.problems import (
+    BODY_LIMIT,
+    TELL,
+    JsonRequest,
+    keep_failure,
+    refuse_what_would_be_ignored,
+    telling_failures,
+)
 from common.runtime import Service, running
 from common.settings import Settings
 from common.telemetry import REQUESTS, Cause, cause
@@ -77,7 +84,7 @@ def in_context(app: ASGIApp) -> ASGIApp:
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
-            await app(scope, receive, send)
+            await app(scope, receive, telling_failures(scope, send))
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-correlation-id", b"").decode("latin-1")
@@ -219,6 +226,7 @@ def create_app(
         ],
         before_request=refuse_what_would_be_ignored,
         exception_handlers=TELL,
+        after_exception=[keep_failure],
         request_class=JsonRequest,
         plugins=[StructSchemas()],
         lifespan=[lifespan],

@@ -5,16 +5,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.enums import HttpMethod, ParamType
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.enums import HttpMethod, ParamType, ScopeType
+from litestar.exceptions import HTTPException, ValidationException, WebSocketException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.openapi import ResponseSpec
 from litestar.params import ParameterKwarg, QueryParameter
+from litestar.types import HTTPScope, Message, Scope, Send
 from msgspec import inspect
 
 from common.errors import (
@@ -331,3 +332,44 @@ TELL: dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Respon
     Exception: tell_bug,
 }
 """Who tells what, the most special kind first."""
+
+FAILED_WITH = "boxoffice.failed_with"
+
+
+async def keep_failure(error: Exception, scope: Scope) -> None:
+    """Keep what a WebSocket fails with, until `telling_failures` knows where: Litestar 2.25 says 403 to all of it."""
+    if scope["type"] == ScopeType.WEBSOCKET:
+        scope["state"][FAILED_WITH] = error
+
+
+def telling_failures(scope: Scope, send: Send) -> Send:
+    """A `send` for a WebSocket. One that is refused before it was accepted gets the answer that HTTP would give."""
+    accepted = False
+
+    async def send_on(message: Message) -> None:
+        nonlocal accepted
+        accepted = accepted or message["type"] == "websocket.accept"
+        error = scope["state"].get(FAILED_WITH)
+        if error is None or message["type"] != "websocket.close":
+            await send(message)
+        elif accepted:
+            if not isinstance(error, (DomainError, WebSocketException, OSError)):
+                log.error("socket_failed", exc_info=error)
+            await send(message)
+        else:
+            await refuse_socket(error, scope, send)
+
+    return send_on
+
+
+async def refuse_socket(error: Exception, scope: Scope, send: Send) -> None:
+    """Answer the handshake with a problem, as the ASGI extension `websocket.http.response` has it."""
+    handshake = cast(HTTPScope, {**scope, "type": ScopeType.HTTP, "method": HttpMethod.GET})
+    request: Request[Any, Any, Any] = Request(handshake)
+    response = next(TELL[kind] for kind in type(error).__mro__ if kind in TELL)(request, error)
+
+    async def send_as_answer(message: Message) -> None:
+        await send(cast(Message, {**message, "type": f"websocket.{message['type']}"}))
+
+    answer = response.to_asgi_response(app=None, request=request)
+    await answer(handshake, request.receive, send_as_answer)

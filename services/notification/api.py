@@ -1,14 +1,16 @@
 """HTTP and WebSocket -> session: the same notifications with the same cursors, three ways."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import suppress
-from typing import Annotated, Any, get_args
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Self, get_args
 from uuid import UUID
 
 import asyncpg
 import msgspec
-from litestar import Controller, Response, WebSocket, get, post, put, websocket
+from litestar import Controller, Request, Response, WebSocket, get, post, put, websocket
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
@@ -17,14 +19,12 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
 
-from common.auth import RequiresUser, User, UserRequest
+from common.auth import SUBPROTOCOL, RequiresUser, User, UserRequest
 from common.clock import now
 from common.errors import DomainError
 from common.events import Channel, NotificationEvent, NotificationKind
 from common.http import BEARER
 from common.live import PING, PING_SECONDS, SLOW_SECONDS, event_stream, sent_event
-from common.postgres import POSTGRES_FAILED
-from common.postgres import told as told_of
 from common.problems import problems
 from common.projector import ReadYourWrites
 from services.notification import read_model
@@ -70,6 +70,17 @@ class Told(msgspec.Struct, frozen=True, tag="notification"):
     attempt: int
 
 
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Nothing has happened for a while, and the connection is still there."""
+
+
+class Ending(msgspec.Struct, frozen=True, tag="ended"):
+    """The last message: why no more comes, and in how many milliseconds to connect again, if that is not up to you."""
+
+    reason: str
+    retry_ms: int | None = None
+
+
 class Wrong(msgspec.Struct, frozen=True, tag="wrong"):
     """What you sent was no acknowledgement, or of what you were never sent."""
 
@@ -105,15 +116,28 @@ class Preferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
 
+class Script(msgspec.Struct, frozen=True):
+    """The module that pages listen with."""
+
+    source: bytes
+    etag: str
+
+    @classmethod
+    def load(cls) -> Self:
+        source = (Path(__file__).parent / "client" / "notifications.js").read_bytes()
+        return cls(source, f'"{sha256(source).hexdigest()[:32]}"')
+
+
 class NotificationDesk(msgspec.Struct, frozen=True):
     """What these doors need."""
 
     inboxes: VisibleInboxes
     feed: Feed
     pool: asyncpg.Pool
+    script: Script
 
 
-def begun(session: Session) -> Resumed:
+def resumed(session: Session) -> Resumed:
     """How a connection begins."""
     return Resumed(session.recovered, session.after)
 
@@ -124,6 +148,15 @@ def told(sent: Sent) -> Told:
 
 _encode = msgspec.json.Encoder().encode
 _ack = msgspec.json.Decoder(Ack).decode
+
+
+@get("/api/notifications/client.js", include_in_schema=False, sync_to_thread=False)
+def client(request: Request[Any, Any, State], desk: NamedDependency[NotificationDesk]) -> Response[bytes]:
+    """The module that pages listen with; whoever has it already is told so."""
+    headers = {"ETag": desk.script.etag, "Cache-Control": "no-cache"}
+    if desk.script.etag in request.headers.get("if-none-match", ""):
+        return Response(b"", status_code=304, headers=headers)
+    return Response(desk.script.source, media_type="text/javascript", headers=headers)
 
 
 class NotificationController(Controller):
@@ -146,15 +179,13 @@ class NotificationController(Controller):
         async with desk.feed.session(request.user.id, None, after) as session:
             if after and session.recovered:
                 session.acknowledge(after)
-            watching = asyncio.create_task(end_when_gone(request, session))
-            try:
-                sent = await session.next(wait)
-            except Ended:
-                sent = []
-            finally:
-                watching.cancel()
-            items = [each.notification for each in sent]
-            return News(items, max(session.sent_to, session.after), session.recovered)
+            with suppress(Ended):
+                async with ended_when_gone(request, session):
+                    sent = await session.next(wait)
+                return News(
+                    [each.notification for each in sent], max(session.sent_to, session.after), session.recovered
+                )
+            return News([], session.after, session.recovered)
 
     @get("/stream", media_type="text/event-stream", responses=problems(400, 401, 503))
     async def stream(
@@ -175,15 +206,10 @@ class NotificationController(Controller):
         desk: NamedDependency[NotificationDesk],
         after: After = None,
     ) -> None:
-        """JSON: `resumed`, then each `notification`; `{"ack": <cursor>}` from you."""
-        await socket.accept()
-        try:
-            async with desk.feed.session(socket.user.id, "websocket", after) as session:
-                await serve(socket, session)
-        except DomainError as error:
-            await socket.close(TOO_SLOW, reason(error.detail))
-        except POSTGRES_FAILED as error:
-            await socket.close(TOO_SLOW, reason(f"{told_of(error)}."))
+        """JSON: `resumed`, then each `notification`; `ping` in a silence; `{"ack": <cursor>}` from you."""
+        async with desk.feed.session(socket.user.id, "websocket", after) as session:
+            await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
+            await serve(socket, session)
 
     @get("/inbox", responses=problems(400, 401, 503))
     async def inbox(
@@ -235,40 +261,57 @@ class NotificationController(Controller):
         return Response(data)
 
 
+@asynccontextmanager
+async def ended_when_gone(request: UserRequest, session: Session) -> AsyncIterator[None]:
+    """End a session when whoever asks has given up, so that it takes no place of another."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        session.end(Ended("The other side is gone."))
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
 async def sse(feed: Feed, user_id: str, after: int | None) -> AsyncGenerator[bytes, None]:
-    """The events of a stream, until the session ends. Raises Unavailable instead of the first."""
+    """The events of a stream, until the session ends. Raises Unavailable before the first."""
     async with feed.session(user_id, "sse", after) as session:
-        yield sent_event("resumed", begun(session), session.after)
         try:
+            yield sent_event("resumed", resumed(session), session.after)
             while True:
                 sent = await session.next(PING_SECONDS)
                 yield (
                     b"".join(sent_event("notification", told(each), each.notification.cursor) for each in sent) or PING
                 )
         except Ended as ended:
-            yield sent_event("ended", {"reason": ended.reason})
+            retry = b"" if ended.retry_ms is None else b"retry: %d\n" % ended.retry_ms  # as EventSource knows it
+            yield retry + sent_event("ended", Ending(ended.reason, ended.retry_ms))
         except DomainError as error:
-            yield sent_event("ended", {"reason": error.detail})
-
-
-async def end_when_gone(request: UserRequest, session: Session) -> None:
-    """End the session of a request that nobody waits for any more."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    session.end(Ended("The other side is gone."))
+            yield sent_event("ended", Ending(error.detail))
 
 
 async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
-    """Send and hear until one side ends it. Raises Unavailable."""
+    """Send and hear until one side ends it."""
     hearing = asyncio.create_task(hear(socket, session))
     try:
-        await send(socket, begun(session))
+        await send(socket, resumed(session))
         while not hearing.done():
-            for sent in await session.next(PING_SECONDS):
-                await send(socket, told(sent))
+            sent = await session.next(PING_SECONDS)
+            for each in sent:
+                await send(socket, told(each))
+            if not sent:
+                await send(socket, Ping())
     except Ended as ended:
         if not ended.gone:
-            await socket.close(TOO_SLOW if ended.too_slow else RESTART, reason(ended.reason))
+            await close(socket, TOO_SLOW if ended.too_slow else RESTART, Ending(ended.reason, ended.retry_ms))
+    except DomainError as error:
+        await close(socket, TOO_SLOW, Ending(error.detail))
     except TimeoutError:
         await socket.close(TOO_SLOW, "You take nothing: connect again with your cursor.")
     except (WebSocketDisconnect, OSError):
@@ -279,10 +322,18 @@ async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
             await hearing
 
 
-async def send(socket: WebSocket[User, Any, State], message: Resumed | Told | Wrong) -> None:
+async def send(socket: WebSocket[User, Any, State], message: Resumed | Told | Ping | Ending | Wrong) -> None:
     """Raises TimeoutError if the other side takes nothing."""
     async with asyncio.timeout(SLOW_SECONDS):
         await socket.send_data(_encode(message), mode="text")
+
+
+async def close(socket: WebSocket[User, Any, State], code: int, ending: Ending) -> None:
+    """Say why, and close."""
+    with suppress(WebSocketDisconnect, OSError):
+        with suppress(TimeoutError):
+            await send(socket, ending)
+        await socket.close(code, reason(ending.reason))
 
 
 def reason(text: str) -> str:

@@ -11,7 +11,7 @@ from common.http import given
 from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadYourWrites
 from common.runtime import Platform, Service
-from services.notification.api import NotificationController, NotificationDesk
+from services.notification.api import NotificationController, NotificationDesk, Script, client
 from services.notification.domain import INBOXES_DECIDER
 from services.notification.feed import STREAM, Feed, Receipts
 from services.notification.listeners import TellBuyers, Teller, TellSellers, TellSubmitters
@@ -29,8 +29,8 @@ async def create_service(platform: Platform, settings: NotificationSettings) -> 
     listeners: Sequence[Listener[Any]] = (TellBuyers(teller), TellSellers(teller, log), TellSubmitters(teller))
     async with platform.pool("notifications") as pool:
         feed = Feed(log, Receipts(inboxes), projected, pool, platform.connections, settings.connections_per_user)
-        desk = NotificationDesk(ReadYourWrites(inboxes, projected), feed, pool)
-        router = Router("/", route_handlers=[NotificationController], dependencies=given(desk=desk))
+        desk = NotificationDesk(ReadYourWrites(inboxes, projected), feed, pool, Script.load())
+        router = Router("/", route_handlers=[NotificationController, client], dependencies=given(desk=desk))
         yield Service(
             "notification",
             [router],

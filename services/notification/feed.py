@@ -41,6 +41,9 @@ REPLAY = 1_000
 START_SECONDS = 2.0
 """Whoever comes before the log is followed is let in after so long at most, or refused."""
 
+UNACKNOWLEDGED = REPLAY + BACKLOG
+"""Notifications at most that a connection may leave unacknowledged, as they are kept to be sent again."""
+
 FIRST_AGAIN = 5.0
 """Seconds after which what was not acknowledged is sent again; each further time after twice as many."""
 
@@ -57,14 +60,21 @@ def pause_after(attempt: int) -> float:
 
 
 class Ended(Exception):
-    """The connection is to be closed, and why."""
+    """The connection is to be closed, and why. `retry_ms`: when to connect again, if that is not up to the client."""
 
-    def __init__(self, reason: str, *, too_slow: bool = False, gone: bool = False) -> None:
+    def __init__(self, reason: str, *, too_slow: bool = False, gone: bool = False, retry_ms: int | None = None) -> None:
         """`gone`: there is nobody to be told."""
         super().__init__(reason)
         self.reason = reason
         self.too_slow = too_slow
         self.gone = gone
+        self.retry_ms = retry_ms
+
+
+def stopping() -> Ended:
+    """The end of a connection whose process stops."""
+    wait = retry_ms()
+    return Ended(f"Stopping: connect again in {wait} ms.", retry_ms=wait)
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -151,6 +161,9 @@ class Session:
             return  # what comes after the end would hide what did not fit before it
         if len(self._queue) >= BACKLOG:
             self.end(Ended("Too slow: connect again with your cursor.", too_slow=True))
+        elif len(self._unanswered) >= UNACKNOWLEDGED:
+            reason = f"{UNACKNOWLEDGED:,} are not acknowledged: acknowledge, and connect again with your cursor."
+            self.end(Ended(reason, too_slow=True))
         else:
             self._queue.append(notification)
             self._wake.set()
@@ -301,7 +314,7 @@ class Feed:
         if len(self._sessions.get(user_id, ())) >= self._per_user:
             raise Unavailable(f"You have {self._per_user} connections open here, which is all that you may.")
         session = Session(self._receipts, user_id, channel, self._clock)
-        with self._connections.opened(lambda: session.end(Ended(f"Stopping: connect again in {retry_ms()} ms."))):
+        with self._connections.opened(lambda: session.end(stopping())):
             sessions = self._sessions.setdefault(user_id, set())
             sessions.add(session)  # from here on it is offered what comes after `position`
             try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,20 +9,10 @@ import httpx
 import pytest
 
 from common.runtime import Platform
+from tests.browser.chromium import ALONE, chromium
 from tests.harness import ServiceProcess
 
 SECONDS = 60
-ALONE = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-)
 
 
 @pytest.fixture
@@ -35,10 +24,8 @@ async def shop(platform: Platform, home: Path) -> AsyncIterator[ServiceProcess]:
 
 async def shown(url: str, home: Path) -> str:
     """What a page is once its scripts have run, as HTML."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert browser, "there is no chromium on PATH; install it, on Debian with: apt-get install chromium"
     process = await asyncio.create_subprocess_exec(
-        *(browser, *ALONE, f"--user-data-dir={home / 'profile'}", "--virtual-time-budget=10000", "--dump-dom", url),
+        *(chromium(), *ALONE, f"--user-data-dir={home / 'profile'}", "--virtual-time-budget=10000", "--dump-dom", url),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -1,6 +1,7 @@
 """What people are told of what happened to them: over WebSocket, server-sent events and long-polling."""
 
 import asyncio
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -11,7 +12,9 @@ import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
+from common.live import PING_SECONDS
 from common.runtime import Platform
 from tests.harness import ServiceProcess, eventually
 
@@ -64,9 +67,9 @@ class Office:
         return connect(f"ws{self.process.url.removeprefix('http')}/api/notifications/ws{place}", additional_headers=who)
 
 
-async def heard(socket: ClientConnection) -> dict[str, Any]:
+async def heard(socket: ClientConnection, within: float = 20) -> dict[str, Any]:
     """The next message."""
-    message: dict[str, Any] = msgspec.json.decode(await asyncio.wait_for(socket.recv(), 20))
+    message: dict[str, Any] = msgspec.json.decode(await asyncio.wait_for(socket.recv(), within))
     return message
 
 
@@ -219,6 +222,8 @@ async def test_sockets_close_with_a_reason_when_the_service_stops(office: Office
     async with office.socket() as socket:
         await heard(socket)
         stopping = asyncio.create_task(office.process.stop())
+        ending = await heard(socket)
+        assert (ending["type"], 500 <= ending["retry_ms"] < 3_500) == ("ended", True)
         await asyncio.wait_for(socket.wait_closed(), 20)
         assert (socket.close_code, "connect again in" in (socket.close_reason or "")) == (1012, True)
         assert await stopping == 0
@@ -227,7 +232,99 @@ async def test_sockets_close_with_a_reason_when_the_service_stops(office: Office
 async def test_nobody_gets_in_without_a_name(office: Office) -> None:
     for path in ("", "/stream", "/inbox", "/preferences"):
         assert (await office.http.get(f"/api/notifications{path}")).status_code == 401
-    with pytest.raises(InvalidStatus, match="HTTP 401") as refused:
-        async with office.socket(who={}):
+    assert await refused(office.socket(who={})) == 401
+    assert await refused(office.socket(who={"Authorization": "Bearer ada"})) == 401
+
+
+async def refused(socket: connect) -> int:
+    """With which status a socket is refused before it is one; there has to be a problem that says why."""
+    with pytest.raises(InvalidStatus) as error:
+        async with socket:
             pass
-    assert b"say who you are" in refused.value.response.body
+    answer = error.value.response
+    problem = msgspec.json.decode(answer.body or b"")
+    assert (answer.headers["Content-Type"], problem["status"]) == ("application/problem+json", answer.status_code)
+    assert problem["detail"]
+    return answer.status_code
+
+
+def page(token: str, **more: Any) -> dict[str, Any]:
+    """A socket as a page opens it: no header is its own, so the token is among the subprotocols."""
+    encoded = urlsafe_b64encode(token.encode()).decode().rstrip("=")
+    return {"subprotocols": ["boxoffice", f"bearer.{encoded}"], **more}
+
+
+async def test_a_page_says_who_it_is_among_the_subprotocols(office: Office) -> None:
+    address = f"ws{office.process.url.removeprefix('http')}/api/notifications/ws"
+    async with connect(address, origin=Origin(office.process.url), **page("dev:ada")) as socket:
+        assert socket.subprotocol == "boxoffice"
+        assert (await heard(socket))["type"] == "resumed"
+        order_id = await office.order(await office.ticket())
+        assert (await heard(socket))["notification"]["about"] == order_id
+    assert await refused(connect(address, **page("nobody"))) == 401
+    assert await refused(connect(address, subprotocols=["boxoffice", "bearer.a*b"])) == 401  # type: ignore[list-item]
+    assert await refused(connect(address, subprotocols=["boxoffice"])) == 401  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1", "https://elsewhere.example", "null", "http://127.0.0.1:1"])
+async def test_a_page_of_somebody_else_opens_no_socket(office: Office, origin: str) -> None:
+    address = f"ws{office.process.url.removeprefix('http')}/api/notifications/ws"
+    assert await refused(connect(address, origin=Origin(origin), **page("dev:ada"))) == 403
+
+
+async def test_a_socket_that_cannot_be_is_refused_as_http_refuses(office: Office) -> None:
+    address = f"ws{office.process.url.removeprefix('http')}/api/notifications"
+    assert await refused(connect(f"{address}/ws?after=soon", additional_headers=ADA)) == 400
+    assert await refused(connect(f"{address}/nowhere/at/all", additional_headers=ADA)) == 404
+    assert "Traceback" not in office.process.tail()
+
+
+async def test_one_connection_too_many_is_refused_and_not_broken_off(platform: Platform, home: Path) -> None:
+    few = {"BOXOFFICE_CONNECTIONS": "3", "BOXOFFICE_CONNECTIONS_PER_USER": "2"}
+    process = ServiceProcess("notification", platform.settings, home, **few)
+    async with process, httpx.AsyncClient(base_url=process.url, timeout=20) as http:
+        office = Office(process, http)
+        async with office.socket() as first, aclosing(office.sse()) as second, office.socket(who=SAM) as third:
+            assert {(await heard(first))["type"], (await anext(second))["type"], (await heard(third))["type"]} == {
+                "resumed"
+            }
+            for who, why in ((ADA, "You have 2"), (BOB, "All 3")):
+                assert await refused(office.socket(who=who)) == 503
+                for path in ("", "/stream"):
+                    answer = await http.get(f"/api/notifications{path}", headers=who)
+                    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+                    assert why in answer.json()["detail"]
+        assert "Traceback" not in process.tail()
+
+
+async def test_whoever_gives_up_waiting_takes_no_place(office: Office) -> None:
+    async def open_connections() -> int:
+        lines = (await office.http.get("/metrics")).text.splitlines()
+        return next(int(float(line.split()[1])) for line in lines if line.startswith("boxoffice_open_connections "))
+
+    waiting = asyncio.create_task(office.poll(wait=60))
+    await eventually(open_connections, 1)
+    waiting.cancel()
+    await eventually(open_connections, 0)
+    assert "Traceback" not in office.process.tail()
+
+
+async def test_something_is_sent_in_a_silence_on_every_connection_that_stays_open(office: Office) -> None:
+    url = f"{office.process.url}/api/notifications/stream"
+    async with office.socket() as socket, office.http.stream("GET", url, headers=ADA) as stream:
+        assert (await heard(socket))["type"] == "resumed"
+        lines = stream.aiter_lines()
+        async with asyncio.timeout(PING_SECONDS + 10):
+            assert await heard(socket, PING_SECONDS + 10) == {"type": "ping"}
+            assert ": ping" in [await anext(lines) for _ in range(5)]
+
+
+async def test_the_module_for_pages_is_there_for_everybody_and_sent_once(office: Office) -> None:
+    first = await office.http.get("/api/notifications/client.js")
+    assert (first.status_code, first.headers["content-type"]) == (200, "text/javascript; charset=utf-8")
+    assert (first.headers["cache-control"], "export function listen" in first.text) == ("no-cache", True)
+    known = {"If-None-Match": first.headers["etag"]}
+    again = await office.http.get("/api/notifications/client.js", headers=known)
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
+    other = await office.http.get("/api/notifications/client.js", headers={"If-None-Match": '"other"'})
+    assert other.status_code == 200

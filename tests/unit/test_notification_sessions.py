@@ -12,7 +12,7 @@ from common.errors import Invalid
 from common.events import DeliveryGivenUp, Event
 from common.memory_log import MemoryLog
 from services.notification.domain import ATTEMPTS, INBOXES_DECIDER, Inboxes, Raise, inbox_id_of
-from services.notification.feed import BACKLOG, Ended, Receipts, Session
+from services.notification.feed import BACKLOG, UNACKNOWLEDGED, Ended, Receipts, Session
 from services.notification.read_model import Notification
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -133,6 +133,27 @@ async def test_acknowledgements_of_many_are_told_in_portions_and_each_once(desk:
     assert [desk.receipts.acknowledged(f"user{number}") for number in (19, 20)] == [0, 2]
     await desk.receipts.tell()
     assert (await desk.log.end("NOTIFICATIONS")).sequence == 50
+
+
+async def test_a_connection_that_acknowledges_nothing_is_ended_and_told_to(desk: Desk) -> None:
+    notifications = [await desk.raised() for _ in range(UNACKNOWLEDGED + 1)]
+    desk.session.begin(0, notifications[:BACKLOG], ())
+    for each in notifications[BACKLOG:-1]:
+        await desk.session.next(0)
+        desk.session.offer(each)
+    assert len(await desk.session.next(0)) == 1
+    desk.session.offer(notifications[-1])
+    with pytest.raises(Ended, match="acknowledge, and connect again") as ended:
+        await desk.session.next(0)
+    assert ended.value.too_slow
+
+
+async def test_a_connection_that_acknowledges_goes_on_for_ever(desk: Desk) -> None:
+    for _ in range(UNACKNOWLEDGED + 2):
+        notification = await desk.raised()
+        desk.session.offer(notification)
+        assert len(await desk.session.next(0)) == 1
+        desk.session.acknowledged(notification.cursor)
 
 
 async def test_what_was_missed_comes_before_what_came_meanwhile_and_nothing_twice(desk: Desk) -> None:

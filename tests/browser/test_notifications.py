@@ -1,0 +1,527 @@
+"""The module that pages listen with, in a real browser, on connections that are bad in every way."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import httpx
+import msgspec
+import pytest
+
+from common.events import NotificationRaised, OrderCreated
+from common.runtime import Platform
+from tests.browser.chromium import Chromium, Page
+from tests.facts import whole
+from tests.harness import ServiceProcess, eventually
+
+SAM, ADA = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "ada"))
+SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 1000, "max_per_order": 2}
+
+SEED = 11
+FAULTS = 30
+
+Fate = Literal["pass", "refuse", "cut"]
+Judge = Callable[[str], Fate]
+
+LISTEN = """
+(async () => {
+    const { listen } = await import("/api/notifications/client.js");
+    const told = globalThis.told = { cursors: [], states: [], resumed: [], errors: [] };
+    globalThis.heard = listen({
+        token: "dev:ada",
+        onNotification: ({ cursor }) => { told.cursors.push(cursor); },
+        onState: (state) => told.states.push(state),
+        onResumed: (resumed) => told.resumed.push(resumed),
+        onError: (error) => told.errors.push(String(error)),
+        ...OPTIONS,
+    });
+})()
+"""
+
+
+def everything(_: str) -> Fate:
+    return "pass"
+
+
+def nothing(_: str) -> Fate:
+    return "refuse"
+
+
+def no_upgrade(head: str) -> Fate:
+    return "refuse" if "upgrade: websocket" in head.lower() else "pass"
+
+
+def no_stream(head: str) -> Fate:
+    return "cut" if "/stream" in head.partition("\r\n")[0] else no_upgrade(head)
+
+
+def cut_streams(head: str) -> Fate:
+    return "cut" if "/stream" in head.partition("\r\n")[0] else "pass"
+
+
+class Doorman:
+    """Stands before a service. `judge` decides by the head of a request what becomes of it and of its connection."""
+
+    def __init__(self, port: int) -> None:
+        self.judge: Judge = everything
+        self.seen: list[str] = []  # the first lines of requests
+        self._port = port
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._frozen: set[asyncio.StreamWriter] = set()
+
+    async def __aenter__(self) -> Self:
+        self._door = await asyncio.start_server(self._join, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._door.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._door.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Cut all connections."""
+        for writer in self._writers:
+            writer.close()
+
+    def freeze(self) -> None:
+        """Nothing more comes over the connections that there are, and they do not end."""
+        self._frozen |= self._writers
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            head = await reader.readuntil(b"\r\n\r\n")
+            self.seen.append(head.decode("latin-1").splitlines()[0])
+            fate = self.judge(head.decode("latin-1"))
+            if fate == "refuse":
+                writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            else:
+                await self._pass(head, fate, reader, writer)
+        writer.close()
+
+    async def _pass(self, head: bytes, fate: Fate, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writers |= {writer, far_writer}
+        far_writer.write(head.replace(b"Connection: keep-alive", b"Connection: close"))  # one request, one judgement
+        there = asyncio.create_task(self._carry(reader, far_writer))
+        back = asyncio.create_task(self._carry(far_reader, writer, fate))
+        try:
+            await asyncio.wait([there, back], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            there.cancel()
+            back.cancel()
+            far_writer.close()
+            self._writers -= {writer, far_writer}
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, fate: Fate = "pass") -> None:
+        """All that comes; cut: up to the first event."""
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if writer not in self._frozen:
+                    writer.write(data)
+                    await writer.drain()
+                if fate == "cut" and b"resumed" in data:
+                    return
+
+
+class Office:
+    """A shop, and a notification service of its own that can be killed."""
+
+    def __init__(self, shop: httpx.AsyncClient, teller: ServiceProcess, platform: Platform) -> None:
+        self.shop = shop
+        self.teller = teller
+        self._event_log = platform.event_log
+
+    async def ticket(self) -> str:
+        made = await self.shop.post("/api/tickets", json=SHOW, headers=SAM)
+        assert made.status_code == 201, made.text
+        return str(made.json()["id"])
+
+    async def order(self, ticket_id: str, count: int = 1) -> None:
+        for _ in range(count):
+            made = await self.shop.post("/api/orders", json={"ticket_id": ticket_id, "quantity": 1}, headers=ADA)
+            assert made.status_code == 201, made.text
+
+    async def placed(self) -> int:
+        """How many orders there are."""
+        return sum(isinstance(each.event, OrderCreated) for each in await whole(self._event_log, "ORDERS"))
+
+    async def raised(self) -> list[int]:
+        """The cursors of all that Ada is told."""
+        return [
+            recorded.sequence
+            for recorded in await whole(self._event_log, "NOTIFICATIONS")
+            if isinstance(recorded.event, NotificationRaised) and recorded.event.user_id == "ada"
+        ]
+
+    async def acknowledged(self) -> list[bool]:
+        async with httpx.AsyncClient(base_url=self.teller.url) as http:
+            items = (await http.get("/api/notifications/inbox", headers=ADA)).json()["items"]
+        return [item["acknowledged"] for item in items]
+
+    async def open_connections(self) -> int:
+        async with httpx.AsyncClient(base_url=self.teller.url) as http:
+            lines = (await http.get("/metrics")).text.splitlines()
+        return next(int(float(line.split()[1])) for line in lines if line.startswith("boxoffice_open_connections "))
+
+
+@pytest.fixture
+async def office(platform: Platform, home: Path) -> AsyncIterator[Office]:
+    shop = ServiceProcess("tickets orders expiration", platform.settings, home)
+    teller = ServiceProcess("notification", platform.settings, home)
+    async with shop, teller, httpx.AsyncClient(base_url=shop.url, timeout=30) as http:
+        yield Office(http, teller, platform)
+
+
+@pytest.fixture
+async def page(home: Path) -> AsyncIterator[Page]:
+    async with Chromium(home) as browser:
+        yield await browser.page()
+
+
+async def listen(page: Page, url: str, options: str = "{}") -> None:
+    """Open a page of `url` that listens; `options` in JavaScript are those of the module."""
+    await page.go(f"{url}/health/live")
+    await page.run(LISTEN.replace("OPTIONS", options))
+
+
+async def cursors(page: Page) -> list[int]:
+    """What the page was told, in this order."""
+    told: list[int] = await page.run("told.cursors")
+    return told
+
+
+async def transport(page: Page) -> Any:
+    """On what the page listens now."""
+    state = await page.run("told.states.at(-1)") or {}
+    return state["transport"] if state.get("state") == "open" else None
+
+
+async def hears_all(page: Page, office: Office, count: int) -> None:
+    """Wait until the page was told so many; it has to be all there is, in order, and each once."""
+
+    async def so_many() -> tuple[int, int]:
+        return len(await office.raised()), len(await cursors(page))
+
+    await eventually(so_many, (count, count), within=60)
+    assert await cursors(page) == await office.raised()
+
+
+async def test_a_page_is_told_over_a_websocket_once_and_acknowledges(office: Office, page: Page) -> None:
+    ticket_id = await office.ticket()
+    await office.order(ticket_id, 2)
+    await listen(page, office.teller.url)
+    await hears_all(page, office, 2)
+    await office.order(ticket_id, 3)
+    await hears_all(page, office, 5)
+    assert await transport(page) == "websocket"
+    assert await page.run("told.resumed") == [{"recovered": True, "cursor": 0}]
+    await eventually(office.acknowledged, [True] * 5)
+    assert await page.run("heard.cursor") == (await cursors(page))[-1]
+    await page.go(f"{office.teller.url}/health/live")
+    await page.run(LISTEN.replace("OPTIONS", "{}"))
+    await eventually(lambda: transport(page), "websocket")
+    assert await cursors(page) == [], "it was acknowledged"
+
+
+@pytest.mark.parametrize(("judge", "used"), [(no_upgrade, "sse"), (no_stream, "poll")])
+async def test_where_a_transport_is_not_possible_a_lesser_one_tells_the_same(
+    office: Office, page: Page, judge: Judge, used: str
+) -> None:
+    ticket_id = await office.ticket()
+    async with Doorman(office.teller.port) as doorman:
+        doorman.judge = judge
+        await office.order(ticket_id, 2)
+        await listen(page, doorman.url)
+        await eventually(lambda: transport(page), used)
+        await office.order(ticket_id, 3)
+        await hears_all(page, office, 5)
+        doorman.hang_up()
+        await office.order(ticket_id, 2)
+        await hears_all(page, office, 7)
+        if used == "sse":  # a poll acknowledges with the next one
+            await eventually(office.acknowledged, [True] * 7)
+        doorman.judge = everything
+        await page.run("dispatchEvent(new Event('online'))")
+        await eventually(lambda: transport(page), "websocket")
+        await office.order(ticket_id)
+        await hears_all(page, office, 8)
+        assert await page.run("told.errors") == []
+
+
+async def test_a_page_misses_nothing_while_the_server_is_killed_and_started_again(office: Office, page: Page) -> None:
+    ticket_id = await office.ticket()
+    await listen(page, office.teller.url)
+    for turn in range(3):
+        await eventually(lambda: transport(page), "websocket")
+        await office.order(ticket_id)
+        await office.teller.kill()
+        await office.order(ticket_id, 2)
+        await office.teller.start()
+        await hears_all(page, office, 3 * (turn + 1))
+    assert all(resumed["recovered"] for resumed in await page.run("told.resumed"))
+
+
+async def test_a_page_hears_all_whatever_becomes_of_its_connections(office: Office, page: Page) -> None:
+    rng = random.Random(SEED)  # noqa: S311
+    ticket_id = await office.ticket()
+    async with Doorman(office.teller.port) as doorman:
+        await listen(page, doorman.url, "{ pingSeconds: 0.5 }")
+
+        async def fault() -> None:
+            doorman.judge = rng.choice([everything, no_upgrade, no_stream, cut_streams])
+            match rng.randrange(6):
+                case 0:
+                    doorman.freeze()
+                case 1:
+                    await page.run("dispatchEvent(new Event('online'))")
+                case 2:
+                    await office.teller.kill()
+                    await office.teller.start()
+                case _:
+                    doorman.hang_up()
+
+        for _ in range(FAULTS):
+            await asyncio.gather(fault(), office.order(ticket_id, rng.randrange(1, 6)))
+        doorman.judge = everything
+        await hears_all(page, office, await office.placed())
+        used = await page.run("told.states.map(({ state, transport }) => state === 'open' && transport)")
+        assert {"websocket", "sse", "poll"} <= set(used)
+        assert await page.run("told.errors") == []
+        assert all(resumed["recovered"] for resumed in await page.run("told.resumed"))
+
+
+async def test_a_page_comes_back_when_the_server_that_stops_has_said(office: Office, page: Page) -> None:
+    await listen(page, office.teller.url)
+    await eventually(lambda: transport(page), "websocket")
+    assert await office.teller.stop() == 0
+    await office.teller.start()
+    await office.order(await office.ticket())
+    await hears_all(page, office, 1)
+    waited = await page.run("told.states.find(({ state }) => state === 'waiting')")
+    assert waited["reason"] == f"Stopping: connect again in {waited['milliseconds']} ms."
+
+
+async def test_a_connection_that_has_gone_silent_is_given_up(office: Office, page: Page) -> None:
+    ticket_id = await office.ticket()
+    async with Doorman(office.teller.port) as doorman:
+        await listen(page, doorman.url, "{ pingSeconds: 1 }")
+        await eventually(lambda: transport(page), "websocket")
+        doorman.freeze()
+        await office.order(ticket_id, 2)
+        await hears_all(page, office, 2)
+        assert "The connection was silent for too long." in await page.run("told.states.map(({ reason }) => reason)")
+
+
+async def test_what_a_page_fails_to_take_is_not_acknowledged_and_given_to_it_again(office: Office, page: Page) -> None:
+    ticket_id = await office.ticket()
+    failing = """{ onNotification: ({ cursor }) => {
+        told.cursors.push(cursor);
+        if (told.cursors.length === 1) throw new Error("no room");
+    } }"""
+    await listen(page, office.teller.url, failing)
+    await office.order(ticket_id, 3)
+
+    async def taken() -> list[int]:
+        return await cursors(page)
+
+    async def raised() -> int:
+        return len(await office.raised())
+
+    await eventually(raised, 3)
+    first, second, third = await office.raised()
+    await eventually(taken, [first, second, third, first])
+    assert await page.run("told.errors") == ["Error: no room"]
+    await eventually(office.acknowledged, [True] * 3)
+
+
+async def test_nothing_is_acknowledged_past_what_a_page_never_takes(office: Office, page: Page) -> None:
+    ticket_id = await office.ticket()
+    await listen(
+        page,
+        office.teller.url,
+        """{ onNotification: ({ cursor }) => {
+            told.cursors.push(cursor);
+            if (told.cursors[1] === cursor) throw new Error("never");
+        } }""",
+    )
+    await office.order(ticket_id, 3)
+
+    async def given_again() -> bool:
+        told = await cursors(page)
+        return told.count(told[1]) > 2 if len(told) > 2 else False
+
+    await eventually(given_again, True)
+    assert await office.acknowledged() == [False, False, True], "the newest first"
+    first, second, third = await office.raised()
+    assert (await page.run("heard.cursor")) == second - 1
+    assert [each for each in await cursors(page) if each != second] == [first, third]
+
+
+COUNTED = """
+(() => {
+    const open = globalThis.open = { timers: new Set(), sockets: new Set(), requests: 0 };
+    const { setTimeout: set, clearTimeout: clear, WebSocket: Socket, fetch: ask } = globalThis;
+    globalThis.setTimeout = (callback, ...rest) => {
+        const timer = set(() => { open.timers.delete(timer); callback(); }, ...rest);
+        open.timers.add(timer);
+        return timer;
+    };
+    globalThis.clearTimeout = (timer) => { open.timers.delete(timer); clear(timer); };
+    globalThis.WebSocket = class extends Socket {
+        constructor(...given) {
+            super(...given);
+            open.sockets.add(this);
+            this.addEventListener("close", () => open.sockets.delete(this));
+        }
+    };
+    globalThis.fetch = (...given) => {
+        open.requests += 1;
+        return ask(...given).finally(() => { open.requests -= 1; });
+    };
+})()
+"""
+
+
+@pytest.mark.parametrize("judge", [everything, no_upgrade, no_stream, nothing])
+async def test_a_page_that_has_closed_keeps_nothing(office: Office, page: Page, judge: Judge) -> None:
+    listeners_before = 0
+    async with Doorman(office.teller.port) as doorman:
+        await page.go(f"{doorman.url}/health/live")
+        listeners_before = await listeners(page)
+        await page.run(COUNTED)
+        await page.run("import('/api/notifications/client.js')")
+        doorman.judge = judge
+        await office.order(await office.ticket())
+        await page.run(LISTEN.replace("OPTIONS", "{ onNotification() { throw new Error('keep a timer') } }"))
+        if judge is nothing:
+            await eventually(lambda: page.run("told.states.some(({ state }) => state === 'waiting')"), True)
+        else:
+            await eventually(lambda: page.run("told.errors.length > 0"), True)
+        assert await page.run("open.timers.size") > 0
+        assert await listeners(page) > listeners_before
+        await page.run("heard.close(); heard.close()")
+        assert await page.run("[open.timers.size, told.states.at(-1).why]") == [0, "closed"]
+        assert await listeners(page) == listeners_before
+        await eventually(lambda: page.run("[open.sockets.size, open.requests]"), [0, 0])
+        seen = len(doorman.seen)
+        count = await page.run("told.states.length")
+        await page.run("dispatchEvent(new Event('online')); document.dispatchEvent(new Event('visibilitychange'))")
+        await office.order(await office.ticket())
+
+        async def raised() -> int:
+            return len(await office.raised())
+
+        await eventually(raised, 2)
+        assert (len(doorman.seen), await page.run("told.states.length")) == (seen, count)
+
+
+async def listeners(page: Page) -> int:
+    """How many listeners the window and the document have."""
+    count = 0
+    for thing in ("globalThis", "document"):
+        found = await page.call("Runtime.evaluate", expression=thing)
+        told = await page.call("DOMDebugger.getEventListeners", objectId=found["result"]["objectId"])
+        count += len(told["listeners"])
+    return count
+
+
+async def test_the_server_keeps_no_connection_of_a_page_that_has_closed(office: Office, page: Page) -> None:
+    async with Doorman(office.teller.port) as doorman:
+        cases: list[tuple[Judge, str]] = [(everything, "websocket"), (no_upgrade, "sse")]
+        for doorman.judge, used in cases:
+            await listen(page, doorman.url)
+            await eventually(lambda: transport(page), used)
+            assert await office.open_connections() == 1
+            await page.run("heard.close()")
+            await eventually(office.open_connections, 0)
+
+
+@pytest.mark.parametrize("judge", [everything, no_upgrade, no_stream])
+async def test_a_page_with_the_cursor_of_another_log_is_told_so_and_hears_what_comes(
+    office: Office, page: Page, judge: Judge
+) -> None:
+    ticket_id = await office.ticket()
+    async with Doorman(office.teller.port) as doorman:
+        doorman.judge = judge
+        await listen(page, doorman.url, "{ after: 1e12 }")
+        await eventually(lambda: page.run("told.resumed.map(({ recovered }) => recovered)[0]"), False)
+        await office.order(ticket_id, 2)
+        await hears_all(page, office, 2)
+
+
+async def test_a_token_that_is_not_believed_is_the_end(office: Office, page: Page) -> None:
+    await listen(page, office.teller.url, "{ token: 'nobody' }")
+
+    async def end() -> Any:
+        return await page.run("told.states.at(-1)?.why")
+
+    await eventually(end, "unauthorized")
+    assert "Bearer dev:<name>" in await page.run("told.states.at(-1).reason")
+
+
+async def test_a_server_that_refuses_for_good_is_not_asked_for_ever(office: Office, page: Page) -> None:
+    async with Doorman(office.teller.port) as doorman:
+        await page.go(f"{doorman.url}/health/live")
+        await page.run("import('/api/notifications/client.js')")
+        doorman.judge = nothing
+        await page.run(LISTEN.replace("OPTIONS", "{}"))
+
+        async def end() -> Any:
+            return await page.run("told.states.at(-1)?.why")
+
+        await eventually(end, "refused")
+
+
+async def test_a_server_with_no_room_says_when_to_come_again(platform: Platform, home: Path, page: Page) -> None:
+    few = {"BOXOFFICE_CONNECTIONS_PER_USER": "1"}
+    async with ServiceProcess("notification", platform.settings, home, **few) as teller:
+        await listen(page, teller.url)
+        await eventually(lambda: transport(page), "websocket")
+        await page.run("globalThis.first = heard")
+        await page.run(LISTEN.replace("OPTIONS", "{}"))
+
+        async def busy() -> Any:
+            return await page.run("told.states.some(({ reason }) => reason?.startsWith('You have 1 connections'))")
+
+        await eventually(busy, True)
+        waits = await page.run("told.states.flatMap(({ reason, milliseconds }) => [[reason, milliseconds]])")
+        asked = next(milliseconds for reason, milliseconds in waits if reason and reason.startswith("You have"))
+        assert asked >= 1000, "Retry-After is 1"
+        await page.run("first.close()")
+        await eventually(lambda: transport(page), "websocket")
+
+
+STREAM = (
+    b'\xef\xbb\xbf: a comment\r\n\r\nid: 7\nevent: notification\ndata: {"text": "Op\xc3\xa9ra \xf0\x9f\x8e\xab"}\n\n'
+    b"data: one\rdata:two\r\ndata\r\n\r\nevent: nothing\n\nretry: 250\nretry: soon\nid: 8\0\ndata:  two spaces\n\n"
+    b": ping\n\nunknown: x\nid\ndata: last\r\r\ndata: never ended\n"
+)
+EVENTS = [
+    {"event": "notification", "data": '{"text": "Opéra 🎫"}', "id": "7"},
+    {"event": "message", "data": "one\ntwo\n", "id": "7"},
+    {"event": "message", "data": " two spaces", "id": "7", "retry": 250},
+    {"event": "message", "data": "last", "id": "", "retry": 250},
+]
+
+
+async def test_events_are_the_same_wherever_their_bytes_are_cut(office: Office, page: Page) -> None:
+    await page.go(f"{office.teller.url}/health/live")
+    script = """
+    (async () => {
+        const { EventStreamParser } = await import("/api/notifications/client.js");
+        const bytes = Uint8Array.from(BYTES);
+        const parsed = (...cuts) => {
+            const parser = new EventStreamParser();
+            const ends = [...cuts, bytes.length];
+            return JSON.stringify(ends.flatMap((end, i) => parser.push(bytes.slice(ends[i - 1] ?? 0, end))));
+        };
+        const found = new Set([parsed(), parsed(...bytes.keys())]);
+        for (const one of bytes.keys()) for (const two of bytes.keys()) if (one <= two) found.add(parsed(one, two));
+        return [...found];
+    })()
+    """
+    found = await page.run(script.replace("BYTES", str(list(STREAM))))
+    assert [msgspec.json.decode(each) for each in found] == [EVENTS]
