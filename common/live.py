@@ -20,6 +20,9 @@ from common.telemetry import OPEN
 PING_SECONDS = 15.0
 """A comment is sent after so long a silence: proxies cut what is silent for a minute, and a dead client is noticed."""
 
+START_SECONDS = 2.0
+"""Whoever comes before the log is followed is let in after so long at most, or refused."""
+
 CLOSE_SECONDS = 2.0
 
 SLOW_SECONDS = 15.0

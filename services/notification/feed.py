@@ -24,7 +24,7 @@ from common.events import (
     NotificationsAcknowledged,
     PreferencesChanged,
 )
-from common.live import Connections, retry_ms
+from common.live import START_SECONDS, Connections, retry_ms
 from common.projector import Projected
 from services.notification import read_model
 from services.notification.domain import Acknowledge, Inboxes, SendAgain, inbox_id_of, place_id_of
@@ -37,9 +37,6 @@ BACKLOG = 256
 
 REPLAY = 1_000
 """Notifications at most that a connection is sent of what it has missed; more are in the inbox."""
-
-START_SECONDS = 2.0
-"""Whoever comes before the log is followed is let in after so long at most, or refused."""
 
 UNACKNOWLEDGED = REPLAY + BACKLOG
 """Notifications at most that a connection may leave unacknowledged, as they are kept to be sent again."""

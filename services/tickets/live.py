@@ -8,9 +8,10 @@ from uuid import UUID
 import asyncpg
 import structlog
 
+from common.errors import Unavailable
 from common.event_log import EventLog, Recorded
 from common.events import OrderCancelled, OrderCreated, TicketCreated, TicketUpdated, TicketWithdrawn
-from common.live import PING, PING_SECONDS, Connections, sent_event
+from common.live import PING, PING_SECONDS, START_SECONDS, Connections, sent_event
 from common.postgres import POSTGRES_FAILED
 from common.projector import Projected
 from services.tickets import read_model
@@ -44,6 +45,11 @@ class Page:
         if not self._wanted or ticket_id in self._wanted:
             self._news[ticket_id] = told
             self._wake.set()
+
+    def begin(self, ticket_id: UUID, told: bytes) -> None:
+        """How a ticket was when the page was opened, unless there are news of it already."""
+        self._news.setdefault(ticket_id, told)
+        self._wake.set()
 
     def end(self) -> None:
         """Nothing more comes."""
@@ -80,6 +86,7 @@ class Availability:
         self._connections = connections
         self._pages: set[Page] = set()
         self._reached: dict[str, int] = {}
+        self._started = asyncio.Event()
         self._changed: set[UUID] = set()
         self._told: dict[UUID, float] = {}  # when, by the loop's clock; the oldest first
         self._wake = asyncio.Event()
@@ -92,6 +99,7 @@ class Availability:
                     tasks.create_task(self._follow(stream))
                 tasks.create_task(self._tell())
         finally:  # the log is another: pages ask anew how their tickets are
+            self._started.clear()
             self._reached.clear()
             for page in self._pages:
                 page.end()
@@ -102,18 +110,37 @@ class Availability:
         with self._connections.opened(page.end):
             self._pages.add(page)
             try:
+                await self._following()
                 yield b"retry: 1000\n\n"
+                behind = not await self._projected_all()
                 for ticket in await read_model.tickets_of(self._pool, list(wanted)):
-                    page.tell(ticket.id, sent_event("ticket", ticket))
+                    page.begin(ticket.id, sent_event("ticket", ticket))
+                    if behind:
+                        self._changed.add(ticket.id)
+                self._wake.set()
                 async with aclosing(page.news()) as told:
                     async for news in told:
                         yield news
             finally:
                 self._pages.discard(page)
 
+    async def _following(self) -> None:
+        """Wait until what changes from now on is told. Raises Unavailable."""
+        if not self._started.is_set():
+            try:
+                await asyncio.wait_for(self._started.wait(), START_SECONDS)
+            except TimeoutError:
+                raise Unavailable("This server is starting; try again.") from None
+
+    async def _projected_all(self) -> bool:
+        """Wait until all that was heard of can be read, 2 s at most for each stream; whether it can."""
+        reached = list(self._reached.items())
+        return all([await self._projected[stream].wait(sequence) for stream, sequence in reached])
+
     async def _follow(self, stream: str) -> None:
-        if stream not in self._reached:
-            self._reached[stream] = (await self._event_log.end(stream)).sequence
+        self._reached[stream] = (await self._event_log.end(stream)).sequence
+        if len(self._reached) == len(self._projected):
+            self._started.set()
         async with aclosing(self._event_log.follow(stream, self._reached[stream])) as batches:
             async for batch in batches:
                 self._changed.update(filter(None, map(ticket_changed, batch)))
@@ -143,8 +170,7 @@ class Availability:
 
     async def _tell_pages(self, due: list[UUID]) -> None:
         try:
-            reached = list(self._reached.items())
-            behind = not all([await self._projected[stream].wait(sequence) for stream, sequence in reached])
+            behind = not await self._projected_all()
             tickets = await read_model.tickets_of(self._pool, due)
         except POSTGRES_FAILED as error:
             log.warning("live_tickets_wait", error=repr(error))
