@@ -146,17 +146,18 @@ class Session:
         self._user_id = user_id
         self.channel = channel
         self._clock = clock
-        self._muted: Collection[NotificationKind] = ()
+        self._muted: Collection[NotificationKind] | None = None  # not known yet
         self._queue: deque[Notification] = deque()
+        self._room = BACKLOG
         self._unanswered: dict[int, _Unanswered] = {}  # by cursor
         self._wake = asyncio.Event()
         self._ended: Ended | None = None
 
     def offer(self, notification: Notification) -> None:
         """Something new. It is passed over if it is known or not wanted here."""
-        if self._ended or notification.cursor <= self.after or notification.kind in self._muted:
+        if self._ended or notification.cursor <= self.after or notification.kind in (self._muted or ()):
             return  # what comes after the end would hide what did not fit before it
-        if len(self._queue) >= BACKLOG:
+        if len(self._queue) >= self._room:
             self.end(Ended("Too slow: connect again with your cursor.", too_slow=True))
         elif len(self._unanswered) >= UNACKNOWLEDGED:
             reason = f"{UNACKNOWLEDGED:,} are not acknowledged: acknowledge, and connect again with your cursor."
@@ -187,12 +188,16 @@ class Session:
         self._receipts.acknowledge_soon(self._user_id, cursor)
 
     def begin(self, after: int, missed: Sequence[Notification], muted: Collection[NotificationKind]) -> None:
-        """From where it goes on, and what it has missed, which comes before all that was offered meanwhile."""
-        self.mute(muted)
+        """From where it goes on, and what it has missed, which comes before all that was offered meanwhile.
+
+        `muted`: as it was, unless it has changed meanwhile.
+        """
+        muted = self._muted = frozenset(muted) if self._muted is None else self._muted
         self.after = after
         known = missed[-1].cursor if missed else after
         newer = [each for each in self._queue if each.cursor > known]
-        self._queue = deque(each for each in (*missed, *newer) if each.kind not in self._muted)
+        self._queue = deque(each for each in (*missed, *newer) if each.kind not in muted)
+        self._room = BACKLOG + len(missed)
         if self._queue:
             self._wake.set()
 
@@ -217,6 +222,7 @@ class Session:
     def _taken(self) -> list[Sent]:
         sent = [Sent(notification) for notification in self._queue]
         self._queue.clear()
+        self._room = BACKLOG
         self.sent_to = sent[-1].notification.cursor
         if self.channel:
             for each in sent:
@@ -325,15 +331,17 @@ class Feed:
     async def _begin(
         self, session: Session, user_id: str, channel: Channel | None, after: int | None, position: int
     ) -> None:
-        standing = await read_model.standing(self._pool, user_id)
-        muted = standing.muted.get(channel, ()) if channel else ()
-        if after is None:
-            after = max(standing.acknowledged, self._receipts.acknowledged(user_id))
         missed: list[Notification] = []
-        if after < position:
-            session.recovered = await self._projected.wait(position)
-            missed = await read_model.newer(self._pool, user_id, after, position, REPLAY + 1)
-        elif after > (await self._event_log.end(STREAM)).sequence:
+        projected = await self._projected.wait(position)
+        async with self._pool.acquire() as connection:
+            standing = await read_model.standing(connection, user_id)
+            if after is None:
+                after = max(standing.acknowledged, self._receipts.acknowledged(user_id))
+            if after < position:
+                session.recovered = projected
+                missed = await read_model.newer(connection, user_id, after, position, REPLAY + 1)
+        muted = standing.muted.get(channel, ()) if channel else ()
+        if after > position and after > (await self._event_log.end(STREAM)).sequence:
             session.recovered = False  # a cursor of another log
         if len(missed) > REPLAY:
             session.recovered = False

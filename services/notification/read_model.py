@@ -6,6 +6,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from asyncpg.pool import PoolConnectionProxy
 
 from common.event_log import Recorded
 from common.events import (
@@ -186,6 +187,8 @@ class Standing(msgspec.Struct, frozen=True):
     muted: dict[Channel, list[NotificationKind]] = {}
 
 
+Reader = asyncpg.Pool | PoolConnectionProxy
+
 NEWER = """
 select cursor, id, kind, about, text, facts, at from notifications
 where user_id = $1 and cursor > $2 and cursor <= $3 order by cursor limit $4
@@ -198,12 +201,12 @@ where user_id = $1 and ($2::bigint is null or cursor < $2) order by cursor desc 
 UNREAD = "select count(*) from notifications where user_id = $1 and cursor > $2 and not read"
 
 
-async def newer(pool: asyncpg.Pool, user_id: str, after: int, to: int, limit: int) -> list[Notification]:
+async def newer(pool: Reader, user_id: str, after: int, to: int, limit: int) -> list[Notification]:
     """A user's notifications past `after`, up to `to`, oldest first."""
     return [Notification.of_row(row) for row in await pool.fetch(NEWER, user_id, after, to, limit)]
 
 
-async def standing(pool: asyncpg.Pool, user_id: str) -> Standing:
+async def standing(pool: Reader, user_id: str) -> Standing:
     """How far a user has come."""
     row = await pool.fetchrow(STANDING, user_id)
     if row is None:

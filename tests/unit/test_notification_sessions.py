@@ -124,6 +124,23 @@ async def test_what_comes_after_what_did_not_fit_is_not_sent_or_the_cursor_would
     assert [each.notification for each in sent] == offered[:BACKLOG]
 
 
+async def test_what_is_muted_while_a_session_begins_stays_muted(desk: Desk) -> None:
+    missed, live = await desk.raised(), await desk.raised()
+    desk.session.mute(["order.created"])  # as the feed hears it, while what was muted before is read
+    desk.session.begin(0, [missed], ())
+    desk.session.offer(live)
+    assert await desk.session.next(0) == []
+
+
+async def test_who_has_missed_many_is_not_too_slow_for_it(desk: Desk) -> None:
+    missed = [await desk.raised() for _ in range(2 * BACKLOG)]
+    live = await desk.raised()
+    desk.session.begin(0, missed, ())
+    desk.session.offer(live)
+    assert [sent.notification for sent in await desk.session.next(0)] == [*missed, live]
+    assert await desk.session.next(0) == []
+
+
 async def test_acknowledgements_of_many_are_told_in_portions_and_each_once(desk: Desk) -> None:
     for number in range(50):
         desk.receipts.acknowledge_soon(f"user{number}", 1)
