@@ -239,7 +239,7 @@ async def reconnect(scene: Scene) -> Measured:
             scene,
             lambda: killed(OURS, SOCKET, platform, sockets),
             lambda: killed(BARE, "/", platform, 0),
-            at_most=3,
+            at_most=2,
         )
     return Measured("ms", *figures, details={"sockets": sockets, "missed": sockets})
 
