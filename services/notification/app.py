@@ -12,7 +12,7 @@ from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadYourWrites
 from common.runtime import Platform, Service
 from services.notification.api import NotificationController, NotificationDesk, Script, client
-from services.notification.domain import INBOXES_DECIDER
+from services.notification.domain import INBOXES_DECIDER, weight_of
 from services.notification.feed import STREAM, Feed, Receipts
 from services.notification.listeners import TellBuyers, Teller, TellSellers, TellSubmitters
 from services.notification.read_model import READ_MODEL
@@ -23,7 +23,7 @@ from services.notification.settings import NotificationSettings
 async def create_service(platform: Platform, settings: NotificationSettings) -> AsyncIterator[Service]:
     """The notification service: who is told what, and the doors by which they hear it."""
     log, database = platform.event_log, settings.database_url
-    inboxes = Aggregate(INBOXES_DECIDER, log)
+    inboxes = Aggregate(INBOXES_DECIDER, log, weigh=weight_of)
     projected = Projected(READ_MODEL, STREAM, log, database)
     teller = Teller(inboxes)
     listeners: Sequence[Listener[Any]] = (TellBuyers(teller), TellSellers(teller, log), TellSubmitters(teller))

@@ -58,6 +58,11 @@ class Inbox(msgspec.Struct, frozen=True):
     muted: Mapping[Channel, Sequence[NotificationKind]] = {}
 
 
+def weight_of(inbox: Inbox) -> int:
+    """How much of the cache it takes. Its events do not tell: of all that was acknowledged the last is kept."""
+    return 1 + len(inbox.known) + len(inbox.read) + len(inbox.attempts)
+
+
 class Raise(msgspec.Struct, frozen=True):
     """Tell a user. The same `notification_id` again tells nobody twice."""
 
