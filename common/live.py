@@ -131,16 +131,23 @@ class _EventStream(Stream):
         return _Sending(iterator=self._events, headers=headers, media_type=self.media_type, **more)
 
 
+class _TakesNothing(Exception):
+    """The other side does not read what is sent."""
+
+
 class _Sending(ASGIStreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(SLOW_SECONDS):
-                await send(message)
+            try:
+                async with asyncio.timeout(SLOW_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                raise _TakesNothing from None
 
         async with aclosing(self.iterator):  # type: ignore[type-var]  # _Events
             try:
                 await super().__call__(scope, receive, send_in_time)
-            except* TimeoutError:
+            except* _TakesNothing:
                 log.info("slow_stream_closed", path=scope["path"])
 
 

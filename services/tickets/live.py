@@ -111,13 +111,13 @@ class Availability:
             self._pages.add(page)
             try:
                 await self._following()
-                yield b"retry: 1000\n\n"
                 behind = not await self._projected_all()
                 for ticket in await read_model.tickets_of(self._pool, list(wanted)):
                     page.begin(ticket.id, sent_event("ticket", ticket))
                     if behind:
                         self._changed.add(ticket.id)
                 self._wake.set()
+                yield b"retry: 1000\n\n"
                 async with aclosing(page.news()) as told:
                     async for news in told:
                         yield news
