@@ -52,6 +52,9 @@ After = Annotated[
 ]
 CHANNELS = Schema(enum=list(get_args(Channel)))
 
+TOGETHER = 20
+"""Notifications that the other side takes in time, or is too slow: 8 KB, more or less."""
+
 TOO_SLOW, RESTART = 1013, 1012
 """Why a WebSocket is closed (IANA): try again later, the service restarts."""
 
@@ -303,8 +306,8 @@ async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
         await send(socket, resumed(session))
         while not hearing.done():
             sent = await session.next(PING_SECONDS)
-            for each in sent:
-                await send(socket, told(each))
+            for some in range(0, len(sent), TOGETHER):
+                await send(socket, *map(told, sent[some : some + TOGETHER]))
             if not sent:
                 await send(socket, Ping())
     except Ended as ended:
@@ -322,10 +325,11 @@ async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
             await hearing
 
 
-async def send(socket: WebSocket[User, Any, State], message: Resumed | Told | Ping | Ending | Wrong) -> None:
-    """Raises TimeoutError if the other side takes nothing."""
+async def send(socket: WebSocket[User, Any, State], *messages: Resumed | Told | Ping | Ending | Wrong) -> None:
+    """Raises TimeoutError if the other side does not take them."""
     async with asyncio.timeout(SLOW_SECONDS):
-        await socket.send_data(_encode(message), mode="text")
+        for message in messages:
+            await socket.send_data(_encode(message), mode="text")
 
 
 async def close(socket: WebSocket[User, Any, State], code: int, ending: Ending) -> None:

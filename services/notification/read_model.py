@@ -132,7 +132,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
     await news.write(connection)
 
 
-READ_MODEL = ReadModel("notifications", TABLES, {"NOTIFICATIONS": project})
+READ_MODEL = ReadModel("notifications", TABLES, {"NOTIFICATIONS": project}, linger=0.02)
 
 
 class Notification(msgspec.Struct, frozen=True):
