@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from itertools import count
-from statistics import median
+from statistics import median, quantiles
+from time import perf_counter
 from typing import Any, Self
 from uuid import UUID
 
@@ -142,10 +143,14 @@ async def notify(scene: Scene) -> Measured:
 
     async def raise_at_rate(platform: Platform) -> None:
         loop, portion = asyncio.get_running_loop(), round(PER_SECOND * TICK)
-        began = loop.time()
+        began, appends = loop.time(), []
         for first in range(0, messages, portion):
             await asyncio.sleep(max(0, began + TICK * first / portion - loop.time()))
-            await fill(platform.client, "notifications", [raised(next(users)) for _ in range(portion)])
+            events, at = [raised(next(users)) for _ in range(portion)], perf_counter()
+            await fill(platform.client, "notifications", events)
+            appends.append(1000 * (perf_counter() - at))
+        percentiles = quantiles(appends, n=100)
+        ours.tell(append_p50_ms=percentiles[49], append_p99_ms=percentiles[98])  # the part of the disk, and of others
 
     async def latency(side: Side, sending: Any) -> float:
         _, heard = await asyncio.gather(sending, side.hear(messages))
