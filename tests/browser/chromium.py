@@ -3,7 +3,8 @@
 import asyncio
 import itertools
 import shutil
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -66,6 +67,8 @@ class Page:
         return told["result"].get("value")
 
     async def close(self) -> None:
+        """Close the tab."""
+        await self.call("Page.close")
         self._reading.cancel()
         with suppress(asyncio.CancelledError):
             await self._reading
@@ -85,7 +88,6 @@ class Chromium:
 
     def __init__(self, home: Path) -> None:
         self._profile = home / "profile"
-        self._pages: list[Page] = []
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -103,8 +105,6 @@ class Chromium:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for page in self._pages:
-            await page.close()
         self._process.terminate()
         try:
             await asyncio.wait_for(self._process.wait(), 10)
@@ -112,10 +112,13 @@ class Chromium:
             self._process.kill()
             await self._process.wait()
 
-    async def page(self) -> Page:
-        """A new tab."""
+    @asynccontextmanager
+    async def page(self) -> AsyncIterator[Page]:
+        """A new tab, as long as the context lasts."""
         async with httpx.AsyncClient() as http:
             target = (await http.put(f"{self._url}/json/new?about:blank")).json()
         page = Page(await connect(target["webSocketDebuggerUrl"], max_size=None))
-        self._pages.append(page)
-        return page
+        try:
+            yield page
+        finally:
+            await page.close()

@@ -34,7 +34,7 @@
  * @property {string | (() => string | Promise<string>)} token The bearer, or what gives it for each new connection.
  * @property {(notification: Notification) => unknown} onNotification Takes a notification; a promise is awaited. If it
  *     fails, the notification is not acknowledged, and is given to it again later. Newer ones do not wait for that.
- * @property {number} [after] The last cursor that the page has; by default the last that was acknowledged.
+ * @property {number | null} [after] The last cursor that the page has; by default the last that was acknowledged.
  * @property {(resumed: { recovered: boolean, cursor: number }) => unknown} [onResumed] There is a connection, from this
  *     cursor on. Not `recovered`: some of what came before it is only in the inbox (`GET /api/notifications/inbox`).
  * @property {(state: State) => unknown} [onState]
@@ -113,7 +113,8 @@ class Listening {
     constructor(options) {
         this.#options = options;
         this.#base = new URL(options.url ?? ".", import.meta.url);
-        this.#sentTo = options.after;
+        if (!this.#base.pathname.endsWith("/")) this.#base.pathname += "/";
+        this.#sentTo = options.after ?? undefined;
         const { signal } = this.#over;
         globalThis.addEventListener("online", () => this.#tryBetter(), { signal });
         globalThis.addEventListener("pageshow", () => this.#look(), { signal });
