@@ -51,5 +51,5 @@ def load(settings: type[T], environment: Mapping[str, str] = os.environ) -> T:
         return msgspec.convert(values, settings, strict=False)
     except msgspec.ValidationError as error:
         (name, *_), message = explain(str(error), settings)
-        shown = without_password(values[name])
+        shown = "***" if name.endswith("secret") else without_password(values[name])
         raise BadSetting(f"{PREFIX}{name.upper()}={shown!r}: {message}") from error

@@ -49,6 +49,8 @@ IN_DOUBT = Counter("boxoffice_appends_in_doubt_total", "Appends whose outcome ha
 HANDLED = Counter("boxoffice_listener_events_total", "Events by what a listener did with them", ["listener", "outcome"])
 DEAD_LETTERS = Counter("boxoffice_dead_letters_total", "Events given up on", ["listener"])
 PROJECTED = Counter("boxoffice_projected_events_total", "Events written to a read model", ["projection", "stream"])
+WEBHOOK_ATTEMPTS = Counter("boxoffice_webhook_attempts_total", "Posts to webhooks by how they ended", ["outcome"])
+WEBHOOKS_PARKED = Counter("boxoffice_webhooks_parked_total", "Posts to webhooks that are not tried again", ["reason"])
 LATENESS = Histogram(
     "boxoffice_expiry_lateness_seconds",
     "How long after its deadline an expiration was published",

@@ -125,7 +125,7 @@ STREAMS = (
     Stream("ORDERS", ("orders.*",)),
     Stream("EXPIRATION", ("expiration.*",)),
     Stream("BATCH", ("batch.>",)),
-    Stream("NOTIFICATIONS", ("notifications.*",)),
+    Stream("NOTIFICATIONS", ("notifications.>",)),
     Stream("DEAD", ("dead.>",)),
 )
 
@@ -144,6 +144,15 @@ CONSUMERS = (
     Consumer("notification-tell-buyers", "ORDERS", "notification"),
     Consumer("notification-tell-sellers", "ORDERS", "notification"),
     Consumer("notification-tell-submitters", "BATCH", "notification", subject="batch.*"),
+    Consumer("notification-webhooks", "NOTIFICATIONS", "notification", subject="notifications.*"),
+    Consumer(
+        "notification-deliver-webhooks",
+        "NOTIFICATIONS",
+        "notification",
+        ack_wait=10,
+        max_ack_pending=-1,
+        subject="notifications.deliveries.*",
+    ),
 )
 
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}

@@ -15,7 +15,8 @@ Channel = Literal["websocket", "sse"]
 class NotificationRaised(Event, frozen=True, tag="notification_raised"):
     """Something happened that `user_id` is told, once. Its place in the stream is its cursor.
 
-    `about`: the id of the order, batch or ticket. `text` is for people, `facts` for programs.
+    `about`: the id of the order, batch or ticket. `text` is for people, `facts` for programs. `webhooks`: whether the
+    user may have webhooks that want it.
     """
 
     notification_id: UUID
@@ -25,6 +26,7 @@ class NotificationRaised(Event, frozen=True, tag="notification_raised"):
     text: str
     facts: dict[str, str | int]
     at: datetime
+    webhooks: bool = False
 
 
 class NotificationsAcknowledged(Event, frozen=True, tag="notifications_acknowledged"):
@@ -79,6 +81,13 @@ class PreferencesChanged(Event, frozen=True, tag="preferences_changed"):
     at: datetime
 
 
+class WebhooksWanted(Event, frozen=True, tag="webhooks_wanted"):
+    """The user registers their first webhook: what is raised from now on may be for one."""
+
+    user_id: str
+    at: datetime
+
+
 NotificationEvent = (
     NotificationRaised
     | NotificationsAcknowledged
@@ -87,4 +96,116 @@ NotificationEvent = (
     | DeliveryRepeated
     | DeliveryGivenUp
     | PreferencesChanged
+    | WebhooksWanted
 )
+
+
+class WebhookRegistered(Event, frozen=True, tag="webhook_registered"):
+    """A user wants notifications posted to `url`, of these kinds; None stands for all there are and will be."""
+
+    webhook_id: UUID
+    user_id: str
+    url: str
+    kinds: list[NotificationKind] | None
+    at: datetime
+
+
+class WebhookChanged(Event, frozen=True, tag="webhook_changed"):
+    """What a webhook is from now on. `because`: why it was disabled, if not by its user; `gone`: it answered 410."""
+
+    webhook_id: UUID
+    user_id: str
+    url: str
+    kinds: list[NotificationKind] | None
+    enabled: bool
+    at: datetime
+    because: Literal["gone"] | None = None
+
+
+class WebhookSecretRotated(Event, frozen=True, tag="webhook_secret_rotated"):
+    """The webhook has a new secret, its `secret`th. The one before signs too for a while.
+
+    No secret is in the log: each is derived. `request_id`: of the request, if it had an Idempotency-Key.
+    """
+
+    webhook_id: UUID
+    user_id: str
+    secret: int
+    at: datetime
+    request_id: UUID | None = None
+
+
+class WebhookRemoved(Event, frozen=True, tag="webhook_removed"):
+    """Nothing more is posted to it."""
+
+    webhook_id: UUID
+    user_id: str
+    at: datetime
+
+
+class WebhookDue(Event, frozen=True, tag="webhook_due"):
+    """A notification is to be posted to a webhook, as this `body` however often."""
+
+    delivery_id: UUID
+    webhook_id: UUID
+    user_id: str
+    notification_id: UUID
+    kind: NotificationKind
+    body: str
+    at: datetime
+
+
+class WebhookAttempted(Event, frozen=True, tag="webhook_attempted"):
+    """It was posted for the `attempt`th time.
+
+    `status`: what was answered, if anything; `error`: what was wrong, None when it arrived; `again_at`: when it is
+    tried next, if it is.
+    """
+
+    delivery_id: UUID
+    webhook_id: UUID
+    attempt: int
+    status: int | None
+    error: str | None
+    milliseconds: int
+    at: datetime
+    again_at: datetime | None
+
+
+class WebhookDelivered(Event, frozen=True, tag="webhook_delivered"):
+    """It arrived."""
+
+    delivery_id: UUID
+    webhook_id: UUID
+    attempts: int
+    at: datetime
+
+
+class WebhookParked(Event, frozen=True, tag="webhook_parked"):
+    """It is not tried again, unless its user asks for it.
+
+    `reason`: it was tried often enough; the webhook answered 410, was disabled or removed; or it is our mistake.
+    """
+
+    delivery_id: UUID
+    webhook_id: UUID
+    reason: Literal["attempts", "gone", "disabled", "removed", "error"]
+    attempts: int
+    at: datetime
+
+
+class WebhookRedeliveryRequested(Event, frozen=True, tag="webhook_redelivery_requested"):
+    """The user wants it posted again. This begins its `run`th run of attempts; the first began when it was due."""
+
+    delivery_id: UUID
+    webhook_id: UUID
+    user_id: str
+    run: int
+    at: datetime
+    request_id: UUID | None = None
+
+
+WebhookEvent = WebhookRegistered | WebhookChanged | WebhookSecretRotated | WebhookRemoved
+WebhookDeliveryEvent = WebhookDue | WebhookAttempted | WebhookDelivered | WebhookParked | WebhookRedeliveryRequested
+NotificationsEvent = NotificationEvent | WebhookEvent | WebhookDeliveryEvent
+"""All that the service tells."""

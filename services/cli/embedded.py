@@ -4,6 +4,7 @@ import asyncio
 import errno
 import fcntl
 import os
+import secrets
 import shlex
 import shutil
 import signal
@@ -31,6 +32,8 @@ SLOW_SECONDS = 10.0
 """After so long a start says what it waits for."""
 RUNNING = "running.json"
 """In the data folder while the system runs: how other commands find it."""
+WEBHOOK_SECRET = "webhook.secret"  # noqa: S105 (the name of a file)
+"""In the data folder: from which the secrets of webhooks are derived, if the environment names none."""
 MARK = "boxoffice-data"
 """In every data folder: what `--fresh` may delete."""
 
@@ -107,6 +110,18 @@ def held(data: Path, *, fresh: bool) -> Iterator[None]:
         os.close(folder)
 
 
+def webhook_secret(data: Path) -> str:
+    """The secret of this data folder, made when it is first asked for; for its owner's eyes."""
+    kept = data / WEBHOOK_SECRET
+    if not kept.exists():
+        made = data / f"{WEBHOOK_SECRET}.new"
+        made.unlink(missing_ok=True)
+        made.touch(mode=0o600)
+        made.write_text(secrets.token_urlsafe(32))
+        made.rename(kept)  # it is there whole or not at all
+    return kept.read_text().strip()
+
+
 def own_servers(data: Path, environment: Mapping[str, str]) -> dict[str, Server]:
     """NATS and Postgres, but for those that the environment names; by the variable that names each."""
     own: dict[str, Server] = {
@@ -169,6 +184,7 @@ async def up(port: int | None, data: Path, *, fresh: bool, console: Console) -> 
         load(settings, environment)  # what is wrong is told before anything is started
     listen(load(Settings, environment).host, 0).close()
     with held(data, fresh=fresh):
+        environment.setdefault(PREFIX + "WEBHOOK_SECRET", webhook_secret(data))
         own = own_servers(data, environment)
         stop = asyncio.Event()
         work = asyncio.create_task(run(port, data, environment, own, console, stop))

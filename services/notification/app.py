@@ -1,6 +1,6 @@
 """Wiring: the only file that imports all the others."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,9 +14,22 @@ from common.runtime import Platform, Service
 from services.notification.api import NotificationController, NotificationDesk, Script, client
 from services.notification.domain import INBOXES_DECIDER, weight_of
 from services.notification.feed import STREAM, Feed, Receipts
-from services.notification.listeners import TellBuyers, Teller, TellSellers, TellSubmitters
+from services.notification.listeners import (
+    DeliverWebhooks,
+    FillWebhooks,
+    TellBuyers,
+    Teller,
+    TellSellers,
+    TellSubmitters,
+)
 from services.notification.read_model import READ_MODEL
 from services.notification.settings import NotificationSettings
+from services.notification.webhook_sending import Secrets, Sender
+from services.notification.webhooks import DELIVERIES, WEBHOOKS
+from services.notification.webhooks_api import WebhookController, WebhookDesk
+
+DELIVERIES_KEPT = 10_000
+"""Events for which what is posted is kept in memory; each may be of some KiB."""
 
 
 @asynccontextmanager
@@ -26,11 +39,28 @@ async def create_service(platform: Platform, settings: NotificationSettings) -> 
     inboxes = Aggregate(INBOXES_DECIDER, log, weigh=weight_of)
     projected = Projected(READ_MODEL, STREAM, log, database)
     teller = Teller(inboxes)
-    listeners: Sequence[Listener[Any]] = (TellBuyers(teller), TellSellers(teller, log), TellSubmitters(teller))
-    async with platform.pool("notifications") as pool:
+    webhooks, deliveries = Aggregate(WEBHOOKS, log), Aggregate(DELIVERIES, log, cache=DELIVERIES_KEPT)
+    secrets = Secrets(settings.webhook_secret) if settings.webhook_secret else None
+    async with (
+        platform.pool("notifications") as pool,
+        Sender(private=settings.webhook_private_addresses) as sender,
+    ):
+        listeners: list[Listener[Any]] = [
+            TellBuyers(teller),
+            TellSellers(teller, log),
+            TellSubmitters(teller),
+            FillWebhooks(webhooks, deliveries),
+        ]
+        if secrets:  # who cannot sign leaves them to those who can
+            listeners.append(DeliverWebhooks(webhooks, deliveries, sender, secrets, settings.webhook_retry_seconds))
         feed = Feed(log, Receipts(inboxes), projected, pool, platform.connections, settings.connections_per_user)
         desk = NotificationDesk(ReadYourWrites(inboxes, projected), feed, pool, Script.load())
-        router = Router("/", route_handlers=[NotificationController, client], dependencies=given(desk=desk))
+        webhook_desk = WebhookDesk(inboxes, webhooks, ReadYourWrites(deliveries, projected), sender, secrets, pool)
+        router = Router(
+            "/",
+            route_handlers=[NotificationController, WebhookController, client],
+            dependencies=given(desk=desk, webhook_desk=webhook_desk),
+        )
         yield Service(
             "notification",
             [router],

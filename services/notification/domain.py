@@ -25,6 +25,7 @@ from common.events import (
     NotificationsAcknowledged,
     NotificationsRead,
     PreferencesChanged,
+    WebhooksWanted,
 )
 
 INBOXES = uuid5(NAMESPACE_URL, "boxoffice:inboxes")
@@ -47,7 +48,7 @@ class Inbox(msgspec.Struct, frozen=True):
     """A user's inbox. `acknowledged` and `read_to` are cursors.
 
     `read`: those that were read one by one. `attempts`: how often each was sent on a channel, where that was more than
-    once; one more than ATTEMPTS when it was given up.
+    once; one more than ATTEMPTS when it was given up. `webhooks`: whether there may be some.
     """
 
     known: "HashTrieSet[UUID]" = HashTrieSet()
@@ -56,6 +57,7 @@ class Inbox(msgspec.Struct, frozen=True):
     read_to: int = 0
     attempts: "HashTrieMap[tuple[Channel, UUID], int]" = HashTrieMap()
     muted: Mapping[Channel, Sequence[NotificationKind]] = {}
+    webhooks: bool = False
 
 
 def weight_of(inbox: Inbox) -> int:
@@ -114,7 +116,14 @@ class SetPreferences(msgspec.Struct, frozen=True):
     at: datetime
 
 
-InboxCommand = Raise | Acknowledge | MarkRead | MarkAllRead | SendAgain | SetPreferences
+class WantWebhooks(msgspec.Struct, frozen=True):
+    """Have each notification from now on looked at for webhooks."""
+
+    user_id: str
+    at: datetime
+
+
+InboxCommand = Raise | Acknowledge | MarkRead | MarkAllRead | SendAgain | SetPreferences | WantWebhooks
 
 
 def decide(command: InboxCommand, inbox: Inbox) -> list[NotificationEvent]:
@@ -122,7 +131,7 @@ def decide(command: InboxCommand, inbox: Inbox) -> list[NotificationEvent]:
         case Raise(notification_id, user_id, kind, about, text, facts, at):
             if notification_id in inbox.known:
                 return []
-            return [NotificationRaised(notification_id, user_id, kind, about, text, facts, at)]
+            return [NotificationRaised(notification_id, user_id, kind, about, text, facts, at, inbox.webhooks)]
         case Acknowledge(user_id, cursor, at):
             return [NotificationsAcknowledged(user_id, cursor, at)] if cursor > inbox.acknowledged else []
         case MarkRead(user_id, notification_id, at):
@@ -135,6 +144,8 @@ def decide(command: InboxCommand, inbox: Inbox) -> list[NotificationEvent]:
             return repeated(command, inbox)
         case SetPreferences(user_id, muted, at):
             return [PreferencesChanged(user_id, muted, at)] if muted != inbox.muted else []
+        case WantWebhooks(user_id, at):
+            return [] if inbox.webhooks else [WebhooksWanted(user_id, at)]
         case _:
             assert_never(command)
 
@@ -171,6 +182,8 @@ def evolve(inbox: Inbox, event: NotificationEvent) -> Inbox:
             return attempted(inbox, channel, notification_ids, attempts + 1)
         case PreferencesChanged(muted=muted):
             return msgspec.structs.replace(inbox, muted=muted)
+        case WebhooksWanted():
+            return msgspec.structs.replace(inbox, webhooks=True)
         case _:
             assert_never(event)
 

@@ -1,24 +1,53 @@
 """Domain event -> who is told what: one class for each stream."""
 
+import asyncio
+import random
+import time
+from collections.abc import Callable
 from datetime import datetime
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from common.clock import now
+from common.errors import Retry
 from common.event_log import EventLog
 from common.events import (
     BatchCompleted,
     BatchFailed,
     BookSoldOut,
     NotificationKind,
+    NotificationRaised,
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
     TicketCreated,
+    WebhookDue,
+    WebhookRedeliveryRequested,
 )
 from common.listener import Listener
-from common.telemetry import current_cause
+from common.telemetry import WEBHOOK_ATTEMPTS, WEBHOOKS_PARKED, current_cause
 from services.notification.domain import Inboxes, Raise, inbox_id_of
+from services.notification.webhook_sending import Secrets, Sender, body_of
+from services.notification.webhooks import (
+    Deliveries,
+    Delivery,
+    DisableGone,
+    ParkDelivery,
+    ParkReason,
+    RecordAttempt,
+    SendNotification,
+    Webhook,
+    Webhooks,
+    delivery_id_of,
+    pause_after,
+    registry_id_of,
+)
 
 Facts = dict[str, str | int]
+
+AT_A_TIME = 4
+"""Posts to one webhook that a process has under way. More would let one slow receiver take all the room there is."""
+LONGEST_QUEUE = 60.0
+"""Seconds after which what found no room at a webhook comes again at the latest."""
 
 NOTIFICATIONS = uuid5(NAMESPACE_URL, "boxoffice:notifications")
 
@@ -105,3 +134,129 @@ class TellSubmitters(Listener[BatchCompleted | BatchFailed]):
                 text = f"Your batch of {kind} failed: {detail}"
                 facts = {"kind": kind, "reason": reason}
                 await self.teller.tell(user_id, "batch.failed", batch_id, text, facts, event.at)
+
+
+class FillWebhooks(Listener[NotificationRaised]):
+    """Makes a notification due at each webhook that wants it."""
+
+    durable = "notification-webhooks"
+
+    def __init__(self, webhooks: Webhooks, deliveries: Deliveries) -> None:
+        self.webhooks = webhooks
+        self.deliveries = deliveries
+
+    def key(self, event: NotificationRaised) -> object:
+        """Side by side: what is repeated later keeps no order anyway."""
+        return event.notification_id
+
+    async def on(self, event: NotificationRaised) -> None:
+        if not event.webhooks:
+            return  # most users have none, and nothing is read for them
+        registry = (await self.webhooks.load(registry_id_of(event.user_id), fresh=True)).state
+        if wanting := [webhook for webhook in registry.webhooks.values() if webhook.wants(event.kind)]:
+            body = body_of(event)
+            await asyncio.gather(*(self.send(event, webhook.id, body) for webhook in wanting))
+
+    async def send(self, event: NotificationRaised, webhook_id: UUID, body: str) -> None:
+        """Once, however often this event comes."""
+        delivery_id = delivery_id_of(webhook_id, event.notification_id)
+        what = (event.user_id, event.notification_id, event.kind, body)
+        await self.deliveries.handle(delivery_id, SendNotification(delivery_id, webhook_id, *what, now()), new=True)
+
+
+class Room:
+    """The posts of this process to each webhook: a few at a time, and when to come again for whoever finds no room."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: seconds."""
+        self._clock = clock
+        self._under_way: dict[UUID, int] = {}
+        self._free_at: dict[UUID, float] = {}
+        self._took: dict[UUID, float] = {}
+
+    def enter(self, webhook_id: UUID) -> None:
+        """Take a place. Raises Retry: those that have to wait are spread over the time that their posts will take."""
+        under_way = self._under_way.get(webhook_id, 0)
+        if under_way >= AT_A_TIME:
+            now = self._clock()
+            after = max(now, self._free_at.get(webhook_id, now)) + self._took.get(webhook_id, 1.0) / AT_A_TIME - now
+            self._free_at[webhook_id] = now + min(after, LONGEST_QUEUE)
+            raise Retry(min(after, LONGEST_QUEUE))
+        self._under_way[webhook_id] = under_way + 1
+
+    def leave(self, webhook_id: UUID, took: float) -> None:
+        """Give the place back, after so many seconds."""
+        self._under_way[webhook_id] -= 1
+        self._took[webhook_id] = took
+        if not self._under_way[webhook_id]:
+            for kept in (self._under_way, self._took, self._free_at):
+                kept.pop(webhook_id, None)
+
+
+class DeliverWebhooks(Listener[WebhookDue | WebhookRedeliveryRequested]):
+    """Posts what is due, until it arrives or was tried often enough. Attempts are counted in the log."""
+
+    durable = "notification-deliver-webhooks"
+    concurrency = 1_024
+    waits = True
+
+    def __init__(
+        self, webhooks: Webhooks, deliveries: Deliveries, sender: Sender, secrets: Secrets, retry_seconds: float
+    ) -> None:
+        """`retry_seconds`: from the first attempt to the second."""
+        self.webhooks = webhooks
+        self.deliveries = deliveries
+        self.sender = sender
+        self.secrets = secrets
+        self.retry_seconds = retry_seconds
+        self.room = Room()
+
+    async def on(self, event: WebhookDue | WebhookRedeliveryRequested) -> None:
+        run = event.run if isinstance(event, WebhookRedeliveryRequested) else 1
+        delivery = (await self.deliveries.load(event.delivery_id, fresh=True)).state
+        if delivery.run < run:
+            raise Retry(1)  # read from a replica that is behind
+        if delivery.is_over or delivery.run > run:
+            return
+        if delivery.again_at and (left := (delivery.again_at - now()).total_seconds()) > 0:
+            raise Retry(left)
+        webhook = (await self.webhooks.load(registry_id_of(event.user_id), fresh=True)).state.webhooks.get(
+            event.webhook_id
+        )
+        if webhook is None or not webhook.enabled:
+            await self.park(event.delivery_id, "removed" if webhook is None else webhook.because or "disabled")
+            return
+        await self.attempt(event.delivery_id, delivery, webhook)
+
+    async def attempt(self, delivery_id: UUID, delivery: Delivery, webhook: Webhook) -> None:
+        """Post it, and tell the log what came of it. Raises Retry when it is to be tried again."""
+        self.room.enter(webhook.id)
+        started, at = time.monotonic(), now()
+        try:
+            signed = self.secrets.sign(webhook.id, webhook.secrets_at(at), delivery_id, at, delivery.body)
+            answer = await self.sender.post(webhook.url, signed, delivery.body)
+        finally:
+            took = time.monotonic() - started
+            self.room.leave(webhook.id, took)
+        if answer.gone:
+            await self.webhooks.handle(
+                registry_id_of(delivery.user_id), DisableGone(webhook.id, delivery.user_id, webhook.url, now())
+            )
+        pause = pause_after(delivery.tries + 1, self.retry_seconds, random.random())  # noqa: S311 (jitter)
+        record = RecordAttempt(delivery.attempts + 1, answer, round(took * 1000), max(pause, answer.retry_after), now())
+        handled = await self.deliveries.handle(delivery_id, record)
+        if handled.events:
+            WEBHOOK_ATTEMPTS.labels("gone" if answer.gone else "failed" if answer.error else "delivered").inc()
+            if handled.state.status == "parked":
+                WEBHOOKS_PARKED.labels("gone" if answer.gone else "attempts").inc()
+        if (again_at := handled.state.again_at) is not None:
+            raise Retry((again_at - now()).total_seconds())
+
+    async def park(self, delivery_id: UUID, reason: ParkReason) -> None:
+        """Try no more."""
+        if (await self.deliveries.handle(delivery_id, ParkDelivery(reason, now()))).events:
+            WEBHOOKS_PARKED.labels(reason).inc()
+
+    async def give_up(self, event: WebhookDue | WebhookRedeliveryRequested, error: Exception) -> None:  # noqa: ARG002
+        """What we cannot post is parked, so that it can be asked for again."""
+        await self.park(event.delivery_id, "error")

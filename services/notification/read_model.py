@@ -21,6 +21,7 @@ from common.events import (
     PreferencesChanged,
 )
 from common.projector import ReadModel
+from services.notification import deliveries
 
 TABLES = """
 create table notifications (
@@ -130,9 +131,10 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
     for recorded in events:
         news.add(recorded)
     await news.write(connection)
+    await deliveries.project_deliveries(connection, events)
 
 
-READ_MODEL = ReadModel("notifications", TABLES, {"NOTIFICATIONS": project}, linger=0.02)
+READ_MODEL = ReadModel("notifications", TABLES + deliveries.TABLES, {"NOTIFICATIONS": project}, linger=0.02)
 
 
 class Notification(msgspec.Struct, frozen=True):

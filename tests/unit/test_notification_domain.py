@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from common.errors import NotFound
@@ -15,6 +16,7 @@ from common.events import (
     NotificationsAcknowledged,
     NotificationsRead,
     PreferencesChanged,
+    WebhooksWanted,
 )
 from services.notification.domain import (
     ATTEMPTS,
@@ -27,6 +29,7 @@ from services.notification.domain import (
     Raise,
     SendAgain,
     SetPreferences,
+    WantWebhooks,
     weight_of,
 )
 from tests.given import Given
@@ -54,6 +57,14 @@ def test_the_same_thing_is_told_once() -> None:
     tell = Raise(ONE, "ada", "order.created", ORDER, "You hold 2.", {"quantity": 2}, NOON)
     given().when(tell).then(raised)
     given(raised).when(tell).then()
+
+
+def test_what_is_raised_says_whether_there_may_be_webhooks_for_it() -> None:
+    wanted = WebhooksWanted("ada", NOON)
+    given().when(WantWebhooks("ada", NOON)).then(wanted)
+    given(wanted).when(WantWebhooks("ada", NOON)).then()
+    tell = Raise(ONE, "ada", "order.created", ORDER, "You hold 2.", {"quantity": 2}, NOON)
+    given(wanted).when(tell).then(msgspec.structs.replace(raised, webhooks=True))
 
 
 def test_acknowledgements_only_go_forward() -> None:
