@@ -32,7 +32,8 @@ CONFIG: dict[str, Any] = tomllib.loads((Path(__file__).parents[2] / "schemathesi
 @pytest.fixture
 async def shop(platform: Platform, home: Path) -> AsyncIterator[ServiceProcess]:
     """Everything with doors, in one process."""
-    async with ServiceProcess("tickets orders expiration batch notification", platform.settings, home) as process:
+    services, secret = "tickets orders expiration batch notification", {"BOXOFFICE_WEBHOOK_SECRET": "s" * 32}
+    async with ServiceProcess(services, platform.settings, home, **secret) as process:
         yield process
 
 
