@@ -2,21 +2,35 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from typing import Any, Self
 
 import msgspec
+import structlog
 from litestar.response import Stream
+from litestar.response.base import ASGIResponse
+from litestar.response.streaming import ASGIStreamingResponse
+from litestar.types import Message, Receive, Scope, Send
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from common.errors import Unavailable
 from common.telemetry import OPEN
 
 PING_SECONDS = 15.0
-"""Something is sent after so long a silence: proxies cut what is silent for a minute, and a dead client is noticed."""
+"""A comment is sent after so long a silence: proxies cut what is silent for a minute, and a dead client is noticed."""
+
+START_SECONDS = 2.0
+"""Whoever comes before the log is followed is let in after so long at most, or refused."""
 
 CLOSE_SECONDS = 2.0
 
+SLOW_SECONDS = 15.0
+"""Whoever takes nothing for so long, while there is something to be sent, is closed; and resumes from its cursor."""
+
 PING = b": ping\n\n"
+
+log = structlog.get_logger()
 
 _encode = msgspec.json.Encoder().encode
 
@@ -30,16 +44,16 @@ class Connections:
         self._closing = False
         self._none = asyncio.Event()
 
-    def admit(self) -> None:
-        """Raises Unavailable when no more may be opened."""
+    @contextmanager
+    def opened(self, end: Callable[[], None]) -> Iterator[None]:
+        """Count a connection as long as it is open; `end` is called when the process stops.
+
+        Raises Unavailable when no more may be opened.
+        """
         if self._closing:
             raise Unavailable("This server is about to stop; connect again.")
         if len(self._ends) >= self._limit:
             raise Unavailable(f"All {self._limit:,} connections that may stay open here are taken; try again.")
-
-    @contextmanager
-    def opened(self, end: Callable[[], None]) -> Iterator[None]:
-        """Count a connection as long as it is open; `end` is called when the process stops."""
         key = object()
         self._ends[key] = end
         OPEN.inc()
@@ -73,20 +87,79 @@ def sent_event(event: str, data: object, cursor: int | None = None) -> bytes:
     return head.encode() + b"data: " + _encode(data) + b"\n\n"
 
 
-async def begun(events: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    """The same events, once there is the first: what it raises is then told instead of a stream that breaks off."""
+async def event_stream(events: AsyncGenerator[bytes, None]) -> Stream:
+    """The response that sends events as they come. nginx and its like are told not to collect them.
+
+    Raises what `events` raise instead of the first: who is refused is told so by the status of the answer.
+    """
     first = await anext(events)
-
-    async def all_of_them() -> AsyncIterator[bytes]:
-        async with aclosing(events):
-            yield first
-            async for event in events:
-                yield event
-
-    return all_of_them()
+    return _EventStream(_Events(first, events))
 
 
-def event_stream(events: AsyncIterator[bytes]) -> Stream:
-    """The response that sends events as they come. nginx and its like are told not to collect them."""
-    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return Stream(events, media_type="text/event-stream", headers=headers)
+class _Events:
+    """Events of which the first is known. Closing these closes those, also where none was taken."""
+
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes, None]) -> None:
+        self._first: bytes | None = first
+        self._rest = rest
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        first, self._first = self._first, None
+        return first if first is not None else await anext(self._rest)
+
+    async def aclose(self) -> None:
+        await self._rest.aclose()
+
+
+class _EventStream(Stream):
+    """Litestar's, but its events are closed when it ends, however it ends: of one that was cut while it was sending,
+    Litestar 2.25 leaves them to the collection of garbage.
+    """
+
+    def __init__(self, events: _Events) -> None:
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._events = events
+
+    def to_asgi_response(self, *_: object, **given: Any) -> ASGIResponse:
+        answer = ("background", "cookies", "encoded_headers", "is_head_response", "status_code")
+        headers = {**(given.get("headers") or {}), **self.headers}
+        more = {name: given[name] for name in answer if given.get(name) is not None}
+        return _Sending(iterator=self._events, headers=headers, media_type=self.media_type, **more)
+
+
+class _TakesNothing(Exception):
+    """The other side does not read what is sent."""
+
+
+class _Sending(ASGIStreamingResponse):
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(SLOW_SECONDS):
+                    await send(message)
+            except TimeoutError:
+                raise _TakesNothing from None
+
+        async with aclosing(self.iterator):  # type: ignore[type-var]  # _Events
+            try:
+                await super().__call__(scope, receive, send_in_time)
+            except* _TakesNothing:
+                log.info("slow_stream_closed", path=scope["path"])
+
+
+class WebSockets(WebSocketsSansIOProtocol):
+    """Those of uvicorn 0.54, but those that take nothing are closed too: it would wait until there is room for it."""
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "websocket.close":
+            self.writable.set()
+            self.loop.call_later(self.close_timeout + SLOW_SECONDS, self.transport.abort)
+        await super().send(message)
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.loop.call_later(CLOSE_SECONDS, self.transport.abort)

@@ -21,11 +21,12 @@ console = Console(highlight=False)
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run to the end; what goes wrong is told in a line, with exit code 1."""
-    from common.runtime import collect_garbage_rarely
+    from common.runtime import collect_garbage_rarely, open_many_files
     from services.cli.embedded import CannotStart
     from services.cli.servers import ServerFailed
 
     collect_garbage_rarely()
+    open_many_files()
     try:
         return uvloop.run(work)
     except (BadSetting, CannotStart, ServerFailed, OSError) as error:

@@ -22,7 +22,7 @@ from common import projector, topology
 from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.http import create_app
-from common.live import Connections
+from common.live import Connections, WebSockets
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
 from common.projector import ReadModel
 from common.runtime import Platform, Service, connect
@@ -43,6 +43,9 @@ log = structlog.get_logger()
 
 BACKLOG = 2048
 """Connections that wait to be taken; what is more is refused."""
+
+WS_LARGEST = 64 * 1024
+"""Bytes in one message of a WebSocket that comes."""
 
 MAY_MIGRATE = "select pg_advisory_lock(hashtextextended('boxoffice.migrate', 0))"
 START_IT = "start it, or correct BOXOFFICE_DATABASE_URL"
@@ -117,6 +120,9 @@ def server_of(app: Litestar) -> WebServer:
         server_header=False,
         proxy_headers=False,  # what a client says of itself is not believed
         timeout_graceful_shutdown=5,
+        ws=WebSockets,
+        ws_per_message_deflate=False,  # it would hold 20 KB of each connection for messages of 0.4
+        ws_max_size=WS_LARGEST,
         lifespan="on",
     )
     return WebServer(config, app.state.connections)

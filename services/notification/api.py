@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, get_args
 from uuid import UUID
 
 import asyncpg
@@ -14,6 +14,7 @@ from litestar import Controller, Request, Response, WebSocket, get, post, put, w
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.exceptions import WebSocketDisconnect
+from litestar.openapi.spec import Schema
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
@@ -23,7 +24,7 @@ from common.clock import now
 from common.errors import DomainError
 from common.events import Channel, NotificationEvent, NotificationKind
 from common.http import BEARER
-from common.live import PING, PING_SECONDS, begun, event_stream, sent_event
+from common.live import PING, PING_SECONDS, SLOW_SECONDS, event_stream, sent_event
 from common.problems import problems
 from common.projector import ReadYourWrites
 from services.notification import read_model
@@ -40,12 +41,19 @@ from services.notification.read_model import InboxPage, Notification
 
 VisibleInboxes = ReadYourWrites[InboxCommand, Inbox, NotificationEvent]
 
+LAST = 2**53 - 1
+"""The largest cursor there may be: as far as JavaScript counts."""
+
+Place = Annotated[int, Meta(ge=0, le=LAST, examples=[1])]
+PLACES: dict[str, Any] = {"gt": -1, "le": LAST}  # Litestar 2.25 leaves a `ge` of 0 out of the document
 After = Annotated[
     int | None,
-    QueryParameter(
-        ge=0, le=2**63 - 1, description="A cursor: what comes after it; by default what was not acknowledged"
-    ),
+    QueryParameter(**PLACES, description="A cursor: what comes after it; by default what was not acknowledged"),
 ]
+CHANNELS = Schema(enum=list(get_args(Channel)))
+
+TOGETHER = 20
+"""Notifications that the other side takes in time, or is too slow: 8 KB, more or less."""
 
 TOO_SLOW, RESTART = 1013, 1012
 """Why a WebSocket is closed (IANA): try again later, the service restarts."""
@@ -85,13 +93,13 @@ class Wrong(msgspec.Struct, frozen=True, tag="wrong"):
 class Ack(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All up to this cursor has arrived."""
 
-    ack: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    ack: Place
 
 
 class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A place in the notifications."""
 
-    cursor: Annotated[int, Meta(ge=0, le=2**63 - 1, examples=[1])]
+    cursor: Place
 
 
 class News(msgspec.Struct, frozen=True):
@@ -105,7 +113,10 @@ class News(msgspec.Struct, frozen=True):
 class Preferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which kinds you do not want on which channels. The inbox has all of them."""
 
-    muted: Annotated[dict[Channel, list[NotificationKind]], Meta(examples=[{"sse": ["order.created"]}])]
+    muted: Annotated[
+        dict[Channel, list[NotificationKind]],
+        Meta(examples=[{"sse": ["order.created"]}], extra_json_schema={"extra": {"property_names": CHANNELS}}),
+    ]
 
 
 class Script(msgspec.Struct, frozen=True):
@@ -140,7 +151,6 @@ def told(sent: Sent) -> Told:
 
 _encode = msgspec.json.Encoder().encode
 _ack = msgspec.json.Decoder(Ack).decode
-_ping = _encode(Ping())
 
 
 @get("/api/notifications/client.js", include_in_schema=False, sync_to_thread=False)
@@ -186,11 +196,11 @@ class NotificationController(Controller):
         request: UserRequest,
         desk: NamedDependency[NotificationDesk],
         after: After = None,
-        last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", ge=0, le=2**63 - 1)] = None,
+        last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", **PLACES)] = None,
     ) -> Stream:
         """Server-sent events: `resumed`, then each `notification` with its cursor as `id`."""
         place = last_event_id if last_event_id is not None else after
-        return event_stream(await begun(sse(desk.feed, request.user.id, place)))
+        return await event_stream(sse(desk.feed, request.user.id, place))
 
     @websocket("/ws")
     async def ws(
@@ -202,9 +212,7 @@ class NotificationController(Controller):
         """JSON: `resumed`, then each `notification`; `ping` in a silence; `{"ack": <cursor>}` from you."""
         async with desk.feed.session(socket.user.id, "websocket", after) as session:
             await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
-            with suppress(WebSocketDisconnect):
-                await socket.send_data(_encode(resumed(session)), mode="text")
-                await serve(socket, session)
+            await serve(socket, session)
 
     @get("/inbox", responses=problems(400, 401, 503))
     async def inbox(
@@ -212,7 +220,7 @@ class NotificationController(Controller):
         request: UserRequest,
         desk: NamedDependency[NotificationDesk],
         limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
-        cursor: Annotated[int | None, QueryParameter(ge=0, le=2**63 - 1)] = None,
+        cursor: Annotated[int | None, QueryParameter(**PLACES)] = None,
     ) -> InboxPage:
         """All that you were ever told, newest first, and what became of it."""
         return await read_model.inbox(desk.pool, request.user.id, limit=limit, before=cursor)
@@ -224,12 +232,13 @@ class NotificationController(Controller):
         """All up to a cursor has arrived, however it came."""
         await desk.feed.acknowledge(request.user.id, data.cursor)
 
-    @post("/read", status_code=204, responses=problems(400, 401, 413, 415, 503))
+    @post("/read", status_code=204, responses=problems(400, 401, 413, 415, 422, 503))
     async def read_all(
         self, data: JSONBody[Cursor], request: UserRequest, desk: NamedDependency[NotificationDesk]
     ) -> None:
         """You have read all up to a cursor."""
         user = request.user.id
+        await desk.feed.check(data.cursor)
         await desk.inboxes.handle(inbox_id_of(user), MarkAllRead(user, data.cursor, now()))
 
     @post("/{notification_id:str}/read", status_code=204, responses=problems(400, 401, 404, 503))
@@ -291,27 +300,49 @@ async def sse(feed: Feed, user_id: str, after: int | None) -> AsyncGenerator[byt
 
 
 async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
-    """Send and hear until one side ends it. Raises WebSocketDisconnect."""
+    """Send and hear until one side ends it."""
     hearing = asyncio.create_task(hear(socket, session))
     try:
+        await send(socket, resumed(session))
         while not hearing.done():
             sent = await session.next(PING_SECONDS)
-            for message in [_encode(told(each)) for each in sent] or [_ping]:
-                await socket.send_data(message, mode="text")
+            for some in range(0, len(sent), TOGETHER):
+                await send(socket, *map(told, sent[some : some + TOGETHER]))
+            if not sent:
+                await send(socket, Ping())
     except Ended as ended:
-        await close(socket, TOO_SLOW if ended.too_slow else RESTART, Ending(ended.reason, ended.retry_ms))
+        if not ended.gone:
+            await close(socket, TOO_SLOW if ended.too_slow else RESTART, Ending(ended.reason, ended.retry_ms))
     except DomainError as error:
         await close(socket, TOO_SLOW, Ending(error.detail))
+    except TimeoutError:
+        await socket.close(TOO_SLOW, "You take nothing: connect again with your cursor.")
+    except (WebSocketDisconnect, OSError):
+        pass  # while it was being sent to
     finally:
         hearing.cancel()
-        with suppress(asyncio.CancelledError, WebSocketDisconnect):
+        with suppress(asyncio.CancelledError, WebSocketDisconnect, OSError):
             await hearing
+
+
+async def send(socket: WebSocket[User, Any, State], *messages: Resumed | Told | Ping | Ending | Wrong) -> None:
+    """Raises TimeoutError if the other side does not take them."""
+    async with asyncio.timeout(SLOW_SECONDS):
+        for message in messages:
+            await socket.send_data(_encode(message), mode="text")
 
 
 async def close(socket: WebSocket[User, Any, State], code: int, ending: Ending) -> None:
     """Say why, and close."""
-    await socket.send_data(_encode(ending), mode="text")
-    await socket.close(code, ending.reason[:120])
+    with suppress(WebSocketDisconnect, OSError):
+        with suppress(TimeoutError):
+            await send(socket, ending)
+        await socket.close(code, reason(ending.reason))
+
+
+def reason(text: str) -> str:
+    """As much of it as fits into the closing of a WebSocket (RFC 6455, 5.5)."""
+    return text.encode()[:123].decode(errors="ignore")
 
 
 async def hear(socket: WebSocket[User, Any, State], session: Session) -> None:
@@ -322,6 +353,6 @@ async def hear(socket: WebSocket[User, Any, State], session: Session) -> None:
             try:
                 session.acknowledge(_ack(text).ack)
             except (msgspec.MsgspecError, DomainError) as error:
-                await socket.send_data(_encode(Wrong(str(error))), mode="text")
+                await send(socket, Wrong(str(error)))
     finally:
-        session.end(Ended("The other side is gone."))
+        session.end(Ended("The other side is gone.", gone=True))

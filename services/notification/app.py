@@ -12,7 +12,7 @@ from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadYourWrites
 from common.runtime import Platform, Service
 from services.notification.api import NotificationController, NotificationDesk, Script, client
-from services.notification.domain import INBOXES_DECIDER
+from services.notification.domain import INBOXES_DECIDER, weight_of
 from services.notification.feed import STREAM, Feed, Receipts
 from services.notification.listeners import (
     DeliverWebhooks,
@@ -36,7 +36,7 @@ DELIVERIES_KEPT = 10_000
 async def create_service(platform: Platform, settings: NotificationSettings) -> AsyncIterator[Service]:
     """The notification service: who is told what, and the doors by which they hear it."""
     log, database = platform.event_log, settings.database_url
-    inboxes = Aggregate(INBOXES_DECIDER, log)
+    inboxes = Aggregate(INBOXES_DECIDER, log, weigh=weight_of)
     projected = Projected(READ_MODEL, STREAM, log, database)
     teller = Teller(inboxes)
     webhooks, deliveries = Aggregate(WEBHOOKS, log), Aggregate(DELIVERIES, log, cache=DELIVERIES_KEPT)

@@ -1,6 +1,7 @@
 """What somebody's inbox may become.
 
-All notifications of a user are one aggregate, the inbox: what was raised, what was acknowledged, what was read.
+All notifications of a user are one aggregate, the inbox: what was raised, what was sent again, what was read. What was
+acknowledged is another of the same kind.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from common.events import (
 )
 
 INBOXES = uuid5(NAMESPACE_URL, "boxoffice:inboxes")
+PLACES = uuid5(NAMESPACE_URL, "boxoffice:places")
 ATTEMPTS = 10
 """How often a notification is sent on one channel, if nobody acknowledges it."""
 
@@ -35,6 +37,11 @@ ATTEMPTS = 10
 def inbox_id_of(user_id: str) -> UUID:
     """The id of a user's inbox: names of users are no tokens of subjects."""
     return uuid5(INBOXES, user_id)
+
+
+def place_id_of(user_id: str) -> UUID:
+    """The id of what a user has acknowledged: apart from the inbox, in which others write at the same time."""
+    return uuid5(PLACES, user_id)
 
 
 class Inbox(msgspec.Struct, frozen=True):
@@ -51,6 +58,11 @@ class Inbox(msgspec.Struct, frozen=True):
     attempts: "HashTrieMap[tuple[Channel, UUID], int]" = HashTrieMap()
     muted: Mapping[Channel, Sequence[NotificationKind]] = {}
     webhooks: bool = False
+
+
+def weight_of(inbox: Inbox) -> int:
+    """How much of the cache it takes. Its events do not tell: of all that was acknowledged the last is kept."""
+    return 1 + len(inbox.known) + len(inbox.read) + len(inbox.attempts)
 
 
 class Raise(msgspec.Struct, frozen=True):

@@ -5,6 +5,8 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from itertools import islice
+from time import monotonic
 from uuid import UUID
 
 import asyncpg
@@ -22,10 +24,10 @@ from common.events import (
     NotificationsAcknowledged,
     PreferencesChanged,
 )
-from common.live import Connections, retry_ms
+from common.live import START_SECONDS, Connections, retry_ms
 from common.projector import Projected
 from services.notification import read_model
-from services.notification.domain import Acknowledge, Inboxes, SendAgain, inbox_id_of
+from services.notification.domain import Acknowledge, Inboxes, SendAgain, inbox_id_of, place_id_of
 from services.notification.read_model import Notification
 
 STREAM = "NOTIFICATIONS"
@@ -42,8 +44,9 @@ UNACKNOWLEDGED = REPLAY + BACKLOG
 FIRST_AGAIN = 5.0
 """Seconds after which what was not acknowledged is sent again; each further time after twice as many."""
 
-ACKNOWLEDGED_TOGETHER = 0.5
-"""Seconds for which acknowledgements are collected before the log is told the last of them."""
+ACKNOWLEDGED_TOGETHER, PORTIONS = 2.0, 10
+"""Seconds for which acknowledgements are collected, more or less, before the log is told the last of each user; and in
+how many portions, as the notifications of others would wait for all of them at once."""
 
 log = structlog.get_logger()
 
@@ -56,10 +59,12 @@ def pause_after(attempt: int) -> float:
 class Ended(Exception):
     """The connection is to be closed, and why. `retry_ms`: when to connect again, if that is not up to the client."""
 
-    def __init__(self, reason: str, *, too_slow: bool = False, retry_ms: int | None = None) -> None:
+    def __init__(self, reason: str, *, too_slow: bool = False, gone: bool = False, retry_ms: int | None = None) -> None:
+        """`gone`: there is nobody to be told."""
         super().__init__(reason)
         self.reason = reason
         self.too_slow = too_slow
+        self.gone = gone
         self.retry_ms = retry_ms
 
 
@@ -88,6 +93,7 @@ class Receipts:
     def __init__(self, inboxes: Inboxes) -> None:
         self._inboxes = inboxes
         self._acknowledged: dict[str, int] = {}
+        self._some = asyncio.Event()
 
     async def send_again(self, user_id: str, channel: Channel, due: list[UUID]) -> dict[UUID, int]:
         """For which time each of these is sent now, if it may be. Raises Unavailable."""
@@ -97,25 +103,31 @@ class Receipts:
 
     async def acknowledge(self, user_id: str, cursor: int) -> None:
         """All up to `cursor` has arrived. Raises Unavailable."""
-        await self._inboxes.handle(inbox_id_of(user_id), Acknowledge(user_id, cursor, now()))
+        await self._inboxes.handle(place_id_of(user_id), Acknowledge(user_id, cursor, now()))
+
+    def acknowledged(self, user_id: str) -> int:
+        """What the log is to be told, or 0."""
+        return self._acknowledged.get(user_id, 0)
 
     def acknowledge_soon(self, user_id: str, cursor: int) -> None:
         """The same, with what else is acknowledged soon."""
         self._acknowledged[user_id] = max(cursor, self._acknowledged.get(user_id, 0))
+        self._some.set()
 
     async def tell_now_and_then(self) -> None:
         """Tell the log what was acknowledged, until cancelled."""
         while True:
-            await asyncio.sleep(ACKNOWLEDGED_TOGETHER)
-            await self.tell()
+            await self._some.wait()
+            await asyncio.sleep(ACKNOWLEDGED_TOGETHER / PORTIONS)
+            await self.tell(1 + len(self._acknowledged) // PORTIONS)
 
-    async def tell(self) -> None:
-        """Tell the log what was acknowledged; what it does not take is told the next time."""
-        told, self._acknowledged = self._acknowledged, {}
-        outcomes = await asyncio.gather(
-            *(self.acknowledge(user_id, cursor) for user_id, cursor in told.items()), return_exceptions=True
-        )
-        for (user_id, cursor), outcome in zip(told.items(), outcomes, strict=True):
+    async def tell(self, most: int | None = None) -> None:
+        """Tell the log what was acknowledged, of `most` users; what it does not take is told the next time."""
+        told = [(user_id, self._acknowledged.pop(user_id)) for user_id in list(islice(self._acknowledged, most))]
+        if not self._acknowledged:
+            self._some.clear()
+        outcomes = await asyncio.gather(*(self.acknowledge(*each) for each in told), return_exceptions=True)
+        for (user_id, cursor), outcome in zip(told, outcomes, strict=True):
             if isinstance(outcome, DomainError):
                 self.acknowledge_soon(user_id, cursor)
             elif isinstance(outcome, Exception):
@@ -134,17 +146,18 @@ class Session:
         self._user_id = user_id
         self.channel = channel
         self._clock = clock
-        self._muted: Collection[NotificationKind] = ()
+        self._muted: Collection[NotificationKind] | None = None  # not known yet
         self._queue: deque[Notification] = deque()
+        self._room = BACKLOG
         self._unanswered: dict[int, _Unanswered] = {}  # by cursor
         self._wake = asyncio.Event()
         self._ended: Ended | None = None
 
     def offer(self, notification: Notification) -> None:
         """Something new. It is passed over if it is known or not wanted here."""
-        if notification.cursor <= self.after or notification.kind in self._muted:
-            return
-        if len(self._queue) >= BACKLOG:
+        if self._ended or notification.cursor <= self.after or notification.kind in (self._muted or ()):
+            return  # what comes after the end would hide what did not fit before it
+        if len(self._queue) >= self._room:
             self.end(Ended("Too slow: connect again with your cursor.", too_slow=True))
         elif len(self._unanswered) >= UNACKNOWLEDGED:
             reason = f"{UNACKNOWLEDGED:,} are not acknowledged: acknowledge, and connect again with your cursor."
@@ -171,15 +184,20 @@ class Session:
         """The other side says that it has all up to `cursor`. Raises Invalid for what it was never sent."""
         if cursor > max(self.sent_to, self.after):
             raise Invalid(f"ack: You were sent nothing past {max(self.sent_to, self.after)}", field="ack", got=cursor)
+        self.acknowledged(cursor)
         self._receipts.acknowledge_soon(self._user_id, cursor)
 
     def begin(self, after: int, missed: Sequence[Notification], muted: Collection[NotificationKind]) -> None:
-        """From where it goes on, and what it has missed, which comes before all that was offered meanwhile."""
-        self.mute(muted)
+        """From where it goes on, and what it has missed, which comes before all that was offered meanwhile.
+
+        `muted`: as it was, unless it has changed meanwhile.
+        """
+        muted = self._muted = frozenset(muted) if self._muted is None else self._muted
         self.after = after
         known = missed[-1].cursor if missed else after
         newer = [each for each in self._queue if each.cursor > known]
-        self._queue = deque(each for each in (*missed, *newer) if each.kind not in self._muted)
+        self._queue = deque(each for each in (*missed, *newer) if each.kind not in muted)
+        self._room = BACKLOG + len(missed)
         if self._queue:
             self._wake.set()
 
@@ -204,6 +222,7 @@ class Session:
     def _taken(self) -> list[Sent]:
         sent = [Sent(notification) for notification in self._queue]
         self._queue.clear()
+        self._room = BACKLOG
         self.sent_to = sent[-1].notification.cursor
         if self.channel:
             for each in sent:
@@ -239,8 +258,9 @@ class Feed:
         pool: asyncpg.Pool,
         connections: Connections,
         per_user: int,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`per_user`: connections of one user at most."""
+        """`per_user`: connections of one user at most. `clock`: seconds."""
         self.problem: str | None = "starting"
         self._event_log = event_log
         self._receipts = receipts
@@ -248,22 +268,28 @@ class Feed:
         self._pool = pool
         self._connections = connections
         self._per_user = per_user
+        self._clock = clock
         self._sessions: dict[str, set[Session]] = {}
-        self._position: int | None = None
+        self._position = 0
+        self._started = asyncio.Event()
 
     async def run(self) -> None:
         """Hand out until cancelled; then tell the log what was acknowledged last."""
         telling = asyncio.create_task(self._receipts.tell_now_and_then())
         try:
-            if self._position is None:
-                self._position = (await self._event_log.end(STREAM)).sequence
+            self._position = (await self._event_log.end(STREAM)).sequence
+            self._started.set()
             self.problem = None
-            async with aclosing(self._event_log.follow(STREAM, self._position)) as batches:
+            async with aclosing(self._event_log.follow(STREAM, self._position, limit=BACKLOG // 2)) as batches:
                 async for batch in batches:
                     for recorded in batch:
                         self._hand_out(recorded.sequence, recorded.event)
                     self._position = batch[-1].sequence
+                    await asyncio.sleep(0)  # they take it, and have room for more
         finally:
+            self._started.clear()
+            for session in [session for sessions in self._sessions.values() for session in sessions]:
+                session.end(Ended("The log is read anew: connect again with your cursor."))
             telling.cancel()
             await self._receipts.tell()
 
@@ -283,14 +309,16 @@ class Feed:
     @asynccontextmanager
     async def session(self, user_id: str, channel: Channel | None, after: int | None) -> AsyncIterator[Session]:
         """A connection of a user from `after` on; by default from what was acknowledged last. Raises Unavailable."""
-        if self._position is None:
-            raise Unavailable("This server is starting; try again.")
+        if not self._started.is_set():
+            try:
+                await asyncio.wait_for(self._started.wait(), START_SECONDS)
+            except TimeoutError:
+                raise Unavailable("This server is starting; try again.") from None
         if len(self._sessions.get(user_id, ())) >= self._per_user:
             raise Unavailable(f"You have {self._per_user} connections open here, which is all that you may.")
-        self._connections.admit()
-        sessions = self._sessions.setdefault(user_id, set())
-        session = Session(self._receipts, user_id, channel, asyncio.get_running_loop().time)
+        session = Session(self._receipts, user_id, channel, self._clock)
         with self._connections.opened(lambda: session.end(stopping())):
+            sessions = self._sessions.setdefault(user_id, set())
             sessions.add(session)  # from here on it is offered what comes after `position`
             try:
                 await self._begin(session, user_id, channel, after, self._position)
@@ -303,15 +331,17 @@ class Feed:
     async def _begin(
         self, session: Session, user_id: str, channel: Channel | None, after: int | None, position: int
     ) -> None:
-        standing = await read_model.standing(self._pool, user_id)
-        muted = standing.muted.get(channel, ()) if channel else ()
-        if after is None:
-            after = standing.acknowledged
         missed: list[Notification] = []
-        if after < position:
-            session.recovered = await self._projected.wait(position)
-            missed = await read_model.newer(self._pool, user_id, after, position, REPLAY + 1)
-        elif after > (await self._event_log.end(STREAM)).sequence:
+        projected = await self._projected.wait(position)
+        async with self._pool.acquire() as connection:
+            standing = await read_model.standing(connection, user_id)
+            if after is None:
+                after = max(standing.acknowledged, self._receipts.acknowledged(user_id))
+            if after < position:
+                session.recovered = projected
+                missed = await read_model.newer(connection, user_id, after, position, REPLAY + 1)
+        muted = standing.muted.get(channel, ()) if channel else ()
+        if after > position and after > (await self._event_log.end(STREAM)).sequence:
             session.recovered = False  # a cursor of another log
         if len(missed) > REPLAY:
             session.recovered = False
@@ -319,8 +349,12 @@ class Feed:
             after, missed = position, []
         session.begin(after, missed, muted)
 
-    async def acknowledge(self, user_id: str, cursor: int) -> None:
-        """Tell the log now. Raises Invalid for a cursor that does not exist yet, Unavailable."""
+    async def check(self, cursor: int) -> None:
+        """Raises Invalid for a cursor that does not exist yet, Unavailable."""
         if cursor > (end := (await self._event_log.end(STREAM)).sequence):
             raise Invalid(f"cursor: There is nothing past {end} yet", field="cursor", got=cursor)
+
+    async def acknowledge(self, user_id: str, cursor: int) -> None:
+        """Tell the log now. Raises Invalid, Unavailable."""
+        await self.check(cursor)
         await self._receipts.acknowledge(user_id, cursor)

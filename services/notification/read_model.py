@@ -6,6 +6,7 @@ from uuid import UUID
 
 import asyncpg
 import msgspec
+from asyncpg.pool import PoolConnectionProxy
 
 from common.event_log import Recorded
 from common.events import (
@@ -53,7 +54,7 @@ from unnest($1::bigint[], $2::uuid[], $3::text[], $4::text[], $5::uuid[], $6::te
 """
 ACKNOWLEDGE = """
 insert into inboxes (user_id, acknowledged) select * from unnest($1::text[], $2::bigint[])
-on conflict (user_id) do update set acknowledged = excluded.acknowledged
+on conflict (user_id) do update set acknowledged = greatest(inboxes.acknowledged, excluded.acknowledged)
 """
 READ_ONE = "update notifications set read = true where id = any($1::uuid[])"
 READ_ALL = """
@@ -96,7 +97,7 @@ class _News:
                 told = (notification_id, user_id, kind, about, text, json(facts), at)
                 self.raised.append((recorded.sequence, *told))
             case NotificationsAcknowledged(user_id, cursor):
-                self.acknowledged[user_id] = cursor
+                self.acknowledged[user_id] = max(cursor, self.acknowledged.get(user_id, 0))
             case NotificationRead(notification_id=notification_id):
                 self.read.append(notification_id)
             case NotificationsRead(user_id, cursor):
@@ -133,7 +134,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
     await deliveries.project_deliveries(connection, events)
 
 
-READ_MODEL = ReadModel("notifications", TABLES + deliveries.TABLES, {"NOTIFICATIONS": project})
+READ_MODEL = ReadModel("notifications", TABLES + deliveries.TABLES, {"NOTIFICATIONS": project}, linger=0.02)
 
 
 class Notification(msgspec.Struct, frozen=True):
@@ -188,6 +189,8 @@ class Standing(msgspec.Struct, frozen=True):
     muted: dict[Channel, list[NotificationKind]] = {}
 
 
+Reader = asyncpg.Pool | PoolConnectionProxy
+
 NEWER = """
 select cursor, id, kind, about, text, facts, at from notifications
 where user_id = $1 and cursor > $2 and cursor <= $3 order by cursor limit $4
@@ -200,12 +203,12 @@ where user_id = $1 and ($2::bigint is null or cursor < $2) order by cursor desc 
 UNREAD = "select count(*) from notifications where user_id = $1 and cursor > $2 and not read"
 
 
-async def newer(pool: asyncpg.Pool, user_id: str, after: int, to: int, limit: int) -> list[Notification]:
+async def newer(pool: Reader, user_id: str, after: int, to: int, limit: int) -> list[Notification]:
     """A user's notifications past `after`, up to `to`, oldest first."""
     return [Notification.of_row(row) for row in await pool.fetch(NEWER, user_id, after, to, limit)]
 
 
-async def standing(pool: asyncpg.Pool, user_id: str) -> Standing:
+async def standing(pool: Reader, user_id: str) -> Standing:
     """How far a user has come."""
     row = await pool.fetchrow(STANDING, user_id)
     if row is None:

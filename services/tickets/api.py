@@ -74,8 +74,7 @@ class TicketController(Controller):
 
         With `id`, only of these, which are told at once as they are now: who connects again has missed nothing.
         """
-        desk.availability.connections.admit()
-        return event_stream(desk.availability.events(shown or []))
+        return await event_stream(desk.availability.events(shown or []))
 
     @get("/{ticket_id:str}", responses=problems(400, 404, 503), response_headers=[ETAG_HEADER])
     async def read(self, desk: NamedDependency[TicketDesk], ticket_id: FromPath[UUID]) -> Response[TicketView]:

@@ -1,16 +1,17 @@
 """How much is left of each ticket, told to every open page as it changes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from uuid import UUID
 
 import asyncpg
 import structlog
 
+from common.errors import Unavailable
 from common.event_log import EventLog, Recorded
 from common.events import OrderCancelled, OrderCreated, TicketCreated, TicketUpdated, TicketWithdrawn
-from common.live import PING, PING_SECONDS, Connections, sent_event
+from common.live import PING, PING_SECONDS, START_SECONDS, Connections, sent_event
 from common.postgres import POSTGRES_FAILED
 from common.projector import Projected
 from services.tickets import read_model
@@ -45,12 +46,17 @@ class Page:
             self._news[ticket_id] = told
             self._wake.set()
 
+    def begin(self, ticket_id: UUID, told: bytes) -> None:
+        """How a ticket was when the page was opened, unless there are news of it already."""
+        self._news.setdefault(ticket_id, told)
+        self._wake.set()
+
     def end(self) -> None:
         """Nothing more comes."""
         self._over = True
         self._wake.set()
 
-    async def news(self) -> AsyncIterator[bytes]:
+    async def news(self) -> AsyncGenerator[bytes, None]:
         """What is to be sent, until the end."""
         while not self._over:
             try:
@@ -77,37 +83,64 @@ class Availability:
         self._event_log = event_log
         self._projected = projected
         self._pool = pool
-        self.connections = connections
+        self._connections = connections
         self._pages: set[Page] = set()
         self._reached: dict[str, int] = {}
+        self._started = asyncio.Event()
         self._changed: set[UUID] = set()
         self._told: dict[UUID, float] = {}  # when, by the loop's clock; the oldest first
         self._wake = asyncio.Event()
 
     async def run(self) -> None:
         """Tell until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for stream in self._projected:
-                tasks.create_task(self._follow(stream))
-            tasks.create_task(self._tell())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for stream in self._projected:
+                    tasks.create_task(self._follow(stream))
+                tasks.create_task(self._tell())
+        finally:  # the log is another: pages ask anew how their tickets are
+            self._started.clear()
+            self._reached.clear()
+            for page in self._pages:
+                page.end()
 
-    async def events(self, wanted: Collection[UUID]) -> AsyncIterator[bytes]:
-        """The events for a page: how its tickets are now, and then what changes."""
+    async def events(self, wanted: Collection[UUID]) -> AsyncGenerator[bytes, None]:
+        """The events for a page: how its tickets are now, and then what changes. Raises Unavailable."""
         page = Page(wanted)
-        with self.connections.opened(page.end):
+        with self._connections.opened(page.end):
             self._pages.add(page)
             try:
-                yield b"retry: 1000\n\n"
+                await self._following()
+                behind = not await self._projected_all()
                 for ticket in await read_model.tickets_of(self._pool, list(wanted)):
-                    page.tell(ticket.id, sent_event("ticket", ticket))
-                async for news in page.news():
-                    yield news
+                    page.begin(ticket.id, sent_event("ticket", ticket))
+                    if behind:
+                        self._changed.add(ticket.id)
+                self._wake.set()
+                yield b"retry: 1000\n\n"
+                async with aclosing(page.news()) as told:
+                    async for news in told:
+                        yield news
             finally:
                 self._pages.discard(page)
 
+    async def _following(self) -> None:
+        """Wait until what changes from now on is told. Raises Unavailable."""
+        if not self._started.is_set():
+            try:
+                await asyncio.wait_for(self._started.wait(), START_SECONDS)
+            except TimeoutError:
+                raise Unavailable("This server is starting; try again.") from None
+
+    async def _projected_all(self) -> bool:
+        """Wait until all that was heard of can be read, 2 s at most for each stream; whether it can."""
+        reached = list(self._reached.items())
+        return all([await self._projected[stream].wait(sequence) for stream, sequence in reached])
+
     async def _follow(self, stream: str) -> None:
-        if stream not in self._reached:
-            self._reached[stream] = (await self._event_log.end(stream)).sequence
+        self._reached[stream] = (await self._event_log.end(stream)).sequence
+        if len(self._reached) == len(self._projected):
+            self._started.set()
         async with aclosing(self._event_log.follow(stream, self._reached[stream])) as batches:
             async for batch in batches:
                 self._changed.update(filter(None, map(ticket_changed, batch)))
@@ -137,14 +170,15 @@ class Availability:
 
     async def _tell_pages(self, due: list[UUID]) -> None:
         try:
-            for stream, reached in list(self._reached.items()):
-                await self._projected[stream].wait(reached)
+            behind = not await self._projected_all()
             tickets = await read_model.tickets_of(self._pool, due)
         except POSTGRES_FAILED as error:
             log.warning("live_tickets_wait", error=repr(error))
             self._changed.update(due)
             await asyncio.sleep(0.5)
             return
+        if behind:
+            self._changed.update(due)  # they are told again
         for ticket in tickets:
             told = sent_event("ticket", ticket)
             for page in self._pages:

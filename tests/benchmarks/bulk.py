@@ -65,7 +65,7 @@ async def memory_of_upload(served: Served, count: int) -> float:
     async def watch() -> None:
         nonlocal most
         while True:
-            most = max(most, served.memory_mb)
+            most = max(most, served.memory / 1e6)
             await asyncio.sleep(0.02)
 
     async def blocks() -> AsyncIterator[bytes]:

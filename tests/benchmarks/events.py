@@ -15,6 +15,7 @@ from common.event_log import Draft
 from common.events import (
     BookListing,
     BookOpened,
+    Event,
     OrderCancelled,
     OrderCompleted,
     OrderCreated,
@@ -73,7 +74,7 @@ def sale(events: int, tickets: int) -> Iterator[tuple[UUID, OrderEvent]]:
         versions[event.ticket_id] += 1
 
 
-async def fill(client: Client, service: str, events: Iterable[tuple[UUID, OrderEvent | TicketCreated]]) -> int:
+async def fill(client: Client, service: str, events: Iterable[tuple[UUID, Event]]) -> int:
     """Append events to a service's stream by atomic batches of 1,000; returns how many."""
     source = iter(events)
     count = 0

@@ -47,9 +47,14 @@ class Child:
         return float(times.user + times.system)
 
     @property
-    def memory_mb(self) -> float:
-        """Megabytes of memory that it has now."""
-        return float(psutil.Process(self._process.pid).memory_info().rss) / 1e6
+    def memory(self) -> int:
+        """Bytes that it holds."""
+        return int(psutil.Process(self._process.pid).memory_info().rss)
+
+    async def kill(self) -> None:
+        """SIGKILL, and gone."""
+        self._process.kill()
+        await self._process.wait()
 
     def check(self) -> None:
         """Raises RuntimeError, with the end of its output, if it has ended."""
@@ -75,9 +80,18 @@ class Served(Child):
 
 
 @asynccontextmanager
-async def serving(module: Sequence[str], settings: Settings, home: Path) -> AsyncIterator[Served]:
+async def serving(module: Sequence[str], settings: Settings, home: Path, **variables: str) -> AsyncIterator[Served]:
     """A service of this repository as a process of its own, once it is ready."""
-    port = free_port()
+    child = await started(module, settings, home, free_port(), **variables)
+    try:
+        yield child
+        child.check()
+    finally:
+        await child.end()
+
+
+async def started(module: Sequence[str], settings: Settings, home: Path, port: int, **variables: str) -> Served:
+    """The same; whoever starts it has to end it."""
     environment = {
         "BOXOFFICE_NATS_URL": settings.nats_url,
         "BOXOFFICE_DATABASE_URL": settings.database_url,
@@ -86,17 +100,17 @@ async def serving(module: Sequence[str], settings: Settings, home: Path) -> Asyn
         "BOXOFFICE_LOG_LEVEL": "warning",
     }
     output = home / f"{module[-1]}-{port}.log"
-    child = await Served.start([sys.executable, "-m", *module], output, environment)
+    child = await Served.start([sys.executable, "-m", *module], output, environment | variables)
     child.port = port
     try:
         async with asyncio.timeout(30), httpx.AsyncClient() as client:
             while not await is_ready(client, port):
                 child.check()
                 await asyncio.sleep(0.05)
-        yield child
-        child.check()
-    finally:
+    except BaseException:
         await child.end()
+        raise
+    return child
 
 
 async def is_ready(client: httpx.AsyncClient, port: int) -> bool:

@@ -22,7 +22,7 @@ ROUNDS = 5
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """The figures of each side, one for each round: in `/s`, where more is better, or in `ms`, where less is.
+    """The figures of each side, one for each round: in `/s`, where more is better, or in `ms` or `KB`, where less is.
 
     `missing` says why there is no reference; `details` are further figures for who wants to know more.
     """
@@ -42,7 +42,7 @@ class Measured(msgspec.Struct, frozen=True):
         if not self.reference:
             return None
         rounds = [ours / reference for ours, reference in zip(self.ours, self.reference, strict=True)]
-        return 1 / median(rounds) if self.unit == "ms" else median(rounds)
+        return median(rounds) if self.unit == "/s" else 1 / median(rounds)
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -114,14 +114,15 @@ class Row(msgspec.Struct, frozen=True):
 
 
 async def alternate(
-    scene: Scene, ours: Callable[[], Awaitable[float]], reference: Callable[[], Awaitable[float]]
+    scene: Scene, ours: Callable[[], Awaitable[float]], reference: Callable[[], Awaitable[float]], at_most: int = ROUNDS
 ) -> tuple[list[float], list[float]]:
     """Measure each side once a round, and begin each round with the side that the last one ended with."""
     figures: dict[str, list[float]] = {"ours": [], "reference": []}
     sides = [("ours", ours), ("reference", reference)]
-    for number in range(1, scene.rounds + 1):
+    rounds = min(scene.rounds, at_most)
+    for number in range(1, rounds + 1):
         for name, side in sides:
-            scene.tell(f"round {number} of {scene.rounds}: {name}")
+            scene.tell(f"round {number} of {rounds}: {name}")
             gc.collect()
             figures[name].append(await side())
         sides.reverse()

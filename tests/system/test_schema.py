@@ -18,6 +18,7 @@ from tests.harness import ServiceProcess
 
 SAM = {"Authorization": "Bearer dev:sam"}
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 1_000_000, "max_per_order": 1000}
+WAIT = {"after": 0, "wait": 20}
 EXAMPLES = 40
 """Requests for each operation, way of being wrong and phase."""
 
@@ -31,7 +32,8 @@ CONFIG: dict[str, Any] = tomllib.loads((Path(__file__).parents[2] / "schemathesi
 @pytest.fixture
 async def shop(platform: Platform, home: Path) -> AsyncIterator[ServiceProcess]:
     """Everything with doors, in one process."""
-    async with ServiceProcess("tickets orders expiration batch", platform.settings, home) as process:
+    services, secret = "tickets orders expiration batch notification", {"BOXOFFICE_WEBHOOK_SECRET": "s" * 32}
+    async with ServiceProcess(services, platform.settings, home, **secret) as process:
         yield process
 
 
@@ -40,7 +42,8 @@ async def test_the_document_says_what_the_system_does(shop: ServiceProcess) -> N
         tickets = [(await http.post("/api/tickets", json=SHOW)).json()["id"] for _ in range(10)]
         holds = [{"ticket_id": ticket, "quantity": 1} for ticket in tickets]
         orders = [(await http.post("/api/orders", json=hold)).json()["id"] for hold in holds]
-    known = {"ticket_id": tickets, "order_id": orders}
+        told = [item["id"] for item in (await http.get("/api/notifications", params=WAIT)).json()["items"]]
+    known = {"ticket_id": tickets, "order_id": orders, "notification_id": told}
     failures, answers = await asyncio.to_thread(explore, f"{shop.url}/api/openapi.json", known)
     assert failures == [], "\n\n".join(failures) + "\n\n" + shop.tail()
     assert min(answers.get(status, 0) for status in (200, 201, 400, 401, 404, 409)) > 0, f"shallow: {answers}"

@@ -30,6 +30,7 @@ from services.notification.domain import (
     SendAgain,
     SetPreferences,
     WantWebhooks,
+    weight_of,
 )
 from tests.given import Given
 
@@ -115,3 +116,13 @@ def test_what_was_sent_however_often_can_still_be_acknowledged_and_read(attempts
     before: list[NotificationEvent] = [raised, *(repeated(n, ONE) for n in range(2, attempts + 1))]
     given(*before).when(MarkRead("ada", ONE, NOON)).then(NotificationRead("ada", ONE, NOON))
     given(*before).when(Acknowledge("ada", 1, NOON)).then(NotificationsAcknowledged("ada", 1, NOON))
+
+
+def test_an_inbox_weighs_what_is_kept_and_not_what_was_acknowledged() -> None:
+    inbox = Inbox()
+    for cursor in range(1, 1_000):
+        inbox = INBOXES_DECIDER.evolve(inbox, NotificationsAcknowledged("ada", cursor, NOON))
+    assert weight_of(inbox) == 1
+    for event in (raised, other, NotificationRead("ada", ONE, NOON)):
+        inbox = INBOXES_DECIDER.evolve(inbox, event)
+    assert weight_of(inbox) == 4

@@ -113,6 +113,45 @@ async def test_a_connection_that_takes_nothing_is_ended_with_a_reason_and_keeps_
     assert ended.value.too_slow
 
 
+async def test_what_comes_after_what_did_not_fit_is_not_sent_or_the_cursor_would_pass_it(desk: Desk) -> None:
+    offered = [await desk.raised() for _ in range(BACKLOG + 2)]
+    for each in offered[:-1]:
+        desk.session.offer(each)
+    sent = await desk.session.next(0)
+    desk.session.offer(offered[-1])  # while those are on their way
+    with pytest.raises(Ended):
+        sent += await desk.session.next(0)
+    assert [each.notification for each in sent] == offered[:BACKLOG]
+
+
+async def test_what_is_muted_while_a_session_begins_stays_muted(desk: Desk) -> None:
+    missed, live = await desk.raised(), await desk.raised()
+    desk.session.mute(["order.created"])  # as the feed hears it, while what was muted before is read
+    desk.session.begin(0, [missed], ())
+    desk.session.offer(live)
+    assert await desk.session.next(0) == []
+
+
+async def test_who_has_missed_many_is_not_too_slow_for_it(desk: Desk) -> None:
+    missed = [await desk.raised() for _ in range(2 * BACKLOG)]
+    live = await desk.raised()
+    desk.session.begin(0, missed, ())
+    desk.session.offer(live)
+    assert [sent.notification for sent in await desk.session.next(0)] == [*missed, live]
+    assert await desk.session.next(0) == []
+
+
+async def test_acknowledgements_of_many_are_told_in_portions_and_each_once(desk: Desk) -> None:
+    for number in range(50):
+        desk.receipts.acknowledge_soon(f"user{number}", 1)
+        desk.receipts.acknowledge_soon(f"user{number}", 2)
+    await desk.receipts.tell(20)
+    assert (await desk.log.end("NOTIFICATIONS")).sequence == 20
+    assert [desk.receipts.acknowledged(f"user{number}") for number in (19, 20)] == [0, 2]
+    await desk.receipts.tell()
+    assert (await desk.log.end("NOTIFICATIONS")).sequence == 50
+
+
 async def test_a_connection_that_acknowledges_nothing_is_ended_and_told_to(desk: Desk) -> None:
     notifications = [await desk.raised() for _ in range(UNACKNOWLEDGED + 1)]
     desk.session.begin(0, notifications[:BACKLOG], ())

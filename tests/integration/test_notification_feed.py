@@ -1,0 +1,162 @@
+"""What is sent again until nobody can be hoped for, over the real log and read model, by a clock that tests turn."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from common.aggregate import Aggregate
+from common.clock import new_id
+from common.errors import Unavailable
+from common.event_log import JetStreamLog
+from common.events import NotificationKind
+from common.live import Connections
+from common.projector import Projected, Projector
+from common.runtime import Platform, running
+from services.notification import read_model
+from services.notification.domain import ATTEMPTS, INBOXES_DECIDER, Inboxes, Raise, SetPreferences, inbox_id_of
+from services.notification.feed import STREAM, Ended, Feed, Receipts
+from services.notification.read_model import READ_MODEL, InboxItem
+from tests.harness import eventually
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+PER_USER = 3
+
+
+class Office:
+    """A feed, and what is behind it."""
+
+    def __init__(self, log: JetStreamLog, pool: asyncpg.Pool, database_url: str) -> None:
+        self.now = 0.0
+        self.pool = pool
+        self.inboxes: Inboxes = Aggregate(INBOXES_DECIDER, log)
+        self.projected = Projected(READ_MODEL, STREAM, log, database_url)
+        self.projector = Projector(READ_MODEL, STREAM, log, database_url)
+        receipts = Receipts(Aggregate(INBOXES_DECIDER, log))
+        self.connections = Connections(10)
+        self.feed = Feed(log, receipts, self.projected, pool, self.connections, PER_USER, lambda: self.now)
+
+    async def raised(self) -> int:
+        """Ada is told something; its cursor."""
+        command = Raise(new_id(), "ada", "order.created", UUID(int=1), "You hold 2.", {}, NOON)
+        return (await self.inboxes.handle(inbox_id_of("ada"), command)).sequence
+
+    async def item(self) -> InboxItem:
+        """The newest in Ada's inbox."""
+        assert await self.projected.catch_up()
+        return (await read_model.inbox(self.pool, "ada", limit=1, before=None)).items[0]
+
+
+@pytest.fixture
+async def office(platform: Platform) -> AsyncIterator[Office]:
+    async with platform.pool("notifications") as pool:
+        office = Office(platform.event_log, pool, platform.settings.database_url)
+        async with running([office.projector, office.projected, office.feed]):
+            yield office
+
+
+@pytest.mark.parametrize("connects", [1, 4])
+async def test_what_nobody_acknowledges_is_attempted_ten_times_however_often_they_connect_and_rests_undelivered(
+    office: Office, connects: int
+) -> None:
+    cursor = await office.raised()
+    attempts: list[int] = []
+    times: list[float] = []
+    for connection in range(connects):
+        async with office.feed.session("ada", "websocket", None) as session:
+            (asked_for,) = await session.next(10)  # a connection that says no cursor asks for what is unacknowledged
+            assert (asked_for.notification.cursor, asked_for.attempt) == (cursor, 1)
+            end = ATTEMPTS if connection == connects - 1 else len(attempts) + 3
+            for _ in range(20_000):
+                if again := await session.next(0):
+                    attempts += [sent.attempt for sent in again]
+                    times.append(office.now)
+                    if len(attempts) + 1 == end and end < ATTEMPTS:
+                        break
+                office.now += 1
+    assert attempts == list(range(2, ATTEMPTS + 1))
+    if connects == 1:
+        gaps = [after - before for before, after in pairwise(times)]
+        assert (gaps, gaps[0] < gaps[-1]) == (sorted(gaps), True)
+
+    async def undelivered() -> tuple[bool, object]:
+        item = await office.item()
+        return item.undelivered, item.attempts
+
+    rests: tuple[bool, object] = (True, {"websocket": ATTEMPTS})
+    await eventually(undelivered, rests)
+    async with office.feed.session("ada", "websocket", None) as session:  # who asks gets it, but it is not sent again
+        assert len(await session.next(10)) == 1
+        for _ in range(1_000):
+            office.now += 20
+            assert await session.next(0) == []
+
+
+async def test_what_rests_undelivered_is_delivered_once_it_is_acknowledged(office: Office) -> None:
+    cursor = await office.raised()
+    async with office.feed.session("ada", "sse", None) as session:
+        for _ in range(1_000):
+            await session.next(0)
+            office.now += 20
+
+    async def undelivered() -> bool:
+        return (await office.item()).undelivered
+
+    await eventually(undelivered, True)
+    await office.feed.acknowledge("ada", cursor)
+
+    async def standing() -> tuple[bool, bool]:
+        item = await office.item()
+        return item.undelivered, item.acknowledged
+
+    await eventually(standing, (False, True))
+
+
+async def test_a_kind_that_is_muted_while_connected_is_sent_no_more_and_again_once_it_is_not(office: Office) -> None:
+    async def prefer(*muted: NotificationKind) -> None:
+        await office.inboxes.handle(inbox_id_of("ada"), SetPreferences("ada", {"sse": list(muted)}, NOON))
+
+    async with (
+        office.feed.session("ada", "sse", 0) as stream,
+        office.feed.session("ada", "websocket", 0) as socket,
+        office.feed.session("ada", None, 0) as poll,
+    ):
+        await prefer("order.created")
+        unheard = await office.raised()
+        await prefer()
+        heard = await office.raised()
+        for session, wanted in ((stream, [heard]), (socket, [unheard, heard]), (poll, [unheard, heard])):
+            cursors: list[int] = []
+            while cursors[-1:] != [heard]:
+                cursors += [sent.notification.cursor for sent in await session.next(10)]
+            assert cursors == wanted
+    await prefer("order.created")
+    assert await office.projected.catch_up()
+    async with office.feed.session("ada", "sse", 0) as stream:
+        assert await stream.next(0) == []
+
+
+async def test_a_session_that_cannot_begin_leaves_its_place_free(office: Office) -> None:
+    await office.pool.execute("alter table inboxes rename to elsewhere")
+    for _ in range(2 * PER_USER):
+        with pytest.raises(asyncpg.UndefinedTableError):
+            async with office.feed.session("ada", "sse", 0):
+                pass
+    await office.pool.execute("alter table elsewhere rename to inboxes")
+    async with office.feed.session("ada", "sse", 0) as session:
+        assert await session.next(0) == []
+
+
+async def test_when_the_process_stops_all_are_ended_and_nobody_is_let_in(office: Office) -> None:
+    async with office.feed.session("ada", "sse", 0) as session:
+        ending = asyncio.create_task(office.connections.close())
+        with pytest.raises(Ended, match="connect again in"):
+            await session.next(10)
+    await ending
+    with pytest.raises(Unavailable, match="about to stop"):
+        async with office.feed.session("ada", "sse", 0):
+            pass
