@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
+from math import ceil
 from typing import Any, Self
 
 import msgspec
@@ -45,15 +46,15 @@ class Connections:
         self._none = asyncio.Event()
 
     @contextmanager
-    def opened(self, end: Callable[[], None]) -> Iterator[None]:
+    def opened(self, end: Callable[[], None], share: float = 1) -> Iterator[None]:
         """Count a connection as long as it is open; `end` is called when the process stops.
 
-        Raises Unavailable when no more may be opened.
+        `share`: of all that may be open, how many may be when this one is opened, at most. Raises Unavailable.
         """
         if self._closing:
             raise Unavailable("This server is about to stop; connect again.")
-        if len(self._ends) >= self._limit:
-            raise Unavailable(f"All {self._limit:,} connections that may stay open here are taken; try again.")
+        if len(self._ends) >= (limit := ceil(self._limit * share)):
+            raise Unavailable(f"All {limit:,} connections that may stay open here are taken; try again.")
         key = object()
         self._ends[key] = end
         OPEN.inc()
@@ -159,6 +160,8 @@ class WebSockets(WebSocketsSansIOProtocol):
             self.writable.set()
             self.loop.call_later(self.close_timeout + SLOW_SECONDS, self.transport.abort)
         await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # it was refused in order, and is no error to be logged
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()

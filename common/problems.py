@@ -126,17 +126,20 @@ async def refuse_what_would_be_ignored(request: Request[Any, Any, Any]) -> None:
 
 
 def refuse_unknown_parameters(request: Request[Any, Any, Any]) -> None:
-    """Refuse a query parameter that a documented handler does not take, or one that is there twice.
+    """Refuse a query parameter that a documented handler does not take, or one that is there twice and is no list.
 
     Raises BadRequest.
     """
     handler = request.route_handler
     if not request.scope["query_string"] or not handler.resolve_include_in_schema():
         return
-    declared = {name: each.kwarg_definition for name, each in handler.parsed_fn_signature.parameters.items()}
-    known = {one.name or name for name, one in declared.items() if isinstance(one, QueryParameter)}
+    known = {
+        declared.name or name: any(kind.is_non_string_sequence for kind in (each, *each.inner_types))
+        for name, each in handler.parsed_fn_signature.parameters.items()
+        if isinstance(declared := each.kwarg_definition, QueryParameter)
+    }
     for name, value in request.query_params.items():
-        if len(request.query_params.getall(name)) > 1:
+        if len(request.query_params.getall(name)) > 1 and not known.get(name):
             raise BadRequest(FieldProblem(clipped(name), "May be given once, is there twice"))
         if name not in known:
             there_are = f"there are {', '.join(sorted(known))}" if known else "there are none here"

@@ -11,13 +11,16 @@ import structlog
 from common.errors import Unavailable
 from common.event_log import EventLog, Recorded
 from common.events import OrderCancelled, OrderCreated, TicketCreated, TicketUpdated, TicketWithdrawn
-from common.live import PING, PING_SECONDS, START_SECONDS, Connections, sent_event
+from common.live import PING, PING_SECONDS, START_SECONDS, Connections, retry_ms, sent_event
 from common.postgres import POSTGRES_FAILED
 from common.projector import Projected
 from services.tickets import read_model
 
 TOLD_AGAIN = 0.15
 """Seconds between two tellings of a ticket: a few a second, and what has to wait is still told within 0.2 s."""
+
+SHARE = 0.8
+"""Of all connections that may be open, as many as pages take at most: anybody may open those, and people need room."""
 
 log = structlog.get_logger()
 
@@ -57,7 +60,7 @@ class Page:
         self._wake.set()
 
     async def news(self) -> AsyncGenerator[bytes, None]:
-        """What is to be sent, until the end."""
+        """What is to be sent, until the end; then when to connect again."""
         while not self._over:
             try:
                 async with asyncio.timeout(PING_SECONDS):
@@ -68,6 +71,7 @@ class Page:
             if self._news:
                 told, self._news = self._news, {}
                 yield b"".join(told.values())
+        yield b"retry: %d\n\n" % retry_ms()
 
 
 class Availability:
@@ -107,7 +111,7 @@ class Availability:
     async def events(self, wanted: Collection[UUID]) -> AsyncGenerator[bytes, None]:
         """The events for a page: how its tickets are now, and then what changes. Raises Unavailable."""
         page = Page(wanted)
-        with self._connections.opened(page.end):
+        with self._connections.opened(page.end, SHARE):
             self._pages.add(page)
             try:
                 await self._following()

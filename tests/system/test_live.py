@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
+from websockets.asyncio.client import connect
 
 from common.runtime import Platform
 from tests.harness import ServiceProcess, eventually
@@ -111,6 +112,38 @@ async def test_a_page_is_told_only_of_what_it_shows_and_one_that_shows_nothing_o
         assert await hearing == [9]
         await reserve(shop, mine, 1)
         assert (await anext(tickets))["id"] == mine
+
+
+async def test_a_page_shows_several_tickets(shop: httpx.AsyncClient) -> None:
+    mine = [await listed(shop) for _ in range(3)]
+    await listed(shop)
+    async with aclosing(told(shop, *mine)) as tickets:
+        assert {(await anext(tickets))["id"] for _ in mine} == set(mine)
+        await reserve(shop, mine[1], 1)
+        assert (await anext(tickets))["id"] == mine[1]
+
+
+async def test_pages_leave_room_for_people(platform: Platform, home: Path) -> None:
+    process = ServiceProcess("tickets notification", platform.settings, home, BOXOFFICE_CONNECTIONS="5")
+    async with process, httpx.AsyncClient(base_url=process.url, timeout=20) as client, AsyncExitStack() as pages:
+        ticket_id = await listed(client)
+        for _ in range(4):
+            await anext(await pages.enter_async_context(aclosing(told(client, ticket_id))))
+        assert (await client.get("/api/tickets/stream")).status_code == 503
+        address = f"ws{process.url.removeprefix('http')}/api/notifications/ws"
+        async with connect(address, additional_headers=ADA) as socket:
+            assert msgspec.json.decode(await socket.recv())["type"] == "resumed"
+
+
+async def test_pages_come_back_at_different_times_when_the_process_stops(platform: Platform, home: Path) -> None:
+    process = ServiceProcess("tickets", platform.settings, home)
+    async with process, httpx.AsyncClient(base_url=process.url, timeout=20) as client:
+        async with client.stream("GET", "/api/tickets/stream") as answer:
+            lines = answer.aiter_lines()
+            assert await anext(lines) == "retry: 1000"
+            await process.stop()
+            told = [line async for line in lines if line.startswith("retry: ")]
+        assert 500 <= int(told[-1].removeprefix("retry: ")) < 3_500
 
 
 async def open_connections(shop: httpx.AsyncClient) -> int:

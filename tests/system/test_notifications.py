@@ -277,6 +277,7 @@ async def test_a_socket_that_cannot_be_is_refused_as_http_refuses(office: Office
     assert await refused(connect(f"{address}/ws?after=soon", additional_headers=ADA)) == 400
     assert await refused(connect(f"{address}/nowhere/at/all", additional_headers=ADA)) == 404
     assert "Traceback" not in office.process.tail()
+    assert "without completing handshake" not in office.process.log.read_text()
 
 
 async def test_one_connection_too_many_is_refused_and_not_broken_off(platform: Platform, home: Path) -> None:
