@@ -42,10 +42,9 @@ class Listener(ABC, Generic[E_contra]):
 
     `waits`: `on` puts events back by Retry as a matter of course, many of them or many times. Deliveries then say
     nothing about failures, so only those that this process saw count as attempts (what may kill its process is counted
-    elsewhere, as the batch service does); and verdicts are collected for a
-    moment before the server is told. While more than 1,024 are pending, nats-server 2.15 gives up its look for what is
-    due again, for 100 ms, whenever a verdict comes in the middle of it (`checkPending`), and with verdicts all the time
-    finds nothing for seconds.
+    elsewhere, as the batch service does); and verdicts are collected for a moment before the server is told. While more
+    than 1,024 are pending, nats-server 2.15 gives up its look for what is due again, for 100 ms, whenever a verdict
+    comes in the middle of it (`checkPending`), and with verdicts all the time finds nothing for seconds.
     """
 
     durable: ClassVar[str]

@@ -1,6 +1,7 @@
 """HTTP -> batches, operations, kinds."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -140,14 +141,15 @@ class BatchDesk(msgspec.Struct, frozen=True):
         """A batch of this user. Raises NotFound, Unavailable."""
         return await self.batches.find(lambda: read_model.batch(self.pool, batch_id, user_id, now()))
 
-    async def written(self, batch: Batch) -> BatchView:
-        """A batch that was just written: also where the read model is behind, or cannot be asked."""
+    async def written(self, batch: Batch, at: datetime) -> BatchView:
+        """A batch that was written `at` this time: also where the read model is behind, or cannot be asked."""
         assert batch.id, "it was opened"
-        try:
-            return await read_model.batch(self.pool, batch.id, batch.user_id, now())
-        except (NotFound, *POSTGRES_FAILED):
-            paused = (await self.paused.load(kind_id_of(batch.kind), fresh=True)).state
-            return BatchView.of_state(batch, paused=paused)
+        with suppress(NotFound, *POSTGRES_FAILED):
+            view = await read_model.batch(self.pool, batch.id, batch.user_id, now())
+            if batch.is_over == (view.completed_at is not None) or (view.completed_at and view.completed_at > at):
+                return view
+        paused = (await self.paused.load(kind_id_of(batch.kind), fresh=True)).state
+        return BatchView.of_state(batch, paused=paused)
 
 
 class BatchController(Controller):
@@ -210,7 +212,8 @@ class BatchController(Controller):
             got = shown(request.headers.get("content-type", "none"))
             raise HTTPException(status_code=415, detail=f"Content-Type: One of {allowed} is needed, got {got}")
         named = uuid5(request_id_of(request.user.id, idempotency_key), "batch") if idempotency_key else None
-        batch = await desk.written(await desk.intake.take_in(wanted, blocks, named))
+        taken = await desk.intake.take_in(wanted, blocks, named)
+        batch = await desk.written(taken, taken.submitted_at or now())
         return Response(batch, status_code=202, headers={"Location": f"/api/batches/{batch.id}"})
 
     @get("/", responses=problems(400, 401, 503))
@@ -266,14 +269,16 @@ class BatchController(Controller):
         self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
     ) -> BatchView:
         """Start nothing more of it. What has been executed stays."""
-        return await desk.written((await desk.batches.handle(batch_id, CancelBatch(request.user.id, now()))).state)
+        command = CancelBatch(request.user.id, now())
+        return await desk.written((await desk.batches.handle(batch_id, command)).state, command.at)
 
     @post("/{batch_id:str}/retry", status_code=202, responses=problems(400, 401, 404, 409, 503))
     async def retry(
         self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
     ) -> BatchView:
         """Try again what failed, and only that."""
-        return await desk.written((await desk.batches.handle(batch_id, RetryBatch(request.user.id, now()))).state)
+        command = RetryBatch(request.user.id, now())
+        return await desk.written((await desk.batches.handle(batch_id, command)).state, command.at)
 
 
 def moment(text: str | None) -> datetime | None:

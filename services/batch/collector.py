@@ -150,12 +150,17 @@ class Queue(msgspec.Struct, eq=False):
         Of each batch comes one in turn, so that what is small need not wait for all of what is large. Empty if nothing
         waits that may begin now. Priorities are not mixed: the statement ends for all at once.
         """
-        order = [line for p in PRIORITIES if (line := self.lines[p]) and len(self.under_way) < SLOTS[p]]
+        self.turn += 1
+        fair = self.turn % FAIR == 0
+        order = [
+            line
+            for priority, line in self.lines.items()
+            if line and (len(self.under_way) < SLOTS[priority] or (fair and priority not in self.under_way))
+        ]
         if not order:
             return []
         line = order[0]
-        self.turn += 1
-        if self.turn % FAIR == 0:
+        if fair:
             line, owner = min(
                 ((line, owner) for line in order for owner in line), key=lambda each: each[0][each[1]][0].piece.since
             )
@@ -180,12 +185,11 @@ def not_installed(piece: Piece) -> list[Result]:
     return [end(operation.number, "failed", error) for operation in piece.left]
 
 
-def ended_processes(due: engine.Due, times: int) -> engine.Declined:
-    """What becomes of a piece in whose execution processes have ended."""
-    log.error("work_ended_processes", work_id=str(due.work_id), times=times)
+def ended_processes(piece: Piece, times: int) -> list[Result]:
+    """What becomes of a piece in whose execution processes have ended, as often as its kind may try."""
+    log.error("work_ended_processes", work_id=str(piece.id), times=times)
     error = f"The process that executed it, perhaps together with others, ended {times} times."
-    failed = [Result(number, "failed", error) for number in due.numbers]
-    return engine.Declined(due.work_id, due.run, due.attempt, failed)
+    return [Result(operation.number, "failed", error) for operation in piece.left]
 
 
 class Collector:
@@ -213,7 +217,7 @@ class Collector:
         self._limit = settings.batch_limit
         self._interval = settings.batch_interval_ms / 1000
         self._queues: dict[str, Queue] = {}
-        self._alone = asyncio.Lock()
+        self._alone: dict[str, asyncio.Lock] = {}
         self._decoders: dict[str, msgspec.json.Decoder[msgspec.Struct]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._put_back: dict[UUID, tuple[Released, float]] = {}  # and until when, by `monotonic`, it is expected
@@ -300,12 +304,28 @@ class Collector:
             queue.workers -= 1
 
     async def _settle(self, kind: str, taken: Sequence[Waiting]) -> None:
-        """Execute pieces and tell each what came of it."""
+        """Execute pieces and tell each what came of it.
+
+        A piece that was executed when a process ended is executed alone from then on, lest it takes others with it.
+        """
+        new = await engine.begin(self._pool, [waiting.piece.work_id for waiting in taken])
+        await self._settle_some(kind, [waiting for waiting in taken if waiting.piece.work_id in new])
+        for waiting in taken:
+            if waiting.piece.work_id not in new:
+                async with self._alone.setdefault(kind, asyncio.Lock()):
+                    await self._settle_some(kind, [waiting], again=True)
+
+    async def _settle_some(self, kind: str, taken: Sequence[Waiting], *, again: bool = False) -> None:
+        """`again`: it was begun before, and did not come to an end."""
+        pieces = [waiting.piece for waiting in taken]
         outcomes: Sequence[Exception | None]
         try:
-            outcomes = await self._together(kind, [waiting.piece for waiting in taken])
+            ended = await engine.begin_again(self._pool, pieces[0].work_id) - 1 if again else 0
+            outcomes = await self._together(kind, pieces, ended)
         except Exception as error:
             outcomes = [error] * len(taken)
+        finally:
+            await engine.end(self._pool, [piece.work_id for piece in pieces])
         for waiting, outcome in zip(taken, outcomes, strict=True):
             if waiting.done.done():
                 continue  # who asked is gone
@@ -314,20 +334,22 @@ class Collector:
             else:
                 waiting.done.set_exception(outcome)
 
-    async def _together(self, name: str, taken: Sequence[Released]) -> list[Exception | None]:
+    async def _together(self, name: str, taken: Sequence[Released], ended: int) -> list[Exception | None]:
         """Execute pieces of one kind as one statement; for each what it raises. While it is paused, only what is
         cancelled comes to its end.
+
+        `ended`: in whose execution so many processes have ended before.
         """
         batches = {piece.batch_id for piece in taken if piece.batch_id}
         cancelled = {each for each in batches if (await self._batches.load(each, fresh=True)).state.cancelled}
         if not (await self._paused.load(kind_id_of(name), fresh=True)).state:
-            return await self._of_one_kind(name, taken, cancelled)
+            return await self._of_one_kind(name, taken, cancelled, ended)
         stopped = [piece for piece in taken if piece.batch_id in cancelled]
-        told = dict(zip(stopped, await self._of_one_kind(name, stopped, cancelled), strict=True))
+        told = dict(zip(stopped, await self._of_one_kind(name, stopped, cancelled, ended), strict=True))
         return [told[piece] if piece in told else Retry(PAUSED_SECONDS) for piece in taken]
 
     async def _of_one_kind(
-        self, name: str, taken: Sequence[Released], cancelled: Collection[UUID]
+        self, name: str, taken: Sequence[Released], cancelled: Collection[UUID], ended: int
     ) -> list[Exception | None]:
         """Execute pieces that may begin, but for those whose batch is cancelled; for each what it raises."""
         # Fresh: a replica that is behind would take what others released for done.
@@ -350,12 +372,12 @@ class Collector:
                 declined[place] = engine.Declined(*turn, piece.stopped)
             elif kind is None:
                 declined[place] = engine.Declined(*turn, not_installed(piece))
+            elif ended >= kind.attempts:
+                declined[place] = engine.Declined(*turn, ended_processes(piece, ended))
             else:
                 due[place], outdated[place] = self._due(kind, released, piece)
-        if kind and due:
-            told, given_up = await self._executed(kind, due)
-            results |= {place: outdated[place] + ends for place, ends in told.items()}
-            declined |= given_up
+        for place, told in zip(due, await self._executed(kind, list(due.values())), strict=True):
+            results[place] = outdated[place] + told
         if declined:
             results |= zip(declined, await engine.decline(self._pool, list(declined.values())), strict=True)
         outcomes: list[Exception | None] = [None] * len(taken)
@@ -366,39 +388,13 @@ class Collector:
         done += [turn for place, turn in turns if not isinstance(outcomes[place], Unavailable)]
         if done:
             await engine.forget(self._pool, done)
-        if declined:  # a retry may try as often again
-            await engine.end(self._pool, [each.work_id for each in declined.values()])
         return outcomes
 
-    async def _executed(
-        self, kind: Kind[msgspec.Struct], due: Mapping[int, engine.Due]
-    ) -> tuple[dict[int, list[Result]], dict[int, engine.Declined]]:
-        """What came of the operations of pieces, and which pieces are given up; by place. Raises Unavailable.
-
-        A piece that was executed when a process ended is executed alone from then on, lest it takes others with it. It
-        is given up when that has happened as often as its kind may try.
-        """
-        new = await engine.begin(self._pool, [each.work_id for each in due.values()])
-        together = {place: each for place, each in due.items() if each.work_id in new}
-        results = dict(zip(together, await self._executed_together(kind, list(together.values())), strict=True))
-        given_up: dict[int, engine.Declined] = {}
-        for place, each in due.items():
-            if place not in together:
-                async with self._alone:
-                    times = await engine.begin_again(self._pool, each.work_id)
-                    if times <= kind.attempts:
-                        (results[place],) = await self._executed_together(kind, [each])
-                    else:
-                        given_up[place] = ended_processes(each, times - 1)
-        return results, given_up
-
-    async def _executed_together(self, kind: Kind[msgspec.Struct], due: Sequence[engine.Due]) -> list[list[Result]]:
-        if not due:
+    async def _executed(self, kind: Kind[msgspec.Struct] | None, due: Sequence[engine.Due]) -> list[list[Result]]:
+        """What came of the operations of pieces. Raises Unavailable."""
+        if kind is None or not due:
             return []
-        try:
-            return await engine.execute(self._pools.get(kind.name, self._pool), kind, due, self._requests)
-        finally:
-            await engine.end(self._pool, [each.work_id for each in due])
+        return await engine.execute(self._pools.get(kind.name, self._pool), kind, due, self._requests)
 
     def _due(self, kind: Kind[msgspec.Struct], released: Released, piece: Piece) -> tuple[engine.Due, list[Result]]:
         """What is to be executed of a piece; and what cannot be, as the kind has changed since it was taken in."""

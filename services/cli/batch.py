@@ -23,7 +23,9 @@ MEDIA_TYPES: Mapping[str, MediaType] = {
     ".jsonl": "application/x-ndjson",
 }
 BLOCK = 64 * 1024
-TRIES = 3
+TRIES = 10
+PAUSE = 1.0
+"""How often an upload is asked for whose answer is lost, and seconds between."""
 ERRORS_SHOWN = 10
 COLOURS = {"COMPLETED": "green", "COMPLETED_WITH_ERRORS": "yellow", "FAILED": "red", "CANCELLED": "yellow"}
 
@@ -58,11 +60,15 @@ class Batches:
                         headers=headers,
                         timeout=600,
                     )
-                    break
                 except httpx.TransportError as error:
                     if left == 0 or isinstance(error, httpx.ConnectError):
                         raise
-                    await asyncio.sleep(1)
+                else:
+                    if answer.status_code != 409 or left == 0:  # 409: the upload that broke off, or is thought to go on
+                        break
+                    if (await self.read(answer.json()["batch_id"]))["status"] == "FAILED":  # and nothing of it ran
+                        headers["Idempotency-Key"] = str(new_id())
+                await asyncio.sleep(PAUSE)
         return told(answer)
 
     async def watch(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -160,8 +160,8 @@ class WebhookController(Controller):
     ) -> Response[WebhookWithSecret]:
         """Have your notifications posted to an address. Keep the secret of the answer: it is not shown again.
 
-        A post is `{"type": <kind>, "timestamp": <time>, "data": {id, kind, about, text, facts, at}}`, signed as Standard
-        Webhooks have it: `webhook-signature` is `v1,` and the base64 of the HMAC-SHA256 of
+        A post is `{"type": <kind>, "timestamp": <time>, "data": {id, kind, about, text, facts, at}}`, signed as
+        Standard Webhooks have it: `webhook-signature` is `v1,` and the base64 of the HMAC-SHA256 of
         `<webhook-id>.<webhook-timestamp>.<body>` under the bytes of the secret; while two secrets sign, there are two.
         `webhook-id` is the same whenever it is posted again. Answer 2xx within 15 s.
 

@@ -692,6 +692,20 @@ async def test_what_a_retry_has_mended_is_no_longer_told(office: Office) -> None
     assert "more" not in said
 
 
+async def test_a_retry_is_answered_as_it_is_although_the_read_model_stands_still(office: Office) -> None:
+    await office.over((await office.submit(records(["7"])))["id"], "COMPLETED")
+    batch = await office.submit(records(["7"]))
+    await office.over(batch["id"], "FAILED")
+    connection = await asyncpg.connect(office.database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("lock table batch.batches in share mode")  # it can be read as it was
+            answer = await office.ask("POST", f"/api/batches/{batch['id']}/retry")
+            assert (answer.status_code, answer.json()["completed_at"]) == (202, None)
+    finally:
+        await connection.close()
+
+
 async def test_a_retry_ends_as_handing_in_does(office: Office) -> None:
     await office.over((await office.submit(records([7])))["id"], "COMPLETED")
     batch = await office.submit(records(range(10)))

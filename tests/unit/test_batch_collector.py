@@ -9,7 +9,7 @@ import pytest
 
 from common.events import Priority
 from services.batch import collector
-from services.batch.collector import AT_ONCE, FAIR, Queue, Released, Waiting, id_of
+from services.batch.collector import AT_ONCE, FAIR, SLOTS, Queue, Released, Waiting, id_of
 from services.batch.domain import PRIORITIES, operation_id_of
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -79,6 +79,16 @@ async def test_low_is_served_now_and_then_however_much_high_there_is() -> None:
     waiting = await queue(low=[500], high=[500] * 100)
     first = [taken(waiting.take(500))[0][0] for _ in range(FAIR)]
     assert first == ["high"] * (FAIR - 1) + ["low"]
+
+
+@pytest.mark.parametrize(("busy", "waits"), [("high", "low"), ("high", "normal"), ("normal", "low")])
+async def test_what_is_lower_is_served_also_while_all_that_may_be_under_way_is(busy: Priority, waits: Priority) -> None:
+    waiting = await queue(**{waits: [500, 500], busy: [500] * 100})
+    waiting.under_way = [busy] * (SLOTS[busy] - 1)  # and one that takes what is next
+    began = [taken(waiting.take(500))[0][0] for _ in range(FAIR)]
+    assert began == [busy] * (FAIR - 1) + [waits]
+    waiting.under_way = [busy] * (SLOTS[busy] - 2) + [waits]
+    assert {taken(waiting.take(500))[0][0] for _ in range(2 * FAIR)} == {busy}  # one of them at a time
 
 
 async def test_of_each_batch_comes_one_in_turn_and_a_single_operation_with_the_next_statement() -> None:
