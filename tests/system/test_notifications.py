@@ -218,7 +218,8 @@ async def test_the_log_of_a_cursor_is_told_on_every_transport_and_of_another_log
 
 
 async def test_whoever_has_no_place_in_the_log_is_told_so_without_waiting(office: Office) -> None:
-    for after, log in ((10**12, {}), (0, {"log": "another"})):
+    places: list[tuple[int, dict[str, Any]]] = [(10**12, {}), (0, {"log": "another"})]
+    for after, log in places:
         async with asyncio.timeout(30):
             assert not (await office.poll(after, wait=60, **log))["recovered"]
 
