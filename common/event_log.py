@@ -103,6 +103,11 @@ class StreamEnd(msgspec.Struct, frozen=True):
     created: datetime
     sequence: int
 
+    @property
+    def log(self) -> str:
+        """Which stream this is, short: the millisecond of its creation, in base 16."""
+        return f"{int(self.created.timestamp() * 1000):x}"
+
 
 class EventLog(Protocol):
     """What services know of the log. Two make it: `JetStreamLog` and, for unit tests, `MemoryLog`."""

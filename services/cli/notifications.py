@@ -4,16 +4,21 @@ import random
 from asyncio import sleep
 from collections.abc import AsyncGenerator
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 from websockets.http11 import Response
 
-from common.errors import Unavailable
+from common.errors import Invalid, Unavailable
 
 LONGEST_PAUSE = 5.0
+
+MISSED = "[yellow]Some were missed: they are in the inbox.[/]"
+REPLACED = "[yellow]The log was replaced: what the new one has had until now is in the inbox.[/]"
 
 
 async def notifications(
@@ -22,43 +27,70 @@ async def notifications(
     """A user's notifications past `after` (by default what was not acknowledged), each once, for ever.
 
     They are acknowledged as they are taken. A connection that is lost is made again, from where it was.
-    Raises Unavailable when the system refuses.
+    Raises Invalid for an address that is none, Unavailable when the system refuses.
     """
-    address = f"ws{url.rstrip('/').removeprefix('http')}/api/notifications/ws"
+    address = f"{socket_address(url)}/api/notifications/ws"
     headers = {"Authorization": f"Bearer dev:{user}"}
+    log: str | None = None  # that `after` is a cursor of
     pause, lost = 0.25, False
+    told: set[str] = set()  # why it is lost, since it was
+    wrong: set[str] = set()
     while True:
         asked: float | None = None  # seconds that the server asks to wait
+        reason = ""
         try:
-            place = "" if after is None else f"?after={after}"
-            async with connect(address + place, additional_headers=headers, open_timeout=5) as socket:
+            place = urlencode({name: value for name, value in (("after", after), ("log", log)) if value is not None})
+            async with connect(f"{address}?{place}", additional_headers=headers, open_timeout=5) as socket:
                 if lost:
                     console.print("[dim]connected again[/]")
                 pause, lost = 0.25, False
+                told.clear()
                 async for text in socket:
                     message = msgspec.json.decode(text)
                     if message["type"] == "resumed":
                         if not message["recovered"]:
-                            console.print("[yellow]Some were missed: they are in the inbox.[/]")
-                        after = message["cursor"]
+                            replaced = log not in (None, message["log"])
+                            console.print(REPLACED if replaced else MISSED, soft_wrap=True)
+                        after, log = message["cursor"], message["log"]
                     elif message["type"] == "notification":
                         notification: dict[str, Any] = message["notification"]
                         if after is None or notification["cursor"] > after:
                             yield notification
                             after = notification["cursor"]
                         await socket.send(msgspec.json.encode({"ack": after}).decode())
-                    elif message["type"] == "ended" and message["retry_ms"] is not None:
-                        asked = message["retry_ms"] / 1000
+                    elif message["type"] == "wrong" and message["detail"] not in wrong:
+                        wrong.add(message["detail"])
+                        console.print(f"[yellow]{url} says: {escape(message['detail'])}[/]", soft_wrap=True)
+                    elif message["type"] == "ended":
+                        reason = message["reason"]
+                        asked = None if message["retry_ms"] is None else message["retry_ms"] / 1000
         except InvalidStatus as error:
+            reason = why(error.response)
             if error.response.status_code < 500:
-                raise Unavailable(f"{url} does not let {user} in: {why(error.response)}") from error
-        except (OSError, WebSocketException, ConnectionClosed):
+                raise Unavailable(f"{url} does not let {user} in: {reason}") from error
+        except ConnectionClosed as error:
+            reason = reason or (error.rcvd.reason if error.rcvd else "")
+        except (OSError, WebSocketException):
             pass
-        if not lost:
-            console.print(f"[yellow]The connection to {url} is lost; trying again.[/]", soft_wrap=True)
+        if reason not in told and (reason or not told):
+            because = f": {escape(reason)}" if reason else "."
+            console.print(f"[yellow]The connection to {url} is lost; trying again{because}[/]", soft_wrap=True)
+        told.add(reason)
         lost = True
         await sleep(asked or random.uniform(0.5, 1) * pause)  # noqa: S311 (jitter)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def socket_address(url: str) -> str:
+    """Where the WebSockets of a system at `url` are. Raises Invalid."""
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise Invalid(f"--url: An address as http://127.0.0.1:8080 is needed, not {url!r}.", field="url", got=url)
+    return f"ws{url.rstrip('/')[4:]}"
 
 
 def why(response: Response) -> str:

@@ -50,6 +50,10 @@ After = Annotated[
     int | None,
     QueryParameter(**PLACES, description="A cursor: what comes after it; by default what was not acknowledged"),
 ]
+Log = Annotated[
+    str | None,
+    QueryParameter(max_length=64, description="The `log` that came with the cursor: of another one it says no place"),
+]
 CHANNELS = Schema(enum=list(get_args(Channel)))
 
 TOGETHER = 20
@@ -60,10 +64,14 @@ TOO_SLOW, RESTART = 1013, 1012
 
 
 class Resumed(msgspec.Struct, frozen=True, tag="resumed"):
-    """The first message. Not `recovered`: some of what came between your cursor and this one is in the inbox only."""
+    """The first message. Not `recovered`: some of what came between your cursor and this one is in the inbox only.
+
+    `log`: of which log this and all that follow are cursors. Hand it back beside yours: the log may be replaced.
+    """
 
     recovered: bool
     cursor: int
+    log: str
 
 
 class Told(msgspec.Struct, frozen=True, tag="notification"):
@@ -103,11 +111,12 @@ class Cursor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class News(msgspec.Struct, frozen=True):
-    """What a long-poll found. Ask again with `after` = `cursor`."""
+    """What a long-poll found. Ask again with `after` = `cursor`, and `log`, as the log may be replaced meanwhile."""
 
     items: list[Notification]
     cursor: int
     recovered: bool
+    log: str
 
 
 class Preferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,7 +151,7 @@ class NotificationDesk(msgspec.Struct, frozen=True):
 
 def resumed(session: Session) -> Resumed:
     """How a connection begins."""
-    return Resumed(session.recovered, session.after)
+    return Resumed(session.recovered, session.after, session.log)
 
 
 def told(sent: Sent) -> Told:
@@ -176,19 +185,22 @@ class NotificationController(Controller):
         request: UserRequest,
         desk: NamedDependency[NotificationDesk],
         after: After = None,
+        log: Log = None,
         wait: Annotated[int, QueryParameter(ge=0, le=60, description="Seconds to wait for something")] = 0,
     ) -> News:
-        """What is new since `after`, oldest first; at once when there is something. With `after` you acknowledge."""
-        async with desk.feed.session(request.user.id, None, after) as session:
+        """What is new since `after`, oldest first; at once when there is something, or when it is not `recovered`.
+
+        With `after` you acknowledge.
+        """
+        async with desk.feed.session(request.user.id, None, after, log) as session:
             if after and session.recovered:
                 session.acknowledge(after)
             with suppress(Ended):
                 async with ended_when_gone(request, session):
-                    sent = await session.next(wait)
-                return News(
-                    [each.notification for each in sent], max(session.sent_to, session.after), session.recovered
-                )
-            return News([], session.after, session.recovered)
+                    sent = await session.next(wait if session.recovered else 0)
+                items, cursor = [each.notification for each in sent], max(session.sent_to, session.after)
+                return News(items, cursor, session.recovered, session.log)
+            return News([], session.after, session.recovered, session.log)
 
     @get("/stream", media_type="text/event-stream", responses=problems(400, 401, 503))
     async def stream(
@@ -196,11 +208,12 @@ class NotificationController(Controller):
         request: UserRequest,
         desk: NamedDependency[NotificationDesk],
         after: After = None,
+        log: Log = None,
         last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", **PLACES)] = None,
     ) -> Stream:
         """Server-sent events: `resumed`, then each `notification` with its cursor as `id`."""
         place = last_event_id if last_event_id is not None else after
-        return await event_stream(sse(desk.feed, request.user.id, place))
+        return await event_stream(sse(desk.feed, request.user.id, place, log))
 
     @websocket("/ws")
     async def ws(
@@ -208,9 +221,10 @@ class NotificationController(Controller):
         socket: WebSocket[User, Any, State],
         desk: NamedDependency[NotificationDesk],
         after: After = None,
+        log: Log = None,
     ) -> None:
         """JSON: `resumed`, then each `notification`; `ping` in a silence; `{"ack": <cursor>}` from you."""
-        async with desk.feed.session(socket.user.id, "websocket", after) as session:
+        async with desk.feed.session(socket.user.id, "websocket", after, log) as session:
             await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
             await serve(socket, session)
 
@@ -282,9 +296,9 @@ async def ended_when_gone(request: UserRequest, session: Session) -> AsyncIterat
             await watching
 
 
-async def sse(feed: Feed, user_id: str, after: int | None) -> AsyncGenerator[bytes, None]:
+async def sse(feed: Feed, user_id: str, after: int | None, log: str | None) -> AsyncGenerator[bytes, None]:
     """The events of a stream, until the session ends. Raises Unavailable before the first."""
-    async with feed.session(user_id, "sse", after) as session:
+    async with feed.session(user_id, "sse", after, log) as session:
         try:
             yield sent_event("resumed", resumed(session), session.after)
             while True:

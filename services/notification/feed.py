@@ -135,11 +135,12 @@ class Receipts:
 
 
 class Session:
-    """One connection of a user. `recovered`: it misses nothing past `after`, the cursor that it began from."""
+    """One connection of a user. `recovered`: it misses nothing past `after`, the cursor of `log` that it began from."""
 
     def __init__(self, receipts: Receipts, user_id: str, channel: Channel | None, clock: Callable[[], float]) -> None:
         """`channel`: None for one that asks again itself. `clock`: seconds."""
         self.recovered = True
+        self.log = ""
         self.after = 0
         self.sent_to = 0
         self._receipts = receipts
@@ -271,13 +272,15 @@ class Feed:
         self._clock = clock
         self._sessions: dict[str, set[Session]] = {}
         self._position = 0
+        self._log = ""
         self._started = asyncio.Event()
 
     async def run(self) -> None:
         """Hand out until cancelled; then tell the log what was acknowledged last."""
         telling = asyncio.create_task(self._receipts.tell_now_and_then())
         try:
-            self._position = (await self._event_log.end(STREAM)).sequence
+            end = await self._event_log.end(STREAM)
+            self._position, self._log = end.sequence, end.log
             self._started.set()
             self.problem = None
             async with aclosing(self._event_log.follow(STREAM, self._position, limit=BACKLOG // 2)) as batches:
@@ -307,8 +310,13 @@ class Feed:
                     session.mute(muted.get(session.channel, ()) if session.channel else ())
 
     @asynccontextmanager
-    async def session(self, user_id: str, channel: Channel | None, after: int | None) -> AsyncIterator[Session]:
-        """A connection of a user from `after` on; by default from what was acknowledged last. Raises Unavailable."""
+    async def session(
+        self, user_id: str, channel: Channel | None, after: int | None, log: str | None = None
+    ) -> AsyncIterator[Session]:
+        """A connection of a user from `after` on; by default from what was acknowledged last. Raises Unavailable.
+
+        `log`: of which log `after` is a cursor, if whoever connects can tell.
+        """
         if not self._started.is_set():
             try:
                 await asyncio.wait_for(self._started.wait(), START_SECONDS)
@@ -317,11 +325,12 @@ class Feed:
         if len(self._sessions.get(user_id, ())) >= self._per_user:
             raise Unavailable(f"You have {self._per_user} connections open here, which is all that you may.")
         session = Session(self._receipts, user_id, channel, self._clock)
+        session.log = self._log
         with self._connections.opened(lambda: session.end(stopping())):
             sessions = self._sessions.setdefault(user_id, set())
             sessions.add(session)  # from here on it is offered what comes after `position`
             try:
-                await self._begin(session, user_id, channel, after, self._position)
+                await self._begin(session, user_id, channel, after, self._position, log)
                 yield session
             finally:
                 sessions.discard(session)
@@ -329,7 +338,13 @@ class Feed:
                     self._sessions.pop(user_id, None)
 
     async def _begin(
-        self, session: Session, user_id: str, channel: Channel | None, after: int | None, position: int
+        self,
+        session: Session,
+        user_id: str,
+        channel: Channel | None,
+        after: int | None,
+        position: int,
+        log: str | None,
     ) -> None:
         missed: list[Notification] = []
         projected = await self._projected.wait(position)
@@ -341,7 +356,9 @@ class Feed:
                 session.recovered = projected
                 missed = await read_model.newer(connection, user_id, after, position, REPLAY + 1)
         muted = standing.muted.get(channel, ()) if channel else ()
-        if after > position and after > (await self._event_log.end(STREAM)).sequence:
+        if log not in (None, session.log) or (
+            after > position and after > (await self._event_log.end(STREAM)).sequence
+        ):
             session.recovered = False  # a cursor of another log
         if len(missed) > REPLAY:
             session.recovered = False

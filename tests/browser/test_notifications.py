@@ -227,7 +227,7 @@ async def test_a_page_is_told_over_a_websocket_once_and_acknowledges(office: Off
     await office.order(ticket_id, 3)
     await hears_all(page, office, 5)
     assert await transport(page) == "websocket"
-    assert await page.run("told.resumed") == [{"recovered": True, "cursor": 0}]
+    assert await page.run("told.resumed") == [{"recovered": True, "cursor": 0, "log": await page.run("heard.log")}]
     await eventually(office.acknowledged, [True] * 5)
     assert await page.run("heard.cursor") == (await cursors(page))[-1]
     await page.go(f"{office.teller.url}/health/live")
@@ -478,6 +478,31 @@ async def test_a_page_with_the_cursor_of_another_log_is_told_so_and_hears_what_c
         await eventually(lambda: page.run("told.resumed.map(({ recovered }) => recovered)[0]"), False)
         await office.order(ticket_id, 2)
         await hears_all(page, office, 2)
+
+
+@pytest.mark.parametrize("judge", [everything, no_upgrade, no_stream])
+async def test_a_page_hands_back_of_which_log_its_cursor_is_and_is_told_when_it_was_replaced(
+    office: Office, page: Page, judge: Judge
+) -> None:
+    ticket_id = await office.ticket()
+    async with Doorman(office.teller.port) as doorman:
+        doorman.judge = judge
+        await office.order(ticket_id, 2)
+        await listen(page, doorman.url)
+        await hears_all(page, office, 2)
+        log = await page.run("heard.log")
+        doorman.hang_up()
+        await office.order(ticket_id)
+        await hears_all(page, office, 3)
+        assert {(told["recovered"], told["log"]) for told in await page.run("told.resumed")} == {(True, log)}
+        assert any(f"log={log}" in line for line in doorman.seen)
+        await page.run("heard.close()")
+        await listen(page, doorman.url, "{ after: 1, log: 'another' }")
+        await eventually(lambda: page.run("told.resumed[0]?.recovered"), False)
+        assert await page.run("[told.resumed[0].log, heard.log]") == [log, log]
+        await office.order(ticket_id)
+        newest = [(await office.raised())[-1]]
+        await eventually(lambda: cursors(page), newest)
 
 
 async def test_a_token_that_is_not_believed_is_the_end(office: Office, page: Page) -> None:

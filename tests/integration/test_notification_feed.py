@@ -9,13 +9,14 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from common import topology
 from common.aggregate import Aggregate
 from common.clock import new_id
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
 from common.events import NotificationKind
 from common.live import Connections
-from common.projector import Projected, Projector
+from common.projector import Projected, Projector, rebuild
 from common.runtime import Platform, running
 from services.notification import read_model
 from services.notification.domain import ATTEMPTS, INBOXES_DECIDER, Inboxes, Raise, SetPreferences, inbox_id_of
@@ -160,3 +161,29 @@ async def test_when_the_process_stops_all_are_ended_and_nobody_is_let_in(office:
     with pytest.raises(Unavailable, match="about to stop"):
         async with office.feed.session("ada", "sse", 0):
             pass
+
+
+async def test_a_log_that_is_replaced_ends_those_who_listen_and_their_cursors_are_of_another(
+    office: Office, platform: Platform
+) -> None:
+    for _ in range(3):
+        cursor = await office.raised()
+    async with office.feed.session("ada", "sse", cursor) as session:
+        assert session.recovered
+        old = session.log
+        await platform.client.jetstream().delete_stream(STREAM)
+        await topology.migrate(platform.client)
+        office.inboxes = Aggregate(INBOXES_DECIDER, platform.event_log)
+        for _ in range(5):
+            await office.raised()
+        with pytest.raises(Ended, match="read anew"):
+            await session.next(60)
+    await rebuild(READ_MODEL, platform.event_log, platform.settings.database_url)
+    await eventually(office.projected.catch_up, True, within=60)
+    async with office.feed.session("ada", "sse", cursor, old) as session:
+        new = session.log
+        assert (session.recovered, session.after, new != old) == (False, 5, True)
+    async with office.feed.session("ada", "sse", cursor, new) as session:
+        assert (session.recovered, len(await session.next(10))) == (True, 2)
+    async with office.feed.session("ada", "sse", cursor) as session:
+        assert session.recovered, "nobody can tell that it is a cursor of another log"

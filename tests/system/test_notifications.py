@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -40,8 +41,10 @@ class Office:
         assert made.status_code == 201, made.text
         return str(made.json()["id"])
 
-    async def poll(self, after: int | None = None, wait: int = 0, who: dict[str, str] = ADA) -> dict[str, Any]:
-        params = {"wait": wait} | ({} if after is None else {"after": after})
+    async def poll(
+        self, after: int | None = None, wait: int = 0, who: dict[str, str] = ADA, **more: str
+    ) -> dict[str, Any]:
+        params = {"wait": wait} | ({} if after is None else {"after": after}) | more
         answer = await self.http.get("/api/notifications", params=params, headers=who)
         assert answer.status_code == 200, answer.text
         news: dict[str, Any] = answer.json()
@@ -53,17 +56,17 @@ class Office:
         page: dict[str, Any] = answer.json()
         return page
 
-    async def sse(self, after: int | None = None) -> AsyncGenerator[dict[str, Any], None]:
+    async def sse(self, after: int | None = None, **params: str) -> AsyncGenerator[dict[str, Any], None]:
         """What a stream says."""
         headers = ADA | ({} if after is None else {"Last-Event-ID": str(after)})
-        async with self.http.stream("GET", "/api/notifications/stream", headers=headers) as stream:
+        async with self.http.stream("GET", "/api/notifications/stream", params=params, headers=headers) as stream:
             assert stream.status_code == 200
             async for line in stream.aiter_lines():
                 if line.startswith("data: "):
                     yield msgspec.json.decode(line.removeprefix("data: "))
 
-    def socket(self, after: int | None = None, who: dict[str, str] = ADA) -> connect:
-        place = "" if after is None else f"?after={after}"
+    def socket(self, after: int | None = None, who: dict[str, str] = ADA, **params: str) -> connect:
+        place = "?" + urlencode(({} if after is None else {"after": after}) | params)
         return connect(f"ws{self.process.url.removeprefix('http')}/api/notifications/ws{place}", additional_headers=who)
 
 
@@ -83,7 +86,8 @@ async def office(platform: Platform, home: Path) -> AsyncIterator[Office]:
 async def test_a_buyer_is_told_of_an_order_over_a_socket_as_it_happens(office: Office) -> None:
     ticket_id = await office.ticket()
     async with office.socket() as socket:
-        assert await heard(socket) == {"type": "resumed", "recovered": True, "cursor": 0}
+        beginning = await heard(socket)
+        assert beginning == {"type": "resumed", "recovered": True, "cursor": 0, "log": beginning["log"]}
         order_id = await office.order(ticket_id)
         told = await heard(socket)
         notification = told["notification"]
@@ -110,7 +114,8 @@ async def test_the_same_cursors_lead_on_over_every_transport(office: Office) -> 
         assert (await anext(stream))["cursor"] == told["cursor"]
         told = (await anext(stream))["notification"]
         assert (told["about"], told["kind"]) == (first, "order.cancelled")
-    assert await office.poll(told["cursor"]) == {"items": [], "cursor": told["cursor"], "recovered": True}
+    nothing = {"items": [], "cursor": told["cursor"], "recovered": True, "log": news["log"]}
+    assert await office.poll(told["cursor"]) == nothing
 
 
 async def test_what_was_missed_while_nobody_listened_is_told_and_not_again_once_acknowledged(office: Office) -> None:
@@ -132,7 +137,8 @@ async def test_what_was_missed_while_nobody_listened_is_told_and_not_again_once_
 
         await eventually(acknowledged, True)
     async with office.socket() as socket:
-        assert await heard(socket) == {"type": "resumed", "recovered": True, "cursor": told["cursor"]}
+        beginning = await heard(socket)
+        assert (beginning["recovered"], beginning["cursor"]) == (True, told["cursor"])
         await office.http.delete(f"/api/orders/{order_id}", headers=ADA)
         assert (await heard(socket))["notification"]["kind"] == "order.cancelled"
 
@@ -195,6 +201,27 @@ async def test_a_cursor_of_another_log_is_told_to_be_none(office: Office) -> Non
         assert not resumed["recovered"]
         await office.order(await office.ticket())
         assert (await heard(socket))["type"] == "notification"
+
+
+async def test_the_log_of_a_cursor_is_told_on_every_transport_and_of_another_log_it_is_no_place(office: Office) -> None:
+    ticket_id = await office.ticket()
+    await office.order(ticket_id)
+    (told,) = (news := await office.poll(wait=20))["items"]
+    before, ours = told["cursor"] - 1, news["log"]
+    await office.order(ticket_id)
+    for log, recovered in ((ours, True), ("another", False)):
+        async with office.socket(before, log=log) as socket, aclosing(office.sse(before, log=log)) as stream:
+            for beginning in (await heard(socket), await anext(stream), await office.poll(before, log=log)):
+                assert (beginning["recovered"], beginning["log"]) == (recovered, ours)
+                assert (beginning["cursor"] > told["cursor"]) or recovered
+    assert await refused(office.socket(before, log="x" * 65)) == 400
+
+
+async def test_whoever_has_no_place_in_the_log_is_told_so_without_waiting(office: Office) -> None:
+    places: list[tuple[int, dict[str, Any]]] = [(10**12, {}), (0, {"log": "another"})]
+    for after, log in places:
+        async with asyncio.timeout(30):
+            assert not (await office.poll(after, wait=60, **log))["recovered"]
 
 
 async def test_what_is_no_acknowledgement_is_told(office: Office) -> None:

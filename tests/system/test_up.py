@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
@@ -203,6 +203,57 @@ async def test_data_stays_until_it_is_told_to_start_afresh(home: Path) -> None:
             assert (await http.get(order)).status_code == 404
             assert (await http.get(f"{up.url}/api/tickets")).json()["items"] == []
         await stopped(up, signal.SIGINT)
+
+
+async def test_a_listener_from_before_a_fresh_start_is_told_that_the_log_is_another(home: Path) -> None:
+    async def news(url: str, count: int, **params: int | str) -> dict[str, Any]:
+        """Ada's, once there are so many."""
+        async with httpx.AsyncClient(base_url=url, headers=ADA, timeout=10) as http:
+
+            async def unread() -> int:
+                return int((await http.get("/api/notifications/inbox")).json()["unread"])
+
+            await eventually(unread, count, SECONDS)
+            told: dict[str, Any] = (await http.get("/api/notifications", params=params)).json()
+            return told
+
+    async with Up(home) as up:
+        await up.start()
+        tailing = await asyncio.create_subprocess_exec(
+            *(BOXOFFICE, "notifications", "tail", "--url", up.url), stdout=asyncio.subprocess.PIPE
+        )
+        try:
+            for _ in range(2):
+                await sells(up.url)
+            await said(tailing, "what ada is told", "You hold", "You hold")
+            before = await news(up.url, 2, after=0)
+            assert len(before["items"]) == 2
+            place: dict[str, int | str] = {"after": before["cursor"], "log": before["log"]}
+            assert (await news(up.url, 2, **place))["recovered"]
+            await stopped(up, signal.SIGINT)
+            async with Up(home, "--fresh", port=up.port) as fresh:
+                await fresh.start()
+                await said(tailing, "is lost; trying again", "connected again", "The log was replaced")
+                for _ in range(4):
+                    await sells(up.url)
+                await said(tailing, *["You hold"] * 4)
+                after = await news(up.url, 4, **place)
+                assert (after["recovered"], after["items"], after["log"] != before["log"]) == (False, [], True)
+                assert (await news(up.url, 4, after=after["cursor"], log=after["log"]))["recovered"]
+                await stopped(fresh, signal.SIGINT)
+        finally:
+            tailing.kill()
+            await tailing.wait()
+
+
+async def said(process: asyncio.subprocess.Process, *lines: str) -> None:
+    """Wait for its next lines, which have these in them; of one connection that is lost several may tell."""
+    assert process.stdout
+    for expected in lines:
+        line = (await asyncio.wait_for(process.stdout.readline(), SECONDS)).decode()
+        while expected not in line and "is lost" in line:
+            line = (await asyncio.wait_for(process.stdout.readline(), SECONDS)).decode()
+        assert expected in line
 
 
 async def stopped(up: Up, by: signal.Signals) -> None:

@@ -35,8 +35,11 @@
  * @property {(notification: Notification) => unknown} onNotification Takes a notification; a promise is awaited. If it
  *     fails, the notification is not acknowledged, and is given to it again later. Newer ones do not wait for that.
  * @property {number | null} [after] The last cursor that the page has; by default the last that was acknowledged.
- * @property {(resumed: { recovered: boolean, cursor: number }) => unknown} [onResumed] There is a connection, from this
- *     cursor on. Not `recovered`: some of what came before it is only in the inbox (`GET /api/notifications/inbox`).
+ * @property {string | null} [log] The log that `after` is a cursor of. It may be replaced, and `after` is no place in
+ *     the new one; that is noticed only if this is given.
+ * @property {(resumed: { recovered: boolean, cursor: number, log: string }) => unknown} [onResumed] There is a
+ *     connection, from this cursor of this log on. Not `recovered`: some of what came before it is only in the inbox
+ *     (`GET /api/notifications/inbox`), or the log is another one than before.
  * @property {(state: State) => unknown} [onState]
  * @property {(error: unknown, notification?: Notification) => unknown} [onError] What a callback threw, or what the
  *     server says is wrong; by default `console.error`.
@@ -68,8 +71,8 @@ const SILENT_PINGS = 2.5; // a connection that misses so many is dead
  * Listen to what happens to whoever the token is for, until it is closed.
  *
  * @param {Options} options
- * @returns {{ close: () => void, readonly cursor: number | undefined }} All up to `cursor` was taken: a page that
- *     keeps it can go on from there (`after`).
+ * @returns {{ close: () => void, readonly cursor: number | undefined, readonly log: string | undefined }} All up to
+ *     `cursor` of `log` was taken: a page that keeps both can go on from there (`after`, `log`).
  */
 export function listen(options) {
     const listening = new Listening(options);
@@ -78,6 +81,9 @@ export function listen(options) {
         close: () => listening.close(),
         get cursor() {
             return listening.taken;
+        },
+        get log() {
+            return listening.log;
         },
     };
 }
@@ -101,6 +107,7 @@ class Listening {
     /** @type {Record<"watch" | "better" | "again", ReturnType<typeof setTimeout> | undefined>} */
     #timers = { watch: undefined, better: undefined, again: undefined };
 
+    /** @type {string | undefined} */ log; // that all cursors here are of
     /** @type {number | undefined} */ #sentTo; // what is not past it has come already
     /** @type {Map<number, number>} */ #pending = new Map(); // cursors that have come and were not taken: failures
     /** @type {Notification[]} */ #queue = []; // those that are to be given to the callback now
@@ -115,6 +122,7 @@ class Listening {
         this.#base = new URL(options.url ?? ".", import.meta.url);
         if (!this.#base.pathname.endsWith("/")) this.#base.pathname += "/";
         this.#sentTo = options.after ?? undefined;
+        this.log = options.log ?? undefined;
         const { signal } = this.#over;
         globalThis.addEventListener("online", () => this.#tryBetter(), { signal });
         globalThis.addEventListener("pageshow", () => this.#look(), { signal });
@@ -241,7 +249,7 @@ class Listening {
 
     // --- the transports: each until it ends -----------------------------------------------------------------------
 
-    /** @param {string} path @param {Record<string, number | undefined>} [query] */
+    /** @param {string} path @param {Record<string, number | string | undefined>} [query] */
     #url(path, query = {}) {
         const url = new URL(path, this.#base);
         for (const [name, value] of Object.entries(query)) {
@@ -252,7 +260,7 @@ class Listening {
 
     /** @param {string} token @param {AbortSignal} signal @returns {Promise<End>} */
     websocket(token, signal) {
-        const url = this.#url("ws", { after: this.#sentTo });
+        const url = this.#url("ws", { after: this.#sentTo, log: this.log });
         url.protocol = url.protocol.replace("http", "ws");
         // Browsers let a page set no header here.
         const socket = new WebSocket(url, ["boxoffice", `bearer.${base64url(token)}`]);
@@ -275,7 +283,7 @@ class Listening {
     /** @param {string} token @param {AbortSignal} signal @returns {Promise<End>} */
     async sse(token, signal) {
         const headers = { Authorization: `Bearer ${token}` }; // EventSource could not send it
-        const url = this.#url("stream", { after: this.#sentTo });
+        const url = this.#url("stream", { after: this.#sentTo, log: this.log });
         const response = await fetch(url, { headers, signal, cache: "no-store" });
         if (!response.ok) return refusal(response);
         if (!response.body || !response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
@@ -298,16 +306,17 @@ class Listening {
         for (let wait = 0; ; wait = POLL_SECONDS) {
             this.#expect(wait * 1000 + OPEN_WITHIN);
             const after = this.taken; // with it all up to there is acknowledged
-            const response = await fetch(this.#url("", { after, wait }), { headers, signal, cache: "no-store" });
+            const url = this.#url("", { after, log: this.log, wait });
+            const response = await fetch(url, { headers, signal, cache: "no-store" });
             if (!response.ok) return refusal(response);
-            /** @type {{ items: Notification[], cursor: number, recovered: boolean }} */
-            const { items, cursor, recovered } = await response.json();
+            /** @type {{ items: Notification[], cursor: number, recovered: boolean, log: string }} */
+            const { items, cursor, recovered, log } = await response.json();
             signal.throwIfAborted();
             this.#expect(Infinity); // the page may take its time
             this.#acknowledge = undefined;
             if (!this.#openedAt || !recovered) {
                 const began = items.length ? items[0].cursor - 1 : cursor;
-                this.#resumed({ recovered, cursor: recovered ? (this.#sentTo ?? began) : began });
+                this.#resumed({ recovered, cursor: recovered ? (this.#sentTo ?? began) : began, log });
             }
             for (const item of items) this.#notification(item);
             await this.#giving;
@@ -367,24 +376,26 @@ class Listening {
         }
     }
 
-    /** @param {{ recovered: boolean, cursor: number }} resumed */
-    #resumed({ recovered, cursor }) {
+    /** @param {{ recovered: boolean, cursor: number, log: string }} resumed */
+    #resumed({ recovered, cursor, log }) {
         this.#openedAt = Date.now();
         if (recovered && this.#sentTo !== undefined) {
             this.#acknowledged = undefined; // what was, may have got lost with the last connection
         } else {
             this.#sentTo = this.#acknowledged = cursor;
-            const isOfThisLog = (/** @type {Notification} */ each) => each.cursor <= cursor;
+            const known = this.log === undefined || this.log === log ? cursor : -1;
+            const isOfThisLog = (/** @type {Notification} */ each) => each.cursor <= known;
             this.#queue = this.#queue.filter(isOfThisLog);
             this.#failed = this.#failed.filter(isOfThisLog);
-            for (const pending of [...this.#pending.keys()]) if (pending > cursor) this.#pending.delete(pending);
+            for (const pending of [...this.#pending.keys()]) if (pending > known) this.#pending.delete(pending);
         }
+        this.log = log;
         if (this.#level > 0) {
             clearTimeout(this.#timers.better);
             this.#timers.better = setTimeout(() => this.#tryBetter(), Math.max(0, this.#betterAt - Date.now()));
         }
         this.#state({ state: "open", transport: TRANSPORTS[this.#level] });
-        this.#call(this.#options.onResumed, { recovered, cursor });
+        this.#call(this.#options.onResumed, { recovered, cursor, log });
         this.#tell();
     }
 
