@@ -5,6 +5,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import datetime
 from itertools import islice
 from time import monotonic
 from uuid import UUID
@@ -27,7 +28,7 @@ from common.events import (
 from common.live import START_SECONDS, Connections, retry_ms
 from common.projector import Projected
 from services.notification import read_model
-from services.notification.domain import Acknowledge, Inboxes, SendAgain, inbox_id_of, place_id_of
+from services.notification.domain import ATTEMPTS, Acknowledge, Inboxes, SendAgain, gap_after, inbox_id_of, place_id_of
 from services.notification.read_model import Notification
 
 STREAM = "NOTIFICATIONS"
@@ -41,9 +42,6 @@ REPLAY = 1_000
 UNACKNOWLEDGED = REPLAY + BACKLOG
 """Notifications at most that a connection may leave unacknowledged, as they are kept to be sent again."""
 
-FIRST_AGAIN = 5.0
-"""Seconds after which what was not acknowledged is sent again; each further time after twice as many."""
-
 ACKNOWLEDGED_TOGETHER, PORTIONS = 2.0, 10
 """Seconds for which acknowledgements are collected, more or less, before the log is told the last of each user; and in
 how many portions, as the notifications of others would wait for all of them at once."""
@@ -53,7 +51,7 @@ log = structlog.get_logger()
 
 def pause_after(attempt: int) -> float:
     """Seconds to wait for an acknowledgement of the `attempt`th sending. They grow, whatever the jitter."""
-    return FIRST_AGAIN * float(2 ** (attempt - 1)) * random.uniform(1, 1.5)  # noqa: S311 (jitter)
+    return gap_after(attempt) * random.uniform(1, 1.5)  # noqa: S311 (jitter)
 
 
 class Ended(Exception):
@@ -85,25 +83,41 @@ class _Unanswered(msgspec.Struct):
     notification: Notification
     attempt: int
     again_at: float
+    sent_at: datetime
+
+
+class Again(msgspec.Struct, frozen=True):
+    """The last attempt at a notification on a channel. `wait`: None if it is now, else the seconds to the next."""
+
+    attempt: int
+    wait: float | None = None
 
 
 class Receipts:
     """What has arrived and what is sent again, as the log is told of it."""
 
-    def __init__(self, inboxes: Inboxes) -> None:
+    def __init__(self, inboxes: Inboxes, now: Callable[[], datetime] = now) -> None:
+        self.now = now
         self._inboxes = inboxes
         self._acknowledged: dict[str, int] = {}
         self._some = asyncio.Event()
 
-    async def send_again(self, user_id: str, channel: Channel, due: list[UUID]) -> dict[UUID, int]:
-        """For which time each of these is sent now, if it may be. Raises Unavailable."""
-        handled = await self._inboxes.handle(inbox_id_of(user_id), SendAgain(user_id, channel, due, now()))
+    async def send_again(self, user_id: str, channel: Channel, due: list[UUID]) -> dict[UUID, Again]:
+        """When each of these is sent for which time; what rests is not among them. Raises Unavailable."""
+        command = SendAgain(user_id, channel, due, self.now())
+        handled = await self._inboxes.handle(inbox_id_of(user_id), command)
         repeats = [event for event in handled.events if isinstance(event, DeliveryRepeated)]
-        return {each: event.attempt for event in repeats for each in event.notification_ids}
+        again = {each: Again(event.attempt) for event in repeats for each in event.notification_ids}
+        for each in due:
+            last = handled.state.attempts.get((channel, each))
+            if each not in again and last and last.number <= ATTEMPTS:
+                wait = (last.next_at - command.at).total_seconds()
+                again[each] = Again(last.number, max(0.0, min(wait, gap_after(last.number))))
+        return again
 
     async def acknowledge(self, user_id: str, cursor: int) -> None:
         """All up to `cursor` has arrived. Raises Unavailable."""
-        await self._inboxes.handle(place_id_of(user_id), Acknowledge(user_id, cursor, now()))
+        await self._inboxes.handle(place_id_of(user_id), Acknowledge(user_id, cursor, self.now()))
 
     def acknowledged(self, user_id: str) -> int:
         """What the log is to be told, or 0."""
@@ -150,6 +164,7 @@ class Session:
         self._queue: deque[Notification] = deque()
         self._room = BACKLOG
         self._unanswered: dict[int, _Unanswered] = {}  # by cursor
+        self._again: set[int] = set()  # those of them that another connection has made an attempt at
         self._wake = asyncio.Event()
         self._ended: Ended | None = None
 
@@ -174,7 +189,17 @@ class Session:
     def acknowledged(self, cursor: int) -> None:
         """All up to `cursor` has arrived, here or elsewhere."""
         for known in [known for known in self._unanswered if known <= cursor]:
-            del self._unanswered[known]
+            self._forget(known)
+
+    def repeated(self, event: DeliveryRepeated) -> None:
+        """Another connection of this channel made an attempt: it is one for all, so they are sent here too."""
+        ids = set(event.notification_ids)
+        for cursor, each in self._unanswered.items():
+            if each.notification.id in ids and each.attempt < event.attempt:
+                each.attempt, each.again_at = event.attempt, self._clock() + pause_after(event.attempt)
+                if event.at > each.sent_at:  # and not before this connection began
+                    self._again.add(cursor)
+                    self._wake.set()
 
     def mute(self, muted: Collection[NotificationKind]) -> None:
         """These kinds are not wanted here from now on."""
@@ -205,8 +230,11 @@ class Session:
         """What is to be sent now, waiting for it `within` seconds at most. Raises Ended, Unavailable."""
         deadline = self._clock() + within
         while True:
+            self._wake.clear()  # before looking: what comes while the log is asked counts
             if self._queue:
                 return self._taken()
+            if self._again:
+                return self._taken_again()
             if self._ended:
                 raise self._ended
             if again := await self._due():
@@ -214,7 +242,6 @@ class Session:
             wake_at = min([deadline, *(each.again_at for each in self._unanswered.values())])
             if self._clock() >= deadline:
                 return []
-            self._wake.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0, wake_at - self._clock())):
                     await self._wake.wait()
@@ -225,24 +252,43 @@ class Session:
         self._room = BACKLOG
         self.sent_to = sent[-1].notification.cursor
         if self.channel:
+            sent_at = self._receipts.now()
             for each in sent:
                 again_at = self._clock() + pause_after(1)
-                self._unanswered[each.notification.cursor] = _Unanswered(each.notification, 1, again_at)
+                self._unanswered[each.notification.cursor] = _Unanswered(each.notification, 1, again_at, sent_at)
         return sent
 
+    def _taken_again(self) -> list[Sent]:
+        again = [self._unanswered[cursor] for cursor in sorted(self._again)]
+        self._again.clear()
+        for each in again:
+            each.sent_at = self._receipts.now()
+        return [Sent(each.notification, each.attempt) for each in again]
+
+    def _forget(self, cursor: int) -> None:
+        self._unanswered.pop(cursor, None)
+        self._again.discard(cursor)
+
     async def _due(self) -> list[Sent]:
-        """What nobody has acknowledged for too long: it is on the log that it is sent again, and for which time."""
+        """What nobody has acknowledged for too long: it is on the log that it is sent again, and for which time.
+
+        The log decides: where another connection was quicker, this one waits for the next time.
+        """
         due = {each.notification.id: each for each in self._unanswered.values() if each.again_at <= self._clock()}
         if not due or self.channel is None:
             return []
-        attempts = await self._receipts.send_again(self._user_id, self.channel, list(due))
+        again = await self._receipts.send_again(self._user_id, self.channel, list(due))
+        sent: list[Sent] = []
         for notification_id, each in due.items():
-            if notification_id in attempts:
-                each.attempt = attempts[notification_id]
+            if (last := again.get(notification_id)) is None:
+                self._forget(each.notification.cursor)  # it rests in the inbox
+            elif last.wait is not None:
+                each.again_at = self._clock() + last.wait
+            elif each.attempt < last.attempt:  # else the feed has been quicker to tell of it
+                each.attempt, each.sent_at = last.attempt, self._receipts.now()
                 each.again_at = self._clock() + pause_after(each.attempt)
-            else:
-                self._unanswered.pop(each.notification.cursor, None)  # it rests in the inbox
-        return [Sent(each.notification, each.attempt) for each in due.values() if each.notification.id in attempts]
+                sent.append(Sent(each.notification, each.attempt))
+        return sent
 
 
 class Feed:
@@ -299,6 +345,10 @@ class Feed:
                 notification = Notification.of(sequence, event)
                 for session in sessions:
                     session.offer(notification)
+            case DeliveryRepeated(user_id=user_id, channel=channel):
+                for session in self._sessions.get(user_id, ()):
+                    if session.channel == channel:
+                        session.repeated(event)
             case NotificationsAcknowledged(user_id=user_id, cursor=cursor):
                 for session in self._sessions.get(user_id, ()):
                     session.acknowledged(cursor)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
 
@@ -36,7 +36,7 @@ class Office:
         self.inboxes: Inboxes = Aggregate(INBOXES_DECIDER, log)
         self.projected = Projected(READ_MODEL, STREAM, log, database_url)
         self.projector = Projector(READ_MODEL, STREAM, log, database_url)
-        receipts = Receipts(Aggregate(INBOXES_DECIDER, log))
+        receipts = Receipts(Aggregate(INBOXES_DECIDER, log), lambda: NOON + timedelta(seconds=self.now))
         self.connections = Connections(10)
         self.feed = Feed(log, receipts, self.projected, pool, self.connections, PER_USER, lambda: self.now)
 
