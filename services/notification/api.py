@@ -60,7 +60,7 @@ TOO_SLOW, RESTART = 1013, 1012
 
 
 class Resumed(msgspec.Struct, frozen=True, tag="resumed"):
-    """The first message. Not `recovered`: some of what came between your cursor and this one is in the inbox only."""
+    """The first message. Not `recovered`: your cursor is of another log; what came before this one is in the inbox."""
 
     recovered: bool
     cursor: int
@@ -178,16 +178,14 @@ class NotificationController(Controller):
         after: After = None,
         wait: Annotated[int, QueryParameter(ge=0, le=60, description="Seconds to wait for something")] = 0,
     ) -> News:
-        """What is new since `after`, oldest first; at once when there is something. With `after` you acknowledge."""
-        async with desk.feed.session(request.user.id, None, after) as session:
+        """What is new since `after`, oldest first and some at a time; at once if there is any. `after` acknowledges."""
+        async with desk.feed.session(request.user.id, "poll", after) as session:
             if after and session.recovered:
                 session.acknowledge(after)
             with suppress(Ended):
                 async with ended_when_gone(request, session):
                     sent = await session.next(wait)
-                return News(
-                    [each.notification for each in sent], max(session.sent_to, session.after), session.recovered
-                )
+                return News([each.notification for each in sent], session.passed, session.recovered)
             return News([], session.after, session.recovered)
 
     @get("/stream", media_type="text/event-stream", responses=problems(400, 401, 503))

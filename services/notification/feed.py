@@ -37,7 +37,7 @@ BACKLOG = 256
 """Notifications that may wait for a slow connection; then it is closed, and resumes from its cursor."""
 
 REPLAY = 1_000
-"""Notifications at most that a connection is sent of what it has missed; more are in the inbox."""
+"""Notifications at most that a connection is sent of what it has missed; it is to come again for more."""
 
 UNACKNOWLEDGED = REPLAY + BACKLOG
 """Notifications at most that a connection may leave unacknowledged, as they are kept to be sent again."""
@@ -149,13 +149,17 @@ class Receipts:
 
 
 class Session:
-    """One connection of a user. `recovered`: it misses nothing past `after`, the cursor that it began from."""
+    """One connection of a user. `recovered`: it misses nothing past `after`, the cursor that it began from.
 
-    def __init__(self, receipts: Receipts, user_id: str, channel: Channel | None, clock: Callable[[], float]) -> None:
-        """`channel`: None for one that asks again itself. `clock`: seconds."""
+    `passed`: once all was taken that `next` gives, nothing up to there is still to be sent; some of it may be muted.
+    """
+
+    def __init__(self, receipts: Receipts, user_id: str, channel: Channel, clock: Callable[[], float]) -> None:
+        """`clock`: seconds."""
         self.recovered = True
         self.after = 0
         self.sent_to = 0
+        self.passed = 0
         self._receipts = receipts
         self._user_id = user_id
         self.channel = channel
@@ -170,15 +174,18 @@ class Session:
 
     def offer(self, notification: Notification) -> None:
         """Something new. It is passed over if it is known or not wanted here."""
-        if self._ended or notification.cursor <= self.after or notification.kind in (self._muted or ()):
+        if self._ended or notification.cursor <= self.after:
             return  # what comes after the end would hide what did not fit before it
-        if len(self._queue) >= self._room:
+        if notification.kind in (self._muted or ()):
+            self.passed = max(self.passed, notification.cursor)
+        elif len(self._queue) >= self._room:
             self.end(Ended("Too slow: connect again with your cursor.", too_slow=True))
         elif len(self._unanswered) >= UNACKNOWLEDGED:
             reason = f"{UNACKNOWLEDGED:,} are not acknowledged: acknowledge, and connect again with your cursor."
             self.end(Ended(reason, too_slow=True))
         else:
             self._queue.append(notification)
+            self.passed = max(self.passed, notification.cursor)
             self._wake.set()
 
     def end(self, why: Ended) -> None:
@@ -212,17 +219,22 @@ class Session:
         self.acknowledged(cursor)
         self._receipts.acknowledge_soon(self._user_id, cursor)
 
-    def begin(self, after: int, missed: Sequence[Notification], muted: Collection[NotificationKind]) -> None:
+    def begin(
+        self, after: int, missed: Sequence[Notification], muted: Collection[NotificationKind], *, more: bool = False
+    ) -> None:
         """From where it goes on, and what it has missed, which comes before all that was offered meanwhile.
 
-        `muted`: as it was, unless it has changed meanwhile.
+        `muted`: as it was, unless it has changed meanwhile. `more`: it has missed more than that, so it ends after it.
         """
         muted = self._muted = frozenset(muted) if self._muted is None else self._muted
         self.after = after
         known = missed[-1].cursor if missed else after
-        newer = [each for each in self._queue if each.cursor > known]
+        newer = [] if more else [each for each in self._queue if each.cursor > known]
+        self.passed = known if more else max(known, self.passed)
         self._queue = deque(each for each in (*missed, *newer) if each.kind not in muted)
         self._room = BACKLOG + len(missed)
+        if more:
+            self.end(Ended("There is more: connect again with your cursor.", too_slow=True))
         if self._queue:
             self._wake.set()
 
@@ -251,7 +263,7 @@ class Session:
         self._queue.clear()
         self._room = BACKLOG
         self.sent_to = sent[-1].notification.cursor
-        if self.channel:
+        if self.channel != "poll":  # who asks again itself is sent nothing again
             sent_at = self._receipts.now()
             for each in sent:
                 again_at = self._clock() + pause_after(1)
@@ -275,7 +287,7 @@ class Session:
         The log decides: where another connection was quicker, this one waits for the next time.
         """
         due = {each.notification.id: each for each in self._unanswered.values() if each.again_at <= self._clock()}
-        if not due or self.channel is None:
+        if not due:
             return []
         again = await self._receipts.send_again(self._user_id, self.channel, list(due))
         sent: list[Sent] = []
@@ -354,10 +366,10 @@ class Feed:
                     session.acknowledged(cursor)
             case PreferencesChanged(user_id=user_id, muted=muted):
                 for session in self._sessions.get(user_id, ()):
-                    session.mute(muted.get(session.channel, ()) if session.channel else ())
+                    session.mute(muted.get(session.channel, ()))
 
     @asynccontextmanager
-    async def session(self, user_id: str, channel: Channel | None, after: int | None) -> AsyncIterator[Session]:
+    async def session(self, user_id: str, channel: Channel, after: int | None) -> AsyncIterator[Session]:
         """A connection of a user from `after` on; by default from what was acknowledged last. Raises Unavailable."""
         if not self._started.is_set():
             try:
@@ -378,9 +390,7 @@ class Feed:
                 if not sessions:
                     self._sessions.pop(user_id, None)
 
-    async def _begin(
-        self, session: Session, user_id: str, channel: Channel | None, after: int | None, position: int
-    ) -> None:
+    async def _begin(self, session: Session, user_id: str, channel: Channel, after: int | None, position: int) -> None:
         missed: list[Notification] = []
         projected = await self._projected.wait(position)
         async with self._pool.acquire() as connection:
@@ -388,16 +398,14 @@ class Feed:
             if after is None:
                 after = max(standing.acknowledged, self._receipts.acknowledged(user_id))
             if after < position:
-                session.recovered = projected
+                if not projected:
+                    raise Unavailable("What you have missed cannot be read yet; connect again with your cursor.")
                 missed = await read_model.newer(connection, user_id, after, position, REPLAY + 1)
-        muted = standing.muted.get(channel, ()) if channel else ()
+        muted = standing.muted.get(channel, ())
         if after > position and after > (await self._event_log.end(STREAM)).sequence:
             session.recovered = False  # a cursor of another log
-        if len(missed) > REPLAY:
-            session.recovered = False
-        if not session.recovered:
             after, missed = position, []
-        session.begin(after, missed, muted)
+        session.begin(after, missed[:REPLAY], muted, more=len(missed) > REPLAY)
 
     async def check(self, cursor: int) -> None:
         """Raises Invalid for a cursor that does not exist yet, Unavailable."""
