@@ -395,13 +395,16 @@ class Feed:
         projected = await self._projected.wait(position)
         async with self._pool.acquire() as connection:
             standing = await read_model.standing(connection, user_id)
+            muted = standing.muted.get(channel, ())
             if after is None:
                 after = max(standing.acknowledged, self._receipts.acknowledged(user_id))
             if after < position:
                 if not projected:
                     raise Unavailable("What you have missed cannot be read yet; connect again with your cursor.")
                 missed = await read_model.newer(connection, user_id, after, position, REPLAY + 1)
-        muted = standing.muted.get(channel, ())
+                while len(missed) > REPLAY and all(each.kind in muted for each in missed[:REPLAY]):
+                    past = missed[REPLAY - 1].cursor  # of such a page nothing is sent that one could go on from
+                    missed = await read_model.newer(connection, user_id, past, position, REPLAY + 1)
         if after > position and after > (await self._event_log.end(STREAM)).sequence:
             session.recovered = False  # a cursor of another log
             after, missed = position, []

@@ -179,6 +179,20 @@ async def test_who_has_missed_more_than_is_sent_at_once_gets_all_of_it_page_by_p
     assert heard == raised
 
 
+@pytest.mark.parametrize("channel", get_args(Channel))
+async def test_pages_of_what_is_muted_are_passed_over(
+    office: Office, monkeypatch: pytest.MonkeyPatch, channel: Channel
+) -> None:
+    monkeypatch.setattr(feed, "REPLAY", 3)
+    await office.inboxes.handle(inbox_id_of("ada"), SetPreferences("ada", {channel: ["order.created"]}, NOON))
+    raised = [await office.raised() for _ in range(8)]
+    other: Channel = "sse" if channel == "poll" else "poll"
+    async with office.feed.session("ada", other, raised[-2]) as session:  # so all of them were followed
+        assert [sent.notification.cursor for sent in await session.next(10)] == raised[-1:]
+    async with office.feed.session("ada", channel, 0) as session:
+        assert (await session.next(0), session.passed, session.after) == ([], raised[-1], 0)
+
+
 async def test_who_begins_while_the_read_model_is_behind_is_told_to_come_again_and_loses_nothing(
     office: Office,
 ) -> None:
