@@ -1,5 +1,6 @@
 """One connection by a clock that tests turn: what is sent, again and again, and when it rests."""
 
+import asyncio
 import random
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -152,6 +153,21 @@ async def test_what_one_connection_sends_again_the_others_of_its_channel_send_to
         assert await session.next(0) == []
     desk.clock.now += 16
     assert [sent.attempt for sent in await late.next(0)] == [3]
+
+
+async def test_what_comes_while_the_log_is_asked_is_sent_at_once(desk: Desk) -> None:
+    first = await desk.raised()
+    desk.session.offer(first)
+    await desk.session.next(0)
+    for attempt in range(1, ATTEMPTS + 1):
+        desk.clock.now += gap_after(attempt) + 8
+        await desk.receipts.send_again("ada", "websocket", [first.id])  # so that nothing is left to be sent again
+    new = await desk.raised()
+    sending = asyncio.create_task(desk.session.next(1_000))
+    await asyncio.sleep(0)  # it asks
+    assert not sending.done()
+    desk.session.offer(new)
+    assert [sent.notification for sent in await asyncio.wait_for(sending, 10)] == [new]
 
 
 async def test_what_was_acknowledged_meanwhile_is_not_sent_again_for_the_attempt_of_another(desk: Desk) -> None:
