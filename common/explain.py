@@ -8,6 +8,8 @@ from msgspec import inspect
 
 STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 NAMED = re.compile(r"(unknown|required) field `(.*)`")
+OF_NAME, NAME = " - at `key` in `$", "`name`"
+"""What is refused is not at the place, but how something there is named."""
 VAGUE = re.compile("regex|enum|out of range")
 GOT = re.compile(r", got `\w+`$")
 
@@ -44,14 +46,16 @@ def explain(message: str, kind: Any) -> tuple[list[str], str]:
     """The path to what was refused and what is allowed there, of a ValidationError's message and the type asked for."""
     asked = inspect.type_info(kind)
     place = ""
-    if " - at `$" in message:
+    if is_name := OF_NAME in message:
+        message, _, place = message.rpartition(OF_NAME)
+    elif " - at `$" in message:
         message, _, place = message.rpartition(" - at `$")
     place = place.rstrip("`").replace("[...]", "")  # in a dict; msgspec 0.22 does not say at which name
     path = [name or number for name, number in STEP.findall(place)]
     if named := NAMED.search(message):
         there = described(asked, path)
         return [*path, named[2]], f"Unknown; {there}" if named[1] == "unknown" else "Required"
-    return path, in_words(message, asked, path)
+    return path, in_words(message, asked, [*path, NAME] if is_name else path)
 
 
 def in_words(message: str, kind: inspect.Type, path: Sequence[str] = ()) -> str:
@@ -87,6 +91,10 @@ def described(kind: inspect.Type, path: Sequence[str] = ()) -> str | None:
             return next(filter(None, (described(each, path) for each in kinds)), None)
         case inspect.ListType(item_type=item) if path:
             return described(item, path[1:])
+        case inspect.DictType(key_type=name) if list(path) == [NAME]:
+            return described(name)
+        case inspect.DictType(value_type=value):  # the path does not say at which name
+            return described(value, path)
         case inspect.StructType(fields=fields) if path:
             return next((described(field.type, path[1:]) for field in fields if field.encode_name == path[0]), None)
         case inspect.StructType(fields=fields):

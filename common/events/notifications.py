@@ -9,7 +9,7 @@ from common.events.base import Event
 NotificationKind = Literal[
     "order.created", "order.completed", "order.cancelled", "batch.completed", "batch.failed", "ticket.sold_out"
 ]
-Channel = Literal["websocket", "sse"]
+Channel = Literal["websocket", "sse", "poll"]
 
 
 class NotificationRaised(Event, frozen=True, tag="notification_raised"):

@@ -20,6 +20,7 @@ NAT64 = IPv6Network("64:ff9b::/96")
 
 NOT_PUBLIC = (
     IPv4Network("192.0.0.0/24"),  # special purposes, with a metadata service; Python before 3.11.10 has parts of it
+    IPv4Network("192.88.99.0/24"),  # relays of 6to4, which there are no more (RFC 7526)
     IPv4Network("168.63.129.16/32"),  # Azure's own services, at an address that looks public
 )
 NOT_PUBLIC_V6 = IPv6Network("3fff::/20")

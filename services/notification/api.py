@@ -64,7 +64,7 @@ TOO_SLOW, RESTART = 1013, 1012
 
 
 class Resumed(msgspec.Struct, frozen=True, tag="resumed"):
-    """The first message. Not `recovered`: some of what came between your cursor and this one is in the inbox only.
+    """The first message. Not `recovered`: your cursor is of another log; what came before this one is in the inbox.
 
     `log`: of which log this and all that follow are cursors. Hand it back beside yours: the log may be replaced.
     """
@@ -188,18 +188,18 @@ class NotificationController(Controller):
         log: Log = None,
         wait: Annotated[int, QueryParameter(ge=0, le=60, description="Seconds to wait for something")] = 0,
     ) -> News:
-        """What is new since `after`, oldest first; at once when there is something, or when it is not `recovered`.
+        """What is new since `after`, oldest first, some at a time; at once if there is any, or it is not `recovered`.
 
-        With `after` you acknowledge.
+        `after` acknowledges.
         """
-        async with desk.feed.session(request.user.id, None, after, log) as session:
+        async with desk.feed.session(request.user.id, "poll", after, log) as session:
             if after and session.recovered:
                 session.acknowledge(after)
             with suppress(Ended):
                 async with ended_when_gone(request, session):
                     sent = await session.next(wait if session.recovered else 0)
-                items, cursor = [each.notification for each in sent], max(session.sent_to, session.after)
-                return News(items, cursor, session.recovered, session.log)
+                items = [each.notification for each in sent]
+                return News(items, session.passed, session.recovered, session.log)
             return News([], session.after, session.recovered, session.log)
 
     @get("/stream", media_type="text/event-stream", responses=problems(400, 401, 503))
@@ -211,7 +211,15 @@ class NotificationController(Controller):
         log: Log = None,
         last_event_id: Annotated[int | None, HeaderParameter(name="Last-Event-ID", **PLACES)] = None,
     ) -> Stream:
-        """Server-sent events: `resumed`, then each `notification` with its cursor as `id`."""
+        """Server-sent events: `resumed`, then each `notification` with its cursor as `id`; `ended` says why it is over.
+
+        The same over a WebSocket, which OpenAPI cannot describe, at `/api/notifications/ws` with the same
+        parameters: JSON with a `type`, which is `resumed` (`recovered`, `cursor`, `log`), `notification`
+        (`notification`, `attempt`), `ping` after 15 s of silence, `wrong` (`detail`) for what you sent, and
+        `ended` (`reason`, `retry_ms`) before it is closed: with 1012 as the process stops, with 1013 as you are
+        too slow or there is more. Send `{"ack": <cursor>}` for all that has arrived. A page, which can set no
+        header, asks for the subprotocols `boxoffice` and `bearer.<base64url of its token>`.
+        """
         place = last_event_id if last_event_id is not None else after
         return await event_stream(sse(desk.feed, request.user.id, place, log))
 

@@ -21,6 +21,7 @@ from services.notification.listeners import (
     Teller,
     TellSellers,
     TellSubmitters,
+    Titles,
 )
 from services.notification.read_model import READ_MODEL
 from services.notification.settings import NotificationSettings
@@ -46,7 +47,7 @@ async def create_service(platform: Platform, settings: NotificationSettings) -> 
         Sender(private=settings.webhook_private_addresses) as sender,
     ):
         listeners: list[Listener[Any]] = [
-            TellBuyers(teller),
+            TellBuyers(teller, Titles(log)),
             TellSellers(teller, log),
             TellSubmitters(teller),
             FillWebhooks(webhooks, deliveries),

@@ -5,7 +5,7 @@ acknowledged is another of the same kind.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_never
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -33,6 +33,14 @@ PLACES = uuid5(NAMESPACE_URL, "boxoffice:places")
 ATTEMPTS = 10
 """How often a notification is sent on one channel, if nobody acknowledges it."""
 
+FIRST_AGAIN = 5.0
+"""Seconds after which what was not acknowledged is sent again; each further time after twice as many."""
+
+
+def gap_after(attempt: int) -> float:
+    """Seconds at least from the `attempt`th sending on a channel to the next, whichever connections made them."""
+    return FIRST_AGAIN * float(2 ** (attempt - 1))
+
 
 def inbox_id_of(user_id: str) -> UUID:
     """The id of a user's inbox: names of users are no tokens of subjects."""
@@ -44,18 +52,30 @@ def place_id_of(user_id: str) -> UUID:
     return uuid5(PLACES, user_id)
 
 
+class Attempt(msgspec.Struct, frozen=True):
+    """The last sending of a notification on a channel: which one it was, and when."""
+
+    number: int
+    at: datetime
+
+    @property
+    def next_at(self) -> datetime:
+        """When it may be sent again."""
+        return self.at + timedelta(seconds=gap_after(self.number))
+
+
 class Inbox(msgspec.Struct, frozen=True):
     """A user's inbox. `acknowledged` and `read_to` are cursors.
 
-    `read`: those that were read one by one. `attempts`: how often each was sent on a channel, where that was more than
-    once; one more than ATTEMPTS when it was given up. `webhooks`: whether there may be some.
+    `read`: those that were read one by one. `attempts`: the last of each on a channel, where there was more than
+    one; its number is one more than ATTEMPTS when it was given up. `webhooks`: whether there may be some.
     """
 
     known: "HashTrieSet[UUID]" = HashTrieSet()
     read: "HashTrieSet[UUID]" = HashTrieSet()
     acknowledged: int = 0
     read_to: int = 0
-    attempts: "HashTrieMap[tuple[Channel, UUID], int]" = HashTrieMap()
+    attempts: "HashTrieMap[tuple[Channel, UUID], Attempt]" = HashTrieMap()
     muted: Mapping[Channel, Sequence[NotificationKind]] = {}
     webhooks: bool = False
 
@@ -102,7 +122,7 @@ class MarkAllRead(msgspec.Struct, frozen=True):
 
 
 class SendAgain(msgspec.Struct, frozen=True):
-    """These are about to be sent again, or given up if they were sent often enough."""
+    """These are about to be sent again, or given up if they were sent often enough; not before their time."""
 
     user_id: str
     channel: Channel
@@ -151,12 +171,14 @@ def decide(command: InboxCommand, inbox: Inbox) -> list[NotificationEvent]:
 
 
 def repeated(command: SendAgain, inbox: Inbox) -> list[NotificationEvent]:
-    """What is sent for which time, and what was sent often enough."""
+    """What is sent for which time, and what was sent often enough. All connections of a channel share one clock."""
     by_attempt: dict[int, list[UUID]] = {}
     for notification_id in command.notification_ids:
-        attempt = inbox.attempts.get((command.channel, notification_id), 1) + 1
-        if attempt <= ATTEMPTS + 1:
-            by_attempt.setdefault(attempt, []).append(notification_id)
+        last = inbox.attempts.get((command.channel, notification_id))
+        if last is None:
+            by_attempt.setdefault(2, []).append(notification_id)
+        elif last.number <= ATTEMPTS and command.at >= last.next_at:
+            by_attempt.setdefault(last.number + 1, []).append(notification_id)
     told = (command.user_id, command.channel)
     return [
         DeliveryRepeated(*told, ids, attempt, command.at)
@@ -176,10 +198,10 @@ def evolve(inbox: Inbox, event: NotificationEvent) -> Inbox:
             return msgspec.structs.replace(inbox, read=inbox.read.insert(notification_id))
         case NotificationsRead(cursor=cursor):
             return msgspec.structs.replace(inbox, read_to=cursor)
-        case DeliveryRepeated(_, channel, notification_ids, attempt):
-            return attempted(inbox, channel, notification_ids, attempt)
-        case DeliveryGivenUp(_, channel, notification_ids, attempts):
-            return attempted(inbox, channel, notification_ids, attempts + 1)
+        case DeliveryRepeated(_, channel, notification_ids, attempt, at):
+            return attempted(inbox, channel, notification_ids, Attempt(attempt, at))
+        case DeliveryGivenUp(_, channel, notification_ids, attempts, at):
+            return attempted(inbox, channel, notification_ids, Attempt(attempts + 1, at))
         case PreferencesChanged(muted=muted):
             return msgspec.structs.replace(inbox, muted=muted)
         case WebhooksWanted():
@@ -188,7 +210,7 @@ def evolve(inbox: Inbox, event: NotificationEvent) -> Inbox:
             assert_never(event)
 
 
-def attempted(inbox: Inbox, channel: Channel, notification_ids: Sequence[UUID], attempt: int) -> Inbox:
+def attempted(inbox: Inbox, channel: Channel, notification_ids: Sequence[UUID], attempt: Attempt) -> Inbox:
     attempts = inbox.attempts
     for notification_id in notification_ids:
         attempts = attempts.insert((channel, notification_id), attempt)

@@ -5,6 +5,7 @@ import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import datetime
 from itertools import islice
 from time import monotonic
 from uuid import UUID
@@ -12,12 +13,14 @@ from uuid import UUID
 import asyncpg
 import msgspec
 import structlog
+from prometheus_client import Counter
 
 from common.clock import now
 from common.errors import DomainError, Invalid, Unavailable
 from common.event_log import EventLog
 from common.events import (
     Channel,
+    DeliveryGivenUp,
     DeliveryRepeated,
     NotificationKind,
     NotificationRaised,
@@ -27,7 +30,7 @@ from common.events import (
 from common.live import START_SECONDS, Connections, retry_ms
 from common.projector import Projected
 from services.notification import read_model
-from services.notification.domain import Acknowledge, Inboxes, SendAgain, inbox_id_of, place_id_of
+from services.notification.domain import ATTEMPTS, Acknowledge, Inboxes, SendAgain, gap_after, inbox_id_of, place_id_of
 from services.notification.read_model import Notification
 
 STREAM = "NOTIFICATIONS"
@@ -36,24 +39,28 @@ BACKLOG = 256
 """Notifications that may wait for a slow connection; then it is closed, and resumes from its cursor."""
 
 REPLAY = 1_000
-"""Notifications at most that a connection is sent of what it has missed; more are in the inbox."""
+"""Notifications at most that a connection is sent of what it has missed; it is to come again for more."""
 
 UNACKNOWLEDGED = REPLAY + BACKLOG
 """Notifications at most that a connection may leave unacknowledged, as they are kept to be sent again."""
 
-FIRST_AGAIN = 5.0
-"""Seconds after which what was not acknowledged is sent again; each further time after twice as many."""
-
 ACKNOWLEDGED_TOGETHER, PORTIONS = 2.0, 10
 """Seconds for which acknowledgements are collected, more or less, before the log is told the last of each user; and in
 how many portions, as the notifications of others would wait for all of them at once."""
+
+SENT = Counter("boxoffice_notifications_sent_total", "Notifications sent to connections", ["channel", "again"])
+UNDELIVERED = Counter(
+    "boxoffice_notifications_undelivered_total", "Notifications that were sent as often as they may be", ["channel"]
+)
+TOO_SLOW = Counter("boxoffice_notification_sessions_too_slow_total", "Connections closed as too slow")
+NOT_RECOVERED = Counter("boxoffice_notification_sessions_not_recovered_total", "Connections from cursors of other logs")
 
 log = structlog.get_logger()
 
 
 def pause_after(attempt: int) -> float:
     """Seconds to wait for an acknowledgement of the `attempt`th sending. They grow, whatever the jitter."""
-    return FIRST_AGAIN * float(2 ** (attempt - 1)) * random.uniform(1, 1.5)  # noqa: S311 (jitter)
+    return gap_after(attempt) * random.uniform(1, 1.5)  # noqa: S311 (jitter)
 
 
 class Ended(Exception):
@@ -85,25 +92,43 @@ class _Unanswered(msgspec.Struct):
     notification: Notification
     attempt: int
     again_at: float
+    sent_at: datetime
+
+
+class Again(msgspec.Struct, frozen=True):
+    """The last attempt at a notification on a channel. `wait`: None if it is now, else the seconds to the next."""
+
+    attempt: int
+    wait: float | None = None
 
 
 class Receipts:
     """What has arrived and what is sent again, as the log is told of it."""
 
-    def __init__(self, inboxes: Inboxes) -> None:
+    def __init__(self, inboxes: Inboxes, now: Callable[[], datetime] = now) -> None:
+        self.now = now
         self._inboxes = inboxes
         self._acknowledged: dict[str, int] = {}
         self._some = asyncio.Event()
 
-    async def send_again(self, user_id: str, channel: Channel, due: list[UUID]) -> dict[UUID, int]:
-        """For which time each of these is sent now, if it may be. Raises Unavailable."""
-        handled = await self._inboxes.handle(inbox_id_of(user_id), SendAgain(user_id, channel, due, now()))
+    async def send_again(self, user_id: str, channel: Channel, due: list[UUID]) -> dict[UUID, Again]:
+        """When each of these is sent for which time; what rests is not among them. Raises Unavailable."""
+        command = SendAgain(user_id, channel, due, self.now())
+        handled = await self._inboxes.handle(inbox_id_of(user_id), command)
         repeats = [event for event in handled.events if isinstance(event, DeliveryRepeated)]
-        return {each: event.attempt for event in repeats for each in event.notification_ids}
+        again = {each: Again(event.attempt) for event in repeats for each in event.notification_ids}
+        for each in due:
+            last = handled.state.attempts.get((channel, each))
+            if each not in again and last and last.number <= ATTEMPTS:
+                wait = (last.next_at - command.at).total_seconds()
+                again[each] = Again(last.number, max(0.0, min(wait, gap_after(last.number))))
+        given_up = [event for event in handled.events if isinstance(event, DeliveryGivenUp)]
+        UNDELIVERED.labels(channel).inc(sum(len(event.notification_ids) for event in given_up))
+        return again
 
     async def acknowledge(self, user_id: str, cursor: int) -> None:
         """All up to `cursor` has arrived. Raises Unavailable."""
-        await self._inboxes.handle(place_id_of(user_id), Acknowledge(user_id, cursor, now()))
+        await self._inboxes.handle(place_id_of(user_id), Acknowledge(user_id, cursor, self.now()))
 
     def acknowledged(self, user_id: str) -> int:
         """What the log is to be told, or 0."""
@@ -135,14 +160,18 @@ class Receipts:
 
 
 class Session:
-    """One connection of a user. `recovered`: it misses nothing past `after`, the cursor of `log` that it began from."""
+    """One connection of a user. `recovered`: it misses nothing past `after`, the cursor of `log` that it began from.
 
-    def __init__(self, receipts: Receipts, user_id: str, channel: Channel | None, clock: Callable[[], float]) -> None:
-        """`channel`: None for one that asks again itself. `clock`: seconds."""
+    `passed`: once all was taken that `next` gives, nothing up to there is still to be sent; some of it may be muted.
+    """
+
+    def __init__(self, receipts: Receipts, user_id: str, channel: Channel, clock: Callable[[], float]) -> None:
+        """`clock`: seconds."""
         self.recovered = True
         self.log = ""
         self.after = 0
         self.sent_to = 0
+        self.passed = 0
         self._receipts = receipts
         self._user_id = user_id
         self.channel = channel
@@ -151,31 +180,47 @@ class Session:
         self._queue: deque[Notification] = deque()
         self._room = BACKLOG
         self._unanswered: dict[int, _Unanswered] = {}  # by cursor
+        self._again: set[int] = set()  # those of them that another connection has made an attempt at
         self._wake = asyncio.Event()
         self._ended: Ended | None = None
 
     def offer(self, notification: Notification) -> None:
         """Something new. It is passed over if it is known or not wanted here."""
-        if self._ended or notification.cursor <= self.after or notification.kind in (self._muted or ()):
+        if self._ended or notification.cursor <= self.after:
             return  # what comes after the end would hide what did not fit before it
-        if len(self._queue) >= self._room:
+        if notification.kind in (self._muted or ()):
+            self.passed = max(self.passed, notification.cursor)
+        elif len(self._queue) >= self._room:
             self.end(Ended("Too slow: connect again with your cursor.", too_slow=True))
         elif len(self._unanswered) >= UNACKNOWLEDGED:
             reason = f"{UNACKNOWLEDGED:,} are not acknowledged: acknowledge, and connect again with your cursor."
             self.end(Ended(reason, too_slow=True))
         else:
             self._queue.append(notification)
+            self.passed = max(self.passed, notification.cursor)
             self._wake.set()
 
     def end(self, why: Ended) -> None:
         """Let whoever serves the connection close it."""
+        if why.too_slow and not self._ended:
+            TOO_SLOW.inc()
         self._ended = self._ended or why
         self._wake.set()
 
     def acknowledged(self, cursor: int) -> None:
         """All up to `cursor` has arrived, here or elsewhere."""
         for known in [known for known in self._unanswered if known <= cursor]:
-            del self._unanswered[known]
+            self._forget(known)
+
+    def repeated(self, event: DeliveryRepeated) -> None:
+        """Another connection of this channel made an attempt: it is one for all, so they are sent here too."""
+        ids = set(event.notification_ids)
+        for cursor, each in self._unanswered.items():
+            if each.notification.id in ids and each.attempt < event.attempt:
+                each.attempt, each.again_at = event.attempt, self._clock() + pause_after(event.attempt)
+                if event.at > each.sent_at:  # and not before this connection began
+                    self._again.add(cursor)
+                    self._wake.set()
 
     def mute(self, muted: Collection[NotificationKind]) -> None:
         """These kinds are not wanted here from now on."""
@@ -188,17 +233,22 @@ class Session:
         self.acknowledged(cursor)
         self._receipts.acknowledge_soon(self._user_id, cursor)
 
-    def begin(self, after: int, missed: Sequence[Notification], muted: Collection[NotificationKind]) -> None:
+    def begin(
+        self, after: int, missed: Sequence[Notification], muted: Collection[NotificationKind], *, more: bool = False
+    ) -> None:
         """From where it goes on, and what it has missed, which comes before all that was offered meanwhile.
 
-        `muted`: as it was, unless it has changed meanwhile.
+        `muted`: as it was, unless it has changed meanwhile. `more`: it has missed more than that, so it ends after it.
         """
         muted = self._muted = frozenset(muted) if self._muted is None else self._muted
         self.after = after
         known = missed[-1].cursor if missed else after
-        newer = [each for each in self._queue if each.cursor > known]
+        newer = [] if more else [each for each in self._queue if each.cursor > known]
+        self.passed = known if more else max(known, self.passed)
         self._queue = deque(each for each in (*missed, *newer) if each.kind not in muted)
         self._room = BACKLOG + len(missed)
+        if more:
+            self.end(Ended("There is more: connect again with your cursor.", too_slow=True))
         if self._queue:
             self._wake.set()
 
@@ -206,8 +256,11 @@ class Session:
         """What is to be sent now, waiting for it `within` seconds at most. Raises Ended, Unavailable."""
         deadline = self._clock() + within
         while True:
+            self._wake.clear()  # before looking: what comes while the log is asked counts
             if self._queue:
                 return self._taken()
+            if self._again:
+                return self._taken_again()
             if self._ended:
                 raise self._ended
             if again := await self._due():
@@ -215,7 +268,6 @@ class Session:
             wake_at = min([deadline, *(each.again_at for each in self._unanswered.values())])
             if self._clock() >= deadline:
                 return []
-            self._wake.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0, wake_at - self._clock())):
                     await self._wake.wait()
@@ -225,25 +277,47 @@ class Session:
         self._queue.clear()
         self._room = BACKLOG
         self.sent_to = sent[-1].notification.cursor
-        if self.channel:
+        SENT.labels(self.channel, "no").inc(len(sent))
+        if self.channel != "poll":  # who asks again itself is sent nothing again
+            sent_at = self._receipts.now()
             for each in sent:
                 again_at = self._clock() + pause_after(1)
-                self._unanswered[each.notification.cursor] = _Unanswered(each.notification, 1, again_at)
+                self._unanswered[each.notification.cursor] = _Unanswered(each.notification, 1, again_at, sent_at)
         return sent
 
+    def _taken_again(self) -> list[Sent]:
+        again = [self._unanswered[cursor] for cursor in sorted(self._again)]
+        self._again.clear()
+        for each in again:
+            each.sent_at = self._receipts.now()
+        SENT.labels(self.channel, "yes").inc(len(again))
+        return [Sent(each.notification, each.attempt) for each in again]
+
+    def _forget(self, cursor: int) -> None:
+        self._unanswered.pop(cursor, None)
+        self._again.discard(cursor)
+
     async def _due(self) -> list[Sent]:
-        """What nobody has acknowledged for too long: it is on the log that it is sent again, and for which time."""
+        """What nobody has acknowledged for too long: it is on the log that it is sent again, and for which time.
+
+        The log decides: where another connection was quicker, this one waits for the next time.
+        """
         due = {each.notification.id: each for each in self._unanswered.values() if each.again_at <= self._clock()}
-        if not due or self.channel is None:
+        if not due:
             return []
-        attempts = await self._receipts.send_again(self._user_id, self.channel, list(due))
+        again = await self._receipts.send_again(self._user_id, self.channel, list(due))
+        sent: list[Sent] = []
         for notification_id, each in due.items():
-            if notification_id in attempts:
-                each.attempt = attempts[notification_id]
+            if (last := again.get(notification_id)) is None:
+                self._forget(each.notification.cursor)  # it rests in the inbox
+            elif last.wait is not None:
+                each.again_at = self._clock() + last.wait
+            elif each.attempt < last.attempt:  # else the feed has been quicker to tell of it
+                each.attempt, each.sent_at = last.attempt, self._receipts.now()
                 each.again_at = self._clock() + pause_after(each.attempt)
-            else:
-                self._unanswered.pop(each.notification.cursor, None)  # it rests in the inbox
-        return [Sent(each.notification, each.attempt) for each in due.values() if each.notification.id in attempts]
+                sent.append(Sent(each.notification, each.attempt))
+        SENT.labels(self.channel, "yes").inc(len(sent))
+        return sent
 
 
 class Feed:
@@ -302,16 +376,20 @@ class Feed:
                 notification = Notification.of(sequence, event)
                 for session in sessions:
                     session.offer(notification)
+            case DeliveryRepeated(user_id=user_id, channel=channel):
+                for session in self._sessions.get(user_id, ()):
+                    if session.channel == channel:
+                        session.repeated(event)
             case NotificationsAcknowledged(user_id=user_id, cursor=cursor):
                 for session in self._sessions.get(user_id, ()):
                     session.acknowledged(cursor)
             case PreferencesChanged(user_id=user_id, muted=muted):
                 for session in self._sessions.get(user_id, ()):
-                    session.mute(muted.get(session.channel, ()) if session.channel else ())
+                    session.mute(muted.get(session.channel, ()))
 
     @asynccontextmanager
     async def session(
-        self, user_id: str, channel: Channel | None, after: int | None, log: str | None = None
+        self, user_id: str, channel: Channel, after: int | None, log: str | None = None
     ) -> AsyncIterator[Session]:
         """A connection of a user from `after` on; by default from what was acknowledged last. Raises Unavailable.
 
@@ -338,33 +416,29 @@ class Feed:
                     self._sessions.pop(user_id, None)
 
     async def _begin(
-        self,
-        session: Session,
-        user_id: str,
-        channel: Channel | None,
-        after: int | None,
-        position: int,
-        log: str | None,
+        self, session: Session, user_id: str, channel: Channel, after: int | None, position: int, log: str | None
     ) -> None:
         missed: list[Notification] = []
         projected = await self._projected.wait(position)
         async with self._pool.acquire() as connection:
             standing = await read_model.standing(connection, user_id)
+            muted = standing.muted.get(channel, ())
             if after is None:
                 after = max(standing.acknowledged, self._receipts.acknowledged(user_id))
             if after < position:
-                session.recovered = projected
+                if not projected:
+                    raise Unavailable("What you have missed cannot be read yet; connect again with your cursor.")
                 missed = await read_model.newer(connection, user_id, after, position, REPLAY + 1)
-        muted = standing.muted.get(channel, ()) if channel else ()
+                while len(missed) > REPLAY and all(each.kind in muted for each in missed[:REPLAY]):
+                    past = missed[REPLAY - 1].cursor  # of such a page nothing is sent that one could go on from
+                    missed = await read_model.newer(connection, user_id, past, position, REPLAY + 1)
         if log not in (None, session.log) or (
             after > position and after > (await self._event_log.end(STREAM)).sequence
         ):
             session.recovered = False  # a cursor of another log
-        if len(missed) > REPLAY:
-            session.recovered = False
-        if not session.recovered:
+            NOT_RECOVERED.inc()
             after, missed = position, []
-        session.begin(after, missed, muted)
+        session.begin(after, missed[:REPLAY], muted, more=len(missed) > REPLAY)
 
     async def check(self, cursor: int) -> None:
         """Raises Invalid for a cursor that does not exist yet, Unavailable."""

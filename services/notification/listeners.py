@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -20,6 +21,7 @@ from common.events import (
     OrderCompleted,
     OrderCreated,
     TicketCreated,
+    TicketUpdated,
     WebhookDue,
     WebhookRedeliveryRequested,
 )
@@ -53,6 +55,14 @@ NOTIFICATIONS = uuid5(NAMESPACE_URL, "boxoffice:notifications")
 
 WHY = {"expired": "its time to pay was over", "buyer": "you cancelled it", "seller": "the seller cancelled it"}
 
+ENDED = {"COMPLETED": "complete", "COMPLETED_WITH_ERRORS": "complete, with errors", "CANCELLED": "cancelled"}
+
+
+def moment(then: datetime, seen_from: datetime) -> str:
+    """A time for people, with its day unless that is the day on which they are told."""
+    day = "" if then.date() == seen_from.date() else f" on {then.day} {then:%B %Y}"
+    return f"{then:%H:%M:%S} UTC{day}"
+
 
 class Teller:
     """Raises notifications. Their ids are made from the event that is the cause, so a redelivery raises none."""
@@ -69,13 +79,40 @@ class Teller:
         await self._inboxes.handle(inbox_id_of(user_id), command)
 
 
+class Titles:
+    """What tickets are called, as this process heard it last. Of one that it has not heard of the log is read, once."""
+
+    def __init__(self, event_log: EventLog, most: int = 10_000) -> None:
+        """`most`: that are kept."""
+        self._event_log = event_log
+        self._most = most
+        self._known: OrderedDict[UUID, str] = OrderedDict()
+
+    def heard(self, ticket_id: UUID, title: str) -> None:
+        self._known[ticket_id] = title
+        self._known.move_to_end(ticket_id)
+        if len(self._known) > self._most:
+            self._known.popitem(last=False)
+
+    async def of(self, ticket_id: UUID) -> str:
+        """Its title. Raises Unavailable."""
+        if (title := self._known.get(ticket_id)) is None:
+            title = "tickets"  # there is no order of what was never listed
+            for recorded in await self._event_log.read(f"tickets.{ticket_id}"):
+                if isinstance(recorded.event, TicketCreated | TicketUpdated):
+                    title = recorded.event.details.title
+        self.heard(ticket_id, title)
+        return title
+
+
 class TellBuyers(Listener[OrderCreated | OrderCompleted | OrderCancelled]):
     """Tells buyers what became of their orders."""
 
     durable = "notification-tell-buyers"
 
-    def __init__(self, teller: Teller) -> None:
+    def __init__(self, teller: Teller, titles: Titles) -> None:
         self.teller = teller
+        self.titles = titles
 
     def key(self, event: OrderCreated | OrderCompleted | OrderCancelled) -> object:
         """A buyer is told in the order in which it happened."""
@@ -86,13 +123,16 @@ class TellBuyers(Listener[OrderCreated | OrderCompleted | OrderCancelled]):
         kind: NotificationKind
         match event:
             case OrderCreated(title=title, quantity=quantity, price=price, expires_at=until):
-                kind, text = "order.created", f"You hold {quantity} of {title} until {until:%H:%M:%S} UTC."
+                self.titles.heard(event.ticket_id, title)
+                kind, text = "order.created", f"You hold {quantity} of {title} until {moment(until, event.at)}."
                 facts |= {"expires_at": until.isoformat(), "total": price * quantity, "currency": event.currency}
             case OrderCompleted(quantity=quantity, amount=amount, currency=currency):
-                kind, text = "order.completed", f"Your order is complete: {quantity} paid for."
+                title = await self.titles.of(event.ticket_id)
+                kind, text = "order.completed", f"Your order of {title} is complete: {quantity} paid for."
                 facts |= {"amount": amount, "currency": currency}
             case OrderCancelled(reason=reason):
-                kind, text = "order.cancelled", f"Your order was cancelled: {WHY[reason]}."
+                title = await self.titles.of(event.ticket_id)
+                kind, text = "order.cancelled", f"Your order of {title} was cancelled: {WHY[reason]}."
                 facts |= {"reason": reason}
         await self.teller.tell(event.buyer_id, kind, event.order_id, text, facts, event.at)
 
@@ -128,7 +168,7 @@ class TellSubmitters(Listener[BatchCompleted | BatchFailed]):
             case BatchCompleted(batch_id, user_id, kind, status, succeeded, failed, cancelled, refused):
                 ends = {"succeeded": succeeded, "failed": failed, "cancelled": cancelled, "refused": refused}
                 counted = ", ".join(f"{count:,} {end}" for end, count in ends.items() if count)
-                text = f"Your batch of {kind} is {status}: {counted}."
+                text = f"Your batch of {kind} is {ENDED[status]}: {counted}."
                 facts = {"kind": kind, "status": status, "succeeded": succeeded, "failed": failed}
                 facts |= {"cancelled": cancelled, "refused": refused}
                 await self.teller.tell(user_id, "batch.completed", batch_id, text, facts, event.at)

@@ -38,6 +38,8 @@ LONGEST_PAUSE = 86_400.0
 
 BOTH_SIGN = timedelta(hours=24)
 """For so long after a rotation the secret before signs too."""
+BESIDES = 3
+"""Secrets before the newest that sign at most. No rotation voids one before its time: it is refused until then."""
 
 ParkReason = Literal["attempts", "gone", "disabled", "removed", "error"]
 DeliveryStatus = Literal["pending", "delivered", "parked"]
@@ -59,7 +61,10 @@ def pause_after(attempt: int, first: float, jitter: float) -> float:
 
 
 class Webhook(msgspec.Struct, frozen=True):
-    """A webhook as its events leave it. `secret`: which one signs; None for `kinds` is all of them."""
+    """A webhook as its events leave it. `secret`: which one signs; None for `kinds` is all of them.
+
+    `before`: those that sign besides, the newest first, and until when; `rotations`: which secret each request made.
+    """
 
     id: UUID
     url: str
@@ -68,8 +73,8 @@ class Webhook(msgspec.Struct, frozen=True):
     enabled: bool = True
     because: Literal["gone"] | None = None
     secret: int = 1
-    rotated_at: datetime | None = None
-    rotations: frozenset[UUID] = frozenset()
+    before: tuple[tuple[int, datetime], ...] = ()
+    rotations: "HashTrieMap[UUID, int]" = HashTrieMap()
 
     def wants(self, kind: NotificationKind) -> bool:
         """Whether it is told of this kind."""
@@ -82,9 +87,15 @@ class Webhook(msgspec.Struct, frozen=True):
 
     def secrets_at(self, moment: datetime) -> Sequence[int]:
         """The secrets that sign then, the newest first."""
-        if self.rotated_at and moment < self.rotated_at + BOTH_SIGN:
-            return (self.secret, self.secret - 1)
-        return (self.secret,)
+        return (self.secret, *(number for number, until in self.before if moment < until))
+
+    def both_sign_until(self, moment: datetime) -> datetime | None:
+        """Until when there is more than one signature, if there is."""
+        return max((until for _, until in self.before if moment < until), default=None)
+
+    def secret_of(self, request_id: UUID | None) -> int:
+        """The secret that a request made; the newest if it made none."""
+        return self.secret if request_id is None else self.rotations.get(request_id, self.secret)
 
 
 class Registry(msgspec.Struct, frozen=True):
@@ -169,8 +180,11 @@ def decide(command: WebhookCommand, registry: Registry) -> list[WebhookEvent]:
             return [WebhookChanged(webhook_id, user_id, url, listed(webhook.kinds), False, at, "gone")]
         case RotateSecret(webhook_id, user_id, request_id, at):
             webhook = registry.webhook(webhook_id)
-            if request_id in webhook.rotations:
+            if request_id is not None and request_id in webhook.rotations:
                 return []
+            if len(besides := [until for _, until in webhook.before if at < until]) >= BESIDES:
+                again = f"{min(besides):%H:%M:%S} UTC on {min(besides).day} {min(besides):%B %Y}"
+                raise Conflict(f"{BESIDES} secrets before this one still sign; rotate again from {again}.")
             return [WebhookSecretRotated(webhook_id, user_id, webhook.secret + 1, at, request_id)]
         case RemoveWebhook(webhook_id, user_id, at):
             if webhook_id in registry.registered and webhook_id not in registry.webhooks:
@@ -205,8 +219,10 @@ def evolve(registry: Registry, event: WebhookEvent) -> Registry:
         case WebhookChanged(webhook_id, _, url, kinds, enabled, _, because):
             now = {"url": url, "kinds": kinds, "enabled": enabled, "because": because}
         case WebhookSecretRotated(webhook_id, _, secret, at, request_id):
-            known = webhooks[webhook_id].rotations | ({request_id} if request_id else set())
-            now = {"secret": secret, "rotated_at": at, "rotations": known}
+            webhook = webhooks[webhook_id]
+            made = webhook.rotations.insert(request_id, secret) if request_id else webhook.rotations
+            before = ((webhook.secret, at + BOTH_SIGN), *webhook.before)[:BESIDES]
+            now = {"secret": secret, "before": before, "rotations": made}
         case WebhookRemoved(webhook_id):
             return Registry(webhooks.remove(webhook_id), registry.registered)
         case _:

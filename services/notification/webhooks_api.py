@@ -27,7 +27,6 @@ from services.notification.deliveries import DeliveryPage, DeliveryView
 from services.notification.domain import Inboxes, WantWebhooks, inbox_id_of
 from services.notification.webhook_sending import Secrets, Sender
 from services.notification.webhooks import (
-    BOTH_SIGN,
     ChangeWebhook,
     Delivery,
     DeliveryCommand,
@@ -88,7 +87,6 @@ class WebhookView(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, webhook: Webhook) -> Self:
         """A webhook as it is now."""
-        until = webhook.rotated_at + BOTH_SIGN if webhook.rotated_at else None
         return cls(
             webhook.id,
             webhook.url,
@@ -96,7 +94,7 @@ class WebhookView(msgspec.Struct, frozen=True):
             webhook.enabled,
             webhook.because,
             webhook.created_at,
-            until if until and until > now() else None,
+            webhook.both_sign_until(now()),
         )
 
 
@@ -106,9 +104,9 @@ class WebhookWithSecret(WebhookView, frozen=True):
     secret: str
 
     @classmethod
-    def with_secret(cls, webhook: Webhook, secrets: Secrets) -> Self:
-        """A webhook with its newest secret."""
-        return cls(**msgspec.structs.asdict(WebhookView.of(webhook)), secret=secrets.of(webhook.id, webhook.secret))
+    def with_secret(cls, webhook: Webhook, secrets: Secrets, number: int) -> Self:
+        """A webhook with one of its secrets."""
+        return cls(**msgspec.structs.asdict(WebhookView.of(webhook)), secret=secrets.of(webhook.id, number))
 
 
 class WebhookList(msgspec.Struct, frozen=True):
@@ -174,7 +172,8 @@ class WebhookController(Controller):
         await webhook_desk.inboxes.handle(inbox_id_of(user), WantWebhooks(user, now()))
         command = RegisterWebhook(webhook_id, user, data.url, data.kinds, now())
         handled = await webhook_desk.webhooks.handle(registry_id_of(user), command)
-        registered = WebhookWithSecret.with_secret(handled.state.registered[webhook_id], secrets)
+        webhook = handled.state.registered[webhook_id]
+        registered = WebhookWithSecret.with_secret(webhook, secrets, webhook.secret)
         return Response(registered, status_code=201, headers={"Location": f"/api/webhooks/{webhook_id}"})
 
     @get("/", responses=problems(400, 401, 503))
@@ -216,7 +215,7 @@ class WebhookController(Controller):
         user = request.user.id
         await webhook_desk.webhooks.handle(registry_id_of(user), RemoveWebhook(webhook_id, user, now()))
 
-    @post("/{webhook_id:str}/rotate", status_code=200, responses=problems(400, 401, 404, 503))
+    @post("/{webhook_id:str}/rotate", status_code=200, responses=problems(400, 401, 404, 409, 503))
     async def rotate(
         self,
         webhook_id: FromPath[UUID],
@@ -224,12 +223,16 @@ class WebhookController(Controller):
         webhook_desk: NamedDependency[WebhookDesk],
         idempotency_key: IdempotencyKey = None,
     ) -> WebhookWithSecret:
-        """Make a new secret; for 24 hours the one before signs too. With an `Idempotency-Key` used before: that one."""
+        """Make a new secret; for 24 hours the one before signs too, so there are three in 24 hours at most.
+
+        With an `Idempotency-Key` that was used before, the answer has the secret of then.
+        """
         secrets, user = webhook_desk.signing(), request.user.id
         request_id = request_id_of(user, idempotency_key) if idempotency_key is not None else None
         command = RotateSecret(webhook_id, user, request_id, now())
         handled = await webhook_desk.webhooks.handle(registry_id_of(user), command)
-        return WebhookWithSecret.with_secret(handled.state.webhook(webhook_id), secrets)
+        webhook = handled.state.webhook(webhook_id)
+        return WebhookWithSecret.with_secret(webhook, secrets, webhook.secret_of(request_id))
 
     @get("/{webhook_id:str}/deliveries", responses=problems(400, 401, 404, 503))
     async def deliveries(

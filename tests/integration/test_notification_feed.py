@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import get_args
 from uuid import UUID
 
 import asyncpg
@@ -14,11 +15,11 @@ from common.aggregate import Aggregate
 from common.clock import new_id
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
-from common.events import NotificationKind
+from common.events import Channel, NotificationKind
 from common.live import Connections
 from common.projector import Projected, Projector, rebuild
 from common.runtime import Platform, running
-from services.notification import read_model
+from services.notification import feed, read_model
 from services.notification.domain import ATTEMPTS, INBOXES_DECIDER, Inboxes, Raise, SetPreferences, inbox_id_of
 from services.notification.feed import STREAM, Ended, Feed, Receipts
 from services.notification.read_model import READ_MODEL, InboxItem
@@ -37,7 +38,7 @@ class Office:
         self.inboxes: Inboxes = Aggregate(INBOXES_DECIDER, log)
         self.projected = Projected(READ_MODEL, STREAM, log, database_url)
         self.projector = Projector(READ_MODEL, STREAM, log, database_url)
-        receipts = Receipts(Aggregate(INBOXES_DECIDER, log))
+        receipts = Receipts(Aggregate(INBOXES_DECIDER, log), lambda: NOON + timedelta(seconds=self.now))
         self.connections = Connections(10)
         self.feed = Feed(log, receipts, self.projected, pool, self.connections, PER_USER, lambda: self.now)
 
@@ -124,7 +125,7 @@ async def test_a_kind_that_is_muted_while_connected_is_sent_no_more_and_again_on
     async with (
         office.feed.session("ada", "sse", 0) as stream,
         office.feed.session("ada", "websocket", 0) as socket,
-        office.feed.session("ada", None, 0) as poll,
+        office.feed.session("ada", "poll", 0) as poll,
     ):
         await prefer("order.created")
         unheard = await office.raised()
@@ -139,6 +140,77 @@ async def test_a_kind_that_is_muted_while_connected_is_sent_no_more_and_again_on
     assert await office.projected.catch_up()
     async with office.feed.session("ada", "sse", 0) as stream:
         assert await stream.next(0) == []
+
+
+async def test_what_is_muted_for_those_who_ask_is_passed_over_and_their_cursor_moves_past_it(office: Office) -> None:
+    muted: dict[Channel, list[NotificationKind]] = {"poll": ["order.created"]}
+    await office.inboxes.handle(inbox_id_of("ada"), SetPreferences("ada", muted, NOON))
+    missed = await office.raised()
+    async with office.feed.session("ada", "sse", 0) as stream, office.feed.session("ada", "poll", 0) as poll:
+        assert [sent.notification.cursor for sent in await stream.next(10)] == [missed]
+        assert (await poll.next(0), poll.passed) == ([], missed)
+        live = await office.raised()
+        assert [sent.notification.cursor for sent in await stream.next(10)] == [live]
+        assert (await poll.next(0), poll.passed) == ([], live)
+
+
+@pytest.mark.parametrize("channel", get_args(Channel))
+async def test_who_has_missed_more_than_is_sent_at_once_gets_all_of_it_page_by_page(
+    office: Office, monkeypatch: pytest.MonkeyPatch, channel: Channel
+) -> None:
+    monkeypatch.setattr(feed, "REPLAY", 3)
+    raised = [await office.raised() for _ in range(8)]
+    cursor, heard = 0, list[int]()
+    for page in (3, 3, 2):
+        async with office.feed.session("ada", channel, cursor) as session:
+            assert (session.recovered, session.after) == (True, cursor)
+            live = await office.raised()  # it has to come after what was missed
+            raised.append(live)
+            sent = [each.notification.cursor for each in await session.next(10)]
+            if page == 3:
+                assert (sent[-1], session.passed) == (sent[-1], sent[-1])
+                with pytest.raises(Ended, match="There is more"):
+                    await session.next(10)
+                assert len(sent) == 3
+            heard, cursor = [*heard, *sent], session.passed
+    while heard[-1] < raised[-1]:
+        async with office.feed.session("ada", channel, cursor) as session:
+            heard += [each.notification.cursor for each in await session.next(10)]
+            cursor = session.passed
+    assert heard == raised
+
+
+@pytest.mark.parametrize("channel", get_args(Channel))
+async def test_pages_of_what_is_muted_are_passed_over(
+    office: Office, monkeypatch: pytest.MonkeyPatch, channel: Channel
+) -> None:
+    monkeypatch.setattr(feed, "REPLAY", 3)
+    await office.inboxes.handle(inbox_id_of("ada"), SetPreferences("ada", {channel: ["order.created"]}, NOON))
+    raised = [await office.raised() for _ in range(8)]
+    other: Channel = "sse" if channel == "poll" else "poll"
+    async with office.feed.session("ada", other, raised[-2]) as session:  # so all of them were followed
+        assert [sent.notification.cursor for sent in await session.next(10)] == raised[-1:]
+    async with office.feed.session("ada", channel, 0) as session:
+        assert (await session.next(0), session.passed, session.after) == ([], raised[-1], 0)
+
+
+async def test_who_begins_while_the_read_model_is_behind_is_told_to_come_again_and_loses_nothing(
+    office: Office,
+) -> None:
+    async with (
+        office.pool.acquire() as connection,
+        connection.transaction(),
+        office.feed.session("ada", "sse", 0) as before,
+    ):
+        await connection.execute("lock table notifications in exclusive mode")  # nothing is projected now
+        cursor = await office.raised()
+        assert [sent.notification.cursor for sent in await before.next(10)] == [cursor]
+        with pytest.raises(Unavailable, match="cannot be read yet"):
+            async with office.feed.session("ada", "sse", 0):
+                pass
+    assert await office.projected.catch_up()
+    async with office.feed.session("ada", "sse", 0) as session:
+        assert [sent.notification.cursor for sent in await session.next(10)] == [cursor]
 
 
 async def test_a_session_that_cannot_begin_leaves_its_place_free(office: Office) -> None:

@@ -140,6 +140,7 @@ async def test_nobody_is_let_in_who_is_not_known(desk: Desk) -> None:
 
 async def test_a_cursor_of_the_future_is_not_recovered_and_nothing_can_be_done_up_to_it(desk: Desk) -> None:
     _, cursor = await desk.raised("ada")
+    assert (await desk.poll("ada", 0, wait=20))["cursor"] == cursor  # so it is no news any more
     async with desk.socket("ada", LATER) as socket, desk.stream("ada", LATER) as stream:
         assert [(await each)["recovered"] for each in (heard(socket), anext(stream), desk.poll("ada", LATER))] == 3 * [
             False

@@ -245,6 +245,26 @@ async def test_a_kind_that_is_muted_on_a_channel_is_in_the_inbox_only(office: Of
         assert (await heard(socket))["notification"]["kind"] == "order.cancelled"
 
 
+async def test_a_kind_may_be_muted_for_those_who_ask_and_their_cursor_moves_past_it(office: Office) -> None:
+    muted = {"muted": {"poll": ["order.created"]}}
+    assert (await office.http.put("/api/notifications/preferences", json=muted, headers=ADA)).json() == muted
+    await office.order(await office.ticket())
+
+    async def unread() -> int:
+        return int((await office.inbox())["unread"])
+
+    await eventually(unread, 1)
+    cursor = (await office.inbox())["items"][0]["notification"]["cursor"]
+    assert await office.poll(0) == {"items": [], "cursor": cursor, "recovered": True}
+    for wrong, field, allowed in (
+        ({"smoke": ["order.created"]}, "muted", "poll, sse, websocket"),
+        ({"poll": ["no.such"]}, "muted.0", "batch.completed, batch.failed"),
+    ):
+        refused = await office.http.put("/api/notifications/preferences", json={"muted": wrong}, headers=ADA)
+        (error,) = refused.json()["errors"]
+        assert (refused.status_code, error["field"], allowed in error["message"]) == (400, field, True), error
+
+
 async def test_sockets_close_with_a_reason_when_the_service_stops(office: Office) -> None:
     async with office.socket() as socket:
         await heard(socket)

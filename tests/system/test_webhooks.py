@@ -208,6 +208,13 @@ async def test_after_a_rotation_both_secrets_sign_and_only_the_newer_is_shown(of
         assert post.signed_by(webhook["secret"])
         assert post.signed_by(rotated["secret"])
         assert post.headers["webhook-signature"].count("v1,") == 2
+        first, second = webhook["secret"], rotated["secret"]
+        newest = await office.ask("POST", f"{webhook['id']}/rotate")
+        assert (await office.ask("POST", f"{webhook['id']}/rotate", ADA | key))["secret"] == second
+        await office.order()
+        post = next(each for each in await receiver.has(2) if each.headers["webhook-signature"].count("v1,") == 3)
+        assert all(post.signed_by(secret) for secret in (first, second, newest["secret"]))
+        rotated = newest
         shown = await office.ask("GET", webhook["id"])
         assert {**shown, "secret": rotated["secret"]} == rotated
         assert await office.ask("GET", "") == {"items": [shown]}

@@ -75,6 +75,7 @@ class Numbers(msgspec.Struct, forbid_unknown_fields=True):
     named: dict[str, dict[str, int]] = {}
     listed: list[int] = []
     free: dict[str, Any] = {}
+    chosen: dict[Literal["a", "b"], list[Literal["x", "y"]]] = {}
 
 
 HUGE = "9" * 5000
@@ -84,7 +85,9 @@ REFUSED = {
     "a number that may be anything": (f'{{"free": {{"a": {HUGE}}}}}', ["free"], "Expected a smaller number"),
     "something in an object that has any names": ('{"named": {"a": {"b": "c"}}}', ["named"], "Expected a whole number"),
     "something in a list": ('{"listed": [1, 2, "c"]}', ["listed", "2"], "Expected a whole number"),
-    "a name": ('{"fewer": 1}', ["fewer"], "Unknown; there are few, many, named, listed, free"),
+    "a name": ('{"fewer": 1}', ["fewer"], "Unknown; there are few, many, named, listed, free, chosen"),
+    "a name in an object that has some": ('{"chosen": {"c": []}}', ["chosen"], "Expected one of a, b"),
+    "a choice in an object": ('{"chosen": {"a": ["x", "z"]}}', ["chosen", "1"], "Expected one of x, y"),
 }
 
 

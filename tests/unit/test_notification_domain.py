@@ -1,6 +1,6 @@
 """What an inbox may become, as sentences."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import msgspec
@@ -30,6 +30,7 @@ from services.notification.domain import (
     SendAgain,
     SetPreferences,
     WantWebhooks,
+    gap_after,
     weight_of,
 )
 from tests.given import Given
@@ -45,12 +46,12 @@ def given(*events: NotificationEvent) -> Given[InboxCommand, Inbox, Notification
     return Given(INBOXES_DECIDER, *events)
 
 
-def repeated(attempt: int, *ids: UUID) -> DeliveryRepeated:
-    return DeliveryRepeated("ada", "websocket", list(ids), attempt, NOON)
+def repeated(attempt: int, *ids: UUID, at: datetime = NOON) -> DeliveryRepeated:
+    return DeliveryRepeated("ada", "websocket", list(ids), attempt, at)
 
 
-def again(*ids: UUID) -> SendAgain:
-    return SendAgain("ada", "websocket", ids, NOON)
+def again(*ids: UUID, at: datetime = NOON) -> SendAgain:
+    return SendAgain("ada", "websocket", ids, at)
 
 
 def test_the_same_thing_is_told_once() -> None:
@@ -89,17 +90,32 @@ def test_all_are_read_up_to_a_cursor() -> None:
 
 def test_what_is_not_acknowledged_is_sent_ten_times_and_then_rests() -> None:
     before: list[NotificationEvent] = [raised]
+    at = NOON
     for attempt in range(2, ATTEMPTS + 1):
-        given(*before).when(again(ONE)).then(repeated(attempt, ONE))
-        before.append(repeated(attempt, ONE))
-    given_up = DeliveryGivenUp("ada", "websocket", [ONE], ATTEMPTS, NOON)
-    given(*before).when(again(ONE)).then(given_up)
-    given(*before, given_up).when(again(ONE)).then()
+        given(*before).when(again(ONE, at=at)).then(repeated(attempt, ONE, at=at))
+        before.append(repeated(attempt, ONE, at=at))
+        at += timedelta(seconds=gap_after(attempt))
+    given_up = DeliveryGivenUp("ada", "websocket", [ONE], ATTEMPTS, at)
+    given(*before).when(again(ONE, at=at)).then(given_up)
+    given(*before, given_up).when(again(ONE, at=at + timedelta(days=1))).then()
+
+
+@pytest.mark.parametrize("attempt", range(2, ATTEMPTS + 1))
+def test_nothing_is_sent_again_before_twice_the_gap_before_has_passed(attempt: int) -> None:
+    due_at = NOON + timedelta(seconds=5 * 2 ** (attempt - 1))
+    given(raised, repeated(attempt, ONE)).when(again(ONE, at=due_at - timedelta(microseconds=1))).then()
+    following = (
+        repeated(attempt + 1, ONE, at=due_at)
+        if attempt < ATTEMPTS
+        else DeliveryGivenUp("ada", "websocket", [ONE], ATTEMPTS, due_at)
+    )
+    given(raised, repeated(attempt, ONE)).when(again(ONE, at=due_at)).then(following)
 
 
 def test_attempts_are_counted_for_each_notification_and_channel() -> None:
-    before = (raised, other, repeated(2, ONE))
-    given(*before).when(again(ONE, OTHER)).then(repeated(2, OTHER), repeated(3, ONE))
+    before, later = (raised, other, repeated(2, ONE)), NOON + timedelta(seconds=gap_after(2))
+    given(*before).when(again(ONE, OTHER)).then(repeated(2, OTHER))
+    given(*before).when(again(ONE, OTHER, at=later)).then(repeated(2, OTHER, at=later), repeated(3, ONE, at=later))
     by_sse = SendAgain("ada", "sse", [ONE], NOON)
     given(*before).when(by_sse).then(DeliveryRepeated("ada", "sse", [ONE], 2, NOON))
 

@@ -1,6 +1,8 @@
 """One connection by a clock that tests turn: what is sent, again and again, and when it rests."""
 
-from datetime import UTC, datetime
+import asyncio
+import random
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from uuid import UUID
 
@@ -9,10 +11,10 @@ import pytest
 from common.aggregate import Aggregate
 from common.clock import new_id
 from common.errors import Invalid
-from common.events import DeliveryGivenUp, Event
+from common.events import DeliveryGivenUp, DeliveryRepeated, Event
 from common.memory_log import MemoryLog
-from services.notification.domain import ATTEMPTS, INBOXES_DECIDER, Inboxes, Raise, inbox_id_of
-from services.notification.feed import BACKLOG, UNACKNOWLEDGED, Ended, Receipts, Session
+from services.notification.domain import ATTEMPTS, INBOXES_DECIDER, Inboxes, Raise, gap_after, inbox_id_of
+from services.notification.feed import BACKLOG, UNACKNOWLEDGED, Again, Ended, Receipts, Session
 from services.notification.read_model import Notification
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -35,8 +37,12 @@ class Desk:
         self.log = MemoryLog()
         self.inboxes: Inboxes = Aggregate(INBOXES_DECIDER, self.log)
         self.clock = Clock()
-        self.receipts = Receipts(self.inboxes)
-        self.session = Session(self.receipts, "ada", "websocket", self.clock)
+        self.receipts = Receipts(self.inboxes, lambda: NOON + timedelta(seconds=self.clock.now))
+        self.session = self.connected()
+
+    def connected(self) -> Session:
+        """Another connection of the user."""
+        return Session(self.receipts, "ada", "websocket", self.clock)
 
     async def raised(self) -> Notification:
         """Something happens; as the session is offered it."""
@@ -86,11 +92,92 @@ async def test_what_is_acknowledged_is_not_sent_again(desk: Desk) -> None:
 async def test_attempts_go_on_where_another_connection_left_off(desk: Desk) -> None:
     notification = await desk.raised()
     for attempt in range(2, 4):
-        assert await desk.receipts.send_again("ada", "websocket", [notification.id]) == {notification.id: attempt}
+        made = await desk.receipts.send_again("ada", "websocket", [notification.id])
+        assert made == {notification.id: Again(attempt)}
+        soon = await desk.receipts.send_again("ada", "websocket", [notification.id])
+        assert soon == {notification.id: Again(attempt, gap_after(attempt))}
+        desk.clock.now += gap_after(attempt)
     desk.session.offer(notification)
     await desk.session.next(0)
     desk.clock.now += 100
     assert [sent.attempt for sent in await desk.session.next(0)] == [4]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_all_connections_of_a_channel_share_one_count_and_one_clock_however_often_they_come_back(
+    desk: Desk, seed: int
+) -> None:
+    chance = random.Random(seed)  # noqa: S311 (when connections are lost)
+    notification = await desk.raised()
+    sessions: list[Session] = []
+    firsts = 0
+    sent_again: list[tuple[int, int]] = []
+    for second in range(9_000):
+        desk.clock.now = float(second)
+        if len(sessions) < 12 or chance.random() < 0.02:
+            sessions = [*sessions[-11:], desk.connected()]
+            sessions[-1].begin(0, [notification], ())
+        for number, session in enumerate(sessions):
+            for sent in await session.next(0):
+                firsts += sent.attempt == 1
+                if sent.attempt > 1:
+                    sent_again.append((sent.attempt, number))
+    events = await desk.recorded()
+    attempts = [event for event in events if isinstance(event, DeliveryRepeated)]
+    assert firsts > 12, "connections have come back"
+    assert [event.attempt for event in attempts] == list(range(2, ATTEMPTS + 1))
+    assert [attempt for attempt, _ in sent_again] == list(range(2, ATTEMPTS + 1))
+    gaps = [(after.at - before.at).total_seconds() for before, after in pairwise(attempts)]
+    assert all(gap >= gap_after(before.attempt) for gap, before in zip(gaps, attempts, strict=False))
+    assert gaps == sorted(gaps)
+    assert isinstance(events[-1], DeliveryGivenUp)
+
+
+async def test_what_one_connection_sends_again_the_others_of_its_channel_send_too_and_once(desk: Desk) -> None:
+    notification = await desk.raised()
+    other = desk.connected()
+    for session in (desk.session, other):
+        session.offer(notification)
+        await session.next(0)
+    desk.clock.now += 8
+    assert [sent.attempt for sent in await desk.session.next(0)] == [2]
+    late = desk.connected()
+    late.begin(0, [notification], ())
+    assert [sent.attempt for sent in await late.next(0)] == [1]
+    repeated = (await desk.recorded())[-1]
+    assert isinstance(repeated, DeliveryRepeated)
+    for session in (desk.session, other, late):
+        session.repeated(repeated)  # as the feed hears it from the log
+    assert [sent.attempt for sent in await other.next(0)] == [2]
+    for session in (desk.session, other, late):  # `late` was sent it after that attempt
+        assert await session.next(0) == []
+    desk.clock.now += 16
+    assert [sent.attempt for sent in await late.next(0)] == [3]
+
+
+async def test_what_comes_while_the_log_is_asked_is_sent_at_once(desk: Desk) -> None:
+    first = await desk.raised()
+    desk.session.offer(first)
+    await desk.session.next(0)
+    for attempt in range(1, ATTEMPTS + 1):
+        desk.clock.now += gap_after(attempt) + 8
+        await desk.receipts.send_again("ada", "websocket", [first.id])  # so that nothing is left to be sent again
+    new = await desk.raised()
+    sending = asyncio.create_task(desk.session.next(1_000))
+    await asyncio.sleep(0)  # it asks
+    assert not sending.done()
+    desk.session.offer(new)
+    assert [sent.notification for sent in await asyncio.wait_for(sending, 10)] == [new]
+
+
+async def test_what_was_acknowledged_meanwhile_is_not_sent_again_for_the_attempt_of_another(desk: Desk) -> None:
+    notification = await desk.raised()
+    desk.session.offer(notification)
+    await desk.session.next(0)
+    at = NOON + timedelta(seconds=1)
+    desk.session.repeated(DeliveryRepeated("ada", "websocket", [notification.id], 2, at))
+    desk.session.acknowledged(notification.cursor)
+    assert await desk.session.next(0) == []
 
 
 async def test_what_was_never_sent_cannot_be_acknowledged(desk: Desk) -> None:

@@ -150,6 +150,31 @@ def test_the_secret_before_signs_for_a_day() -> None:
     assert webhook.secrets_at(LATER + BOTH_SIGN) == (2,)
 
 
+def test_all_that_were_the_secret_within_a_day_sign_and_no_rotation_voids_one_of_them() -> None:
+    hours = [NOON + timedelta(hours=n) for n in range(5)]
+    rotated = [WebhookSecretRotated(HOOK, "ada", n + 1, hours[n]) for n in range(1, 4)]
+    webhook = given(registered, *rotated).state.webhook(HOOK)
+    assert webhook.secrets_at(hours[4]) == (4, 3, 2, 1)
+    assert webhook.secrets_at(hours[1] + BOTH_SIGN) == (4, 3, 2)
+    assert webhook.secrets_at(hours[3] + BOTH_SIGN) == (4,)
+    assert (webhook.both_sign_until(hours[4]), webhook.both_sign_until(hours[3] + BOTH_SIGN)) == (
+        hours[3] + BOTH_SIGN,
+        None,
+    )
+    too_soon = RotateSecret(HOOK, "ada", None, hours[4])
+    given(registered, *rotated).when(too_soon).refused(Conflict, "again from 13:00:00 UTC on 2 January 2030")
+    then = hours[1] + BOTH_SIGN
+    fifth = WebhookSecretRotated(HOOK, "ada", 5, then)
+    given(registered, *rotated).when(RotateSecret(HOOK, "ada", None, then)).then(fifth)
+    assert given(registered, *rotated, fifth).state.webhook(HOOK).secrets_at(then) == (5, 4, 3, 2)
+
+
+def test_the_secret_of_a_request_is_known_after_further_rotations() -> None:
+    second, third = WebhookSecretRotated(HOOK, "ada", 2, LATER, KEY), WebhookSecretRotated(HOOK, "ada", 3, LATER)
+    webhook = given(registered, second, third).state.webhook(HOOK)
+    assert (webhook.secret_of(KEY), webhook.secret_of(OTHER), webhook.secret_of(None)) == (2, 3, 3)
+
+
 def test_a_webhook_wants_what_it_names_and_only_while_it_is_enabled() -> None:
     assert given(registered).state.webhook(HOOK).wants("batch.failed")
     some = given(registered, changed(kinds=["order.created"])).state.webhook(HOOK)
