@@ -30,8 +30,8 @@ async def test_only_the_latest_of_each_is_sent_and_only_of_what_is_shown() -> No
     assert await told(page) == b"3 left"
 
 
-async def test_a_page_that_ends_is_sent_nothing_more() -> None:
+async def test_a_page_that_ends_is_sent_only_when_to_come_back() -> None:
     page = Page([])
     page.end()
     async with aclosing(page.news()) as news:
-        assert [each async for each in news] == []
+        assert [each.startswith(b"retry: ") async for each in news] == [True]

@@ -244,7 +244,9 @@ class Listening {
 
     #tryBetter() {
         this.#look();
-        if (this.#level > 0 && this.#openedAt) this.#connection.abort(BETTER);
+        if (this.#level === 0) return;
+        this.#betterAt = 0; // also if it is being opened just now
+        if (this.#openedAt) this.#connection.abort(BETTER);
     }
 
     // --- the transports: each until it ends -----------------------------------------------------------------------
