@@ -190,7 +190,7 @@ LATER = format_datetime(datetime.now(UTC) + timedelta(hours=2), usegmt=True)
     [
         ("120", 120, 120),
         ("99999999999999999999", LONGEST_PAUSE, LONGEST_PAUSE),
-        (LATER, 3_600, 7_200),
+        pytest.param(LATER, 3_600, 7_200, id="later"),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
         ("Wed, 21 Oct 9999 07:28:00 GMT", LONGEST_PAUSE, LONGEST_PAUSE),
         *((nonsense, 0, 0) for nonsense in ("soon", "-1", "1.5", "²", "Wed, 21 Oct 2015 07:28:00", "")),
