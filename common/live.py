@@ -77,6 +77,15 @@ class Connections:
                 await self._none.wait()
 
 
+async def until_followed(started: asyncio.Event) -> None:
+    """Wait until the log is followed, so that nothing is missed from then on. Raises Unavailable."""
+    if not started.is_set():
+        try:
+            await asyncio.wait_for(started.wait(), START_SECONDS)
+        except TimeoutError:
+            raise Unavailable("This server is starting; try again.") from None
+
+
 def retry_ms() -> int:
     """When to connect again after this process has stopped: each at another time, that not all come at once."""
     return random.randrange(500, 3_500)  # noqa: S311 (jitter)

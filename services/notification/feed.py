@@ -27,7 +27,7 @@ from common.events import (
     NotificationsAcknowledged,
     PreferencesChanged,
 )
-from common.live import START_SECONDS, Connections, retry_ms
+from common.live import Connections, retry_ms, until_followed
 from common.projector import Projected
 from services.notification import read_model
 from services.notification.domain import ATTEMPTS, Acknowledge, Inboxes, SendAgain, gap_after, inbox_id_of, place_id_of
@@ -52,7 +52,7 @@ SENT = Counter("boxoffice_notifications_sent_total", "Notifications sent to conn
 UNDELIVERED = Counter(
     "boxoffice_notifications_undelivered_total", "Notifications that were sent as often as they may be", ["channel"]
 )
-TOO_SLOW = Counter("boxoffice_notification_sessions_too_slow_total", "Connections closed as too slow")
+SLOW = Counter("boxoffice_notification_sessions_too_slow_total", "Connections closed as too slow")
 NOT_RECOVERED = Counter("boxoffice_notification_sessions_not_recovered_total", "Connections from cursors of other logs")
 
 log = structlog.get_logger()
@@ -203,7 +203,7 @@ class Session:
     def end(self, why: Ended) -> None:
         """Let whoever serves the connection close it."""
         if why.too_slow and not self._ended:
-            TOO_SLOW.inc()
+            SLOW.inc()
         self._ended = self._ended or why
         self._wake.set()
 
@@ -395,11 +395,7 @@ class Feed:
 
         `log`: of which log `after` is a cursor, if whoever connects can tell.
         """
-        if not self._started.is_set():
-            try:
-                await asyncio.wait_for(self._started.wait(), START_SECONDS)
-            except TimeoutError:
-                raise Unavailable("This server is starting; try again.") from None
+        await until_followed(self._started)
         if len(self._sessions.get(user_id, ())) >= self._per_user:
             raise Unavailable(f"You have {self._per_user} connections open here, which is all that you may.")
         session = Session(self._receipts, user_id, channel, self._clock)

@@ -8,10 +8,9 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from common.errors import Unavailable
 from common.event_log import EventLog, Recorded
 from common.events import OrderCancelled, OrderCreated, TicketCreated, TicketUpdated, TicketWithdrawn
-from common.live import PING, PING_SECONDS, START_SECONDS, Connections, retry_ms, sent_event
+from common.live import PING, PING_SECONDS, Connections, retry_ms, sent_event, until_followed
 from common.postgres import POSTGRES_FAILED
 from common.projector import Projected
 from services.tickets import read_model
@@ -114,7 +113,7 @@ class Availability:
         with self._connections.opened(page.end, SHARE):
             self._pages.add(page)
             try:
-                await self._following()
+                await until_followed(self._started)
                 behind = not await self._projected_all()
                 for ticket in await read_model.tickets_of(self._pool, list(wanted)):
                     page.begin(ticket.id, sent_event("ticket", ticket))
@@ -127,14 +126,6 @@ class Availability:
                         yield news
             finally:
                 self._pages.discard(page)
-
-    async def _following(self) -> None:
-        """Wait until what changes from now on is told. Raises Unavailable."""
-        if not self._started.is_set():
-            try:
-                await asyncio.wait_for(self._started.wait(), START_SECONDS)
-            except TimeoutError:
-                raise Unavailable("This server is starting; try again.") from None
 
     async def _projected_all(self) -> bool:
         """Wait until all that was heard of can be read, 2 s at most for each stream; whether it can."""
