@@ -99,6 +99,16 @@ async def test_a_buyer_is_told_of_an_order_over_a_socket_as_it_happens(office: O
         assert (told["notification"]["kind"], told["notification"]["facts"]["reason"]) == ("order.cancelled", "buyer")
 
 
+async def test_what_is_sent_and_who_came_with_a_cursor_of_another_log_is_measured(office: Office) -> None:
+    await office.order(await office.ticket())
+    assert len((await office.poll(0, wait=20))["items"]) == 1
+    async with office.socket(10**12) as socket:
+        assert (await heard(socket))["recovered"] is False
+    lines = (await office.http.get("/metrics")).text.splitlines()
+    assert 'boxoffice_notifications_sent_total{again="no",channel="poll"} 1.0' in lines
+    assert "boxoffice_notification_sessions_not_recovered_total 1.0" in lines
+
+
 async def test_the_same_cursors_lead_on_over_every_transport(office: Office) -> None:
     ticket_id = await office.ticket()
     first = await office.order(ticket_id)
