@@ -10,6 +10,7 @@ from msgspec import Meta
 from common.events.base import Event
 
 Priority = Literal["high", "normal", "low"]
+BatchEnd = Literal["COMPLETED", "COMPLETED_WITH_ERRORS", "CANCELLED", "FAILED"]
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
 
@@ -122,7 +123,7 @@ class BatchCompleted(Event, frozen=True, tag="batch_completed"):
     batch_id: UUID
     user_id: str
     kind: str
-    status: Literal["COMPLETED", "COMPLETED_WITH_ERRORS", "CANCELLED", "FAILED"]
+    status: BatchEnd
     succeeded: int
     failed: int
     cancelled: int

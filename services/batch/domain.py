@@ -15,6 +15,7 @@ from common.events import (
     Again,
     BatchCancelled,
     BatchCompleted,
+    BatchEnd,
     BatchFailed,
     BatchLifecycle,
     BatchOpened,
@@ -282,7 +283,7 @@ def completed(batch: Batch, at: datetime) -> BatchCompleted:
     failed = sum(counts.failed for counts in batch.counted.values())
     cancelled = batch.operations - succeeded - failed
     if cancelled:
-        status: Literal["COMPLETED", "COMPLETED_WITH_ERRORS", "CANCELLED", "FAILED"] = "CANCELLED"
+        status: BatchEnd = "CANCELLED"
     elif failed == 0 and batch.refused == 0:
         status = "COMPLETED"
     else:

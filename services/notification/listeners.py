@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -13,6 +13,7 @@ from common.errors import Retry
 from common.event_log import EventLog
 from common.events import (
     BatchCompleted,
+    BatchEnd,
     BatchFailed,
     BookSoldOut,
     NotificationKind,
@@ -55,7 +56,12 @@ NOTIFICATIONS = uuid5(NAMESPACE_URL, "boxoffice:notifications")
 
 WHY = {"expired": "its time to pay was over", "buyer": "you cancelled it", "seller": "the seller cancelled it"}
 
-ENDED = {"COMPLETED": "complete", "COMPLETED_WITH_ERRORS": "complete, with errors", "CANCELLED": "cancelled"}
+ENDED: Mapping[BatchEnd, str] = {
+    "COMPLETED": "is complete",
+    "COMPLETED_WITH_ERRORS": "is complete, with errors",
+    "CANCELLED": "is cancelled",
+    "FAILED": "has failed",
+}
 
 
 def moment(then: datetime, seen_from: datetime) -> str:
@@ -168,7 +174,7 @@ class TellSubmitters(Listener[BatchCompleted | BatchFailed]):
             case BatchCompleted(batch_id, user_id, kind, status, succeeded, failed, cancelled, refused):
                 ends = {"succeeded": succeeded, "failed": failed, "cancelled": cancelled, "refused": refused}
                 counted = ", ".join(f"{count:,} {end}" for end, count in ends.items() if count)
-                text = f"Your batch of {kind} is {ENDED[status]}: {counted}."
+                text = f"Your batch of {kind} {ENDED[status]}: {counted}."
                 facts = {"kind": kind, "status": status, "succeeded": succeeded, "failed": failed}
                 facts |= {"cancelled": cancelled, "refused": refused}
                 await self.teller.tell(user_id, "batch.completed", batch_id, text, facts, event.at)

@@ -1,7 +1,7 @@
 """What people are told, in words."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import get_args
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,6 +11,7 @@ from common.clock import now
 from common.event_log import Draft
 from common.events import (
     BatchCompleted,
+    BatchEnd,
     NotificationRaised,
     OrderCancelled,
     OrderCompleted,
@@ -20,27 +21,32 @@ from common.events import (
 )
 from common.memory_log import MemoryLog
 from services.notification.domain import INBOXES_DECIDER, inbox_id_of
-from services.notification.listeners import TellBuyers, Teller, TellSubmitters, Titles
+from services.notification.listeners import ENDED, TellBuyers, Teller, TellSubmitters, Titles
 
 
 @pytest.mark.parametrize(
     ("status", "counts", "told"),
     [
-        ("COMPLETED", (1200, 0, 0, 0), "complete: 1,200 succeeded."),
-        ("COMPLETED_WITH_ERRORS", (7, 1, 0, 2), "complete, with errors: 7 succeeded, 1 failed, 2 refused."),
-        ("CANCELLED", (1, 0, 5000, 0), "cancelled: 1 succeeded, 5,000 cancelled."),
-        ("CANCELLED", (0, 0, 3, 1), "cancelled: 3 cancelled, 1 refused."),
+        ("COMPLETED", (1200, 0, 0, 0), "is complete: 1,200 succeeded."),
+        ("COMPLETED_WITH_ERRORS", (7, 1, 0, 2), "is complete, with errors: 7 succeeded, 1 failed, 2 refused."),
+        ("CANCELLED", (1, 0, 5000, 0), "is cancelled: 1 succeeded, 5,000 cancelled."),
+        ("CANCELLED", (0, 0, 3, 1), "is cancelled: 3 cancelled, 1 refused."),
+        ("FAILED", (0, 4, 0, 0), "has failed: 4 failed."),
     ],
 )
 async def test_who_handed_in_a_batch_is_told_how_many_came_to_which_end(
-    status: Literal["COMPLETED", "COMPLETED_WITH_ERRORS", "CANCELLED"], counts: tuple[int, int, int, int], told: str
+    status: BatchEnd, counts: tuple[int, int, int, int], told: str
 ) -> None:
     log = MemoryLog()
     teller = TellSubmitters(Teller(Aggregate(INBOXES_DECIDER, log)))
     await teller.on(BatchCompleted(uuid4(), "ada", "tickets.create", status, *counts, now()))
     (recorded,) = await log.read(f"notifications.{inbox_id_of('ada')}")
     assert isinstance(recorded.event, NotificationRaised)
-    assert recorded.event.text == f"Your batch of tickets.create is {told}"
+    assert recorded.event.text == f"Your batch of tickets.create {told}"
+
+
+def test_each_end_of_a_batch_has_its_words() -> None:
+    assert set(ENDED) == set(get_args(BatchEnd))
 
 
 TICKET, ORDER = UUID(int=1), UUID(int=2)
