@@ -22,6 +22,9 @@ from common.errors import Unavailable
 
 MISSING = "missing"
 
+BELIEVED_SECONDS = 1800
+"""Longer than anything lives that is believed without asking who issued it: access tokens, tickets, logins begun."""
+
 STREAM_SETTINGS = (
     "subjects",
     "retention",
@@ -41,10 +44,14 @@ STREAM_SETTINGS = (
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """A service's log. History is never dropped: no age or size limit, no delete, no purge."""
+    """A service's log. History is never dropped: no size limit, no delete, no purge.
+
+    `max_age`: seconds after which what is not history goes by itself; 0 keeps it for ever.
+    """
 
     name: str
     subjects: tuple[str, ...]
+    max_age: float = 0
 
     def __str__(self) -> str:
         return f"stream {self.name}"
@@ -57,7 +64,7 @@ class Stream(msgspec.Struct, frozen=True):
             retention=RetentionPolicy.LIMITS,
             discard=DiscardPolicy.NEW,
             storage=StorageType.FILE,
-            max_age=0,
+            max_age=self.max_age,
             max_bytes=-1,
             max_msgs=-1,
             max_msgs_per_subject=-1,
@@ -126,6 +133,9 @@ STREAMS = (
     Stream("EXPIRATION", ("expiration.*",)),
     Stream("BATCH", ("batch.>",)),
     Stream("NOTIFICATIONS", ("notifications.>",)),
+    Stream("IDENTITY", ("identity.>",)),
+    Stream("REVOKED", ("revoked.*",), max_age=BELIEVED_SECONDS),
+    Stream("SPENT", ("spent.*",), max_age=BELIEVED_SECONDS),
     Stream("DEAD", ("dead.>",)),
 )
 

@@ -19,12 +19,14 @@ import services.notification.app
 import services.orders.app
 import services.tickets.app
 from common import projector, topology
+from common.credentials import IssuedCredentials
 from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.http import create_app
 from common.live import Connections, WebSockets
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
 from common.projector import ReadModel
+from common.requests import Requester
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
 from services.batch import engine
@@ -82,8 +84,10 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
             await stack.enter_async_context(create(platform, load(settings_type, environment)))
             for create, settings_type in (SERVICES[name] for name in names)
         ]
+        credentials = IssuedCredentials(platform.event_log, Requester(platform.client))
+        made.append(Service("credentials", workers=[credentials]))
         connected = lambda: platform.client.is_connected  # noqa: E731
-        yield create_app(made, settings, connected=connected, connections=platform.connections)
+        yield create_app(made, settings, connected=connected, connections=platform.connections, credentials=credentials)
 
 
 def url_of(door: socket.socket) -> str:
