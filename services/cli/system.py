@@ -15,6 +15,7 @@ from litestar import Litestar
 
 import services.batch.app
 import services.expiration.app
+import services.identity.app
 import services.notification.app
 import services.orders.app
 import services.tickets.app
@@ -34,6 +35,9 @@ from services.batch.kinds import installed
 from services.batch.read_model import READ_MODEL as BATCH
 from services.batch.report import READ_MODEL as BATCH_REPORT
 from services.batch.settings import BatchSettings
+from services.identity import people
+from services.identity.read_model import READ_MODEL as IDENTITY
+from services.identity.settings import IdentitySettings
 from services.notification.read_model import READ_MODEL as NOTIFICATIONS
 from services.notification.settings import NotificationSettings
 from services.orders import payments
@@ -59,6 +63,7 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
     "orders": (services.orders.app.create_service, OrdersSettings),
     "expiration": (services.expiration.app.create_service, Settings),
     "batch": (services.batch.app.create_service, BatchSettings),
+    "identity": (services.identity.app.create_service, IdentitySettings),
     "notification": (services.notification.app.create_service, NotificationSettings),
 }
 """Each service by name: how it is made, and from which settings."""
@@ -70,7 +75,7 @@ where relpersistence <> 't' and not attisdropped
 """How many columns there are; more when a table was made."""
 
 READ_MODELS: Mapping[str, ReadModel] = {
-    model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT, NOTIFICATIONS)
+    model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT, NOTIFICATIONS, IDENTITY)
 }
 
 
@@ -176,7 +181,7 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
         try:
             async with alone(settings.database_url, report) as connection:
                 await topology.migrate(platform.client, replicas=settings.replicas, report=count)
-                for tables in (payments.CREATE, engine.CREATE):
+                for tables in (payments.CREATE, engine.CREATE, people.CREATE):
                     await connection.execute(tables)
                 for name, tables in installed(lambda kind: kind.tables).items():
                     if tables:
