@@ -41,10 +41,16 @@ STREAM_SETTINGS = (
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """A service's log. History is never dropped: no age or size limit, no delete, no purge."""
+    """A service's log. History is never dropped: no age or size limit, no delete, no purge.
+
+    `writers` are the services that append to it, and read it; `readers` those that read it beside them. Whoever has a
+    durable consumer on it hears it all the same.
+    """
 
     name: str
     subjects: tuple[str, ...]
+    writers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"stream {self.name}"
@@ -121,12 +127,12 @@ class Consumer(msgspec.Struct, frozen=True):
 
 
 STREAMS = (
-    Stream("TICKETS", ("tickets.*",)),
-    Stream("ORDERS", ("orders.*",)),
-    Stream("EXPIRATION", ("expiration.*",)),
-    Stream("BATCH", ("batch.>",)),
-    Stream("NOTIFICATIONS", ("notifications.>",)),
-    Stream("DEAD", ("dead.>",)),
+    Stream("TICKETS", ("tickets.*",), ("tickets",), readers=("orders", "notification")),
+    Stream("ORDERS", ("orders.*",), ("orders",), readers=("tickets", "expiration", "notification")),
+    Stream("EXPIRATION", ("expiration.*",), ("expiration",)),
+    Stream("BATCH", ("batch.>",), ("batch",)),
+    Stream("NOTIFICATIONS", ("notifications.>",), ("notification",)),
+    Stream("DEAD", ("dead.>",)),  # whose consumer it was writes `dead.<durable>`
 )
 
 CONSUMERS = (
@@ -154,6 +160,9 @@ CONSUMERS = (
         subject="notifications.deliveries.*",
     ),
 )
+
+ANSWERS: Mapping[str, tuple[str, ...]] = {"tickets": ("batch",), "orders": ("batch",), "batch": ()}
+"""The services that answer requests (`requests.<service>.<name>`), and which others may ask each; it may itself."""
 
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}
 
