@@ -1,21 +1,27 @@
-"""Who is asking. Until the identity service exists, `Authorization: Bearer dev:<name>` where `BOXOFFICE_AUTH=dev`."""
+"""Who asks, and what they may: users, roles, scopes, and the middleware before every door that is not public."""
 
 import re
-from base64 import b64decode
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from http.cookies import CookieError, SimpleCookie
+from typing import Annotated, Any, Literal, Protocol, cast, get_args
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import msgspec
 from litestar import Request
 from litestar.datastructures import State
-from litestar.enums import ScopeType
+from litestar.enums import HttpMethod, ScopeType
 from litestar.middleware import ASGIMiddleware
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send, WebSocketScope
 from msgspec import Meta
 
 from common.errors import Forbidden, Unauthenticated
+from common.events import Role
+from common.settings import Settings
 
-DEV_TOKEN = re.compile(r"(?i:bearer) +dev:([A-Za-z0-9_.@-]{1,64})")
+DEV_TOKEN = re.compile(r"dev:([A-Za-z0-9_.@-]{1,64})(?::(buyer|seller|operator))?")
+BEARER = re.compile(r"(?i:bearer) +(\S+)")
+KEY_PREFIX = "boxoffice_"
+"""What every API key begins with, so that whoever finds one knows what it is."""
 
 UserId = Annotated[
     str,
@@ -23,89 +29,185 @@ UserId = Annotated[
 ]
 """Who somebody is, as the subject of a token of OpenID Connect says: the same at every door."""
 
+ROLES: tuple[Role, ...] = get_args(Role)
+"""From who may do least to who may do most."""
+
+Area = Literal["tickets", "orders", "batches", "notifications", "webhooks", "account"]
+"""What there are doors to. To what is of an account (its sessions, its keys) only people get, not programs."""
+
+SCOPES = tuple(f"{area}:{deed}" for area in get_args(Area) if area != "account" for deed in ("read", "write"))
+"""What an API key may be good for."""
+
+SAFE = {HttpMethod.GET, HttpMethod.HEAD, HttpMethod.TRACE}
+
 
 class User(msgspec.Struct, frozen=True):
-    """A person or program that is let in."""
+    """A person or program that is let in.
+
+    `session`: a person's login; `key`: that of a program, and `scopes` what it is good for (None: all that `role` may).
+    """
 
     id: str
+    role: Role = "seller"
+    scopes: frozenset[str] | None = None
+    key: UUID | None = None
+    session: UUID | None = None
 
+    def require(self, area: Area, role: Role = "buyer", *, write: bool) -> None:
+        """Raises Forbidden, and says what is missing."""
+        if ROLES.index(self.role) < ROLES.index(role):
+            raise Forbidden(f"This is for {role}s, and you are {self.role}.")
+        if self.scopes is None:
+            return
+        if area == "account":
+            raise Forbidden("This is for people who have logged in; an API key does not do.")
+        scope = f"{area}:{'write' if write else 'read'}"
+        if scope not in self.scopes:
+            raise Forbidden(f"The API key lacks the scope {scope}; make one that has it at /api/auth/keys.")
 
-SUBPROTOCOL = "boxoffice"
-"""What a page asks for beside its bearer when it opens a WebSocket, and gets."""
 
 UserRequest = Request[User, Any, State]
 """A request that passed `RequiresUser`: `request.user` is who asks."""
 
 
+class Credentials(Protocol):
+    """Tells who is let in with what the identity service gave them. All raise Unauthenticated, or Unavailable."""
+
+    async def of_access_token(self, token: str, csrf: str | None = None) -> User:
+        """Whose an access token is; `csrf`: what came beside it, where a browser sent it by itself."""
+
+    async def of_key(self, key: str) -> User:
+        """Whose an API key is."""
+
+    async def of_ticket(self, ticket: str) -> User:
+        """Whose the ticket for a WebSocket is, which is spent with that."""
+
+
 class Authenticator:
-    """Tells from a request's Authorization header who asks."""
+    """Tells from a request who asks: by a bearer in its Authorization header, the cookie of a page, or a ticket."""
 
-    def __init__(self, mode: Literal["dev", "off"]) -> None:
-        self._mode = mode
+    def __init__(self, settings: Settings, credentials: Credentials | None = None) -> None:
+        """Without `credentials`, only names for development are believed, where `auth` is `dev`."""
+        self._settings = settings
+        self._credentials = credentials
+        self._bearers = "`Bearer <access token or API key>`" + (
+            ", or `Bearer dev:<name>`" if settings.auth == "dev" else ""
+        )
 
-    def user(self, authorization: str | None) -> User:
-        """Raises Unauthenticated, and says what would be believed."""
-        if self._mode == "off":
-            raise Unauthenticated("Nobody can log in here: BOXOFFICE_AUTH is off.")
-        if authorization is None:
-            raise Unauthenticated(
-                "Authorization: Required; say who you are: `Bearer dev:<name>`", field="Authorization"
-            )
-        if not (token := DEV_TOKEN.fullmatch(authorization)):
-            raise Unauthenticated(
-                "Authorization: Expected `Bearer dev:<name>`, with a name of 1 to 64 of A-Z a-z 0-9 _ . @ -",
-                field="Authorization",
-            )
-        return User(token[1])
+    async def user(self, scope: HTTPScope | WebSocketScope) -> User:
+        """Raises Unauthenticated and says what would be believed, Forbidden for a page of others, Unavailable."""
+        socket = scope["type"] == ScopeType.WEBSOCKET
+        if socket:
+            self.require_own_page(scope)
+        if (authorization := header(scope, b"authorization")) is not None:
+            return await self._bearer(authorization)
+        if socket:
+            return await self._ticket(scope)
+        if token := cookie(scope, cookie_name(self._settings, "session")):
+            return await self._cookie(scope, token)
+        raise Unauthenticated(f"Authorization: Required; say who you are: {self._bearers}", field="Authorization")
+
+    async def _bearer(self, authorization: str) -> User:
+        if given := BEARER.fullmatch(authorization):
+            token = given[1]
+            if self._settings.auth == "dev" and (dev := DEV_TOKEN.fullmatch(token)):
+                return developer(self._settings, dev[1], cast(Role | None, dev[2]))
+            if self._credentials and token.startswith(KEY_PREFIX):
+                return await self._credentials.of_key(token)
+            if self._credentials and token.startswith("ey"):
+                return await self._credentials.of_access_token(token)
+        raise Unauthenticated(f"Authorization: Expected {self._bearers}", field="Authorization")
+
+    async def _ticket(self, scope: WebSocketScope | HTTPScope) -> User:
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
+        if not (given and self._credentials):
+            detail = "ticket: Required; get one by POST /api/auth/ticket, or send an Authorization header"
+            raise Unauthenticated(detail, field="ticket")
+        return await self._credentials.of_ticket(given)
+
+    async def _cookie(self, scope: HTTPScope | WebSocketScope, token: str) -> User:
+        """A browser sends its cookies whoever's page asks; only ours can read what it has to send beside them."""
+        if self._credentials is None:
+            raise Unauthenticated("The cookie of a login is not believed here.")
+        if scope.get("method") in SAFE:
+            return await self._credentials.of_access_token(token)
+        self.require_own_page(scope)
+        csrf = header(scope, b"x-csrf-token")
+        if csrf is None:
+            name = cookie_name(self._settings, "csrf")
+            detail = f"X-CSRF-Token: Required beside a cookie; it is what the cookie {name} holds"
+            raise Forbidden(detail, field="X-CSRF-Token")
+        return await self._credentials.of_access_token(token, csrf)
+
+    def require_own_page(self, scope: HTTPScope | WebSocketScope) -> None:
+        """Raises Forbidden for a page of somebody else's. Browsers always say whose page it is; programs need not."""
+        origin = header(scope, b"origin")
+        if origin is None:
+            return
+        if self._settings.public_url:
+            ours = self._settings.public_url
+        else:  # it is not known under which address pages find us
+            ours = f"{'https' if scope['scheme'] in ('https', 'wss') else 'http'}://{header(scope, b'host') or ''}"
+        if _normal(origin) != _normal(ours):
+            raise Forbidden(f"Origin: This is for pages of {ours[:80]}, and yours is of {origin[:80]}.")
+
+
+def _normal(origin: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port. Whatever is no origin is equal to none."""
+    try:
+        parts = urlsplit(origin)
+        return parts.scheme, parts.hostname or origin, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return "", origin, None
 
 
 class RequiresUser(ASGIMiddleware):
-    """Before anything else is looked at, whoever asks has to be known.
+    """Before anything else is looked at, whoever asks has to be known, and may do this.
 
     A middleware rather than a guard: Litestar 2.25 copies the handler for every call of one.
     """
 
     scopes = (ScopeType.HTTP, ScopeType.WEBSOCKET)
 
+    def __init__(self, area: Area, role: Role = "buyer") -> None:
+        """What the doors behind it are to, and who may at least go there."""
+        self.area: Area = area
+        self.role: Role = role
+
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        authenticator: Authenticator = scope["litestar_app"].state.authenticator
-        given = header(scope, b"authorization")
-        if scope["type"] == ScopeType.WEBSOCKET:
-            require_same_origin(header(scope, b"origin"), header(scope, b"host"))
-            given = given or bearer_among(scope["subprotocols"])
-        scope["user"] = authenticator.user(given)
+        if (user := scope.get("user")) is None:  # a door may ask for more than the others of its controller
+            authenticator: Authenticator = scope["litestar_app"].state.authenticator
+            user = scope["user"] = await authenticator.user(scope)
+        user.require(self.area, self.role, write=scope["type"] == ScopeType.HTTP and self.writes(scope["method"]))
         await next_app(scope, receive, send)
+
+    @staticmethod
+    def writes(method: str) -> bool:
+        """Whether a request changes something."""
+        return method not in SAFE
+
+
+def developer(settings: Settings, name: str, role: Role | None) -> User:
+    """Who `dev:<name>` or `dev:<name>:<role>` is: by default a seller, or an operator if the settings say so."""
+    return User(name, role or ("operator" if name in settings.operator_names else "seller"))
+
+
+def cookie_name(settings: Settings, what: Literal["session", "refresh", "csrf", "login"]) -> str:
+    """The name of a cookie of ours.
+
+    With `__Host-` (RFC 6265bis) no other host and no page without TLS can have set it; so browsers take it only there.
+    """
+    return f"{'__Host-' if settings.public_url.startswith('https:') else ''}boxoffice-{what}"
 
 
 def header(scope: Scope, name: bytes) -> str | None:
     return next((value.decode("latin-1") for each, value in scope["headers"] if each == name), None)
 
 
-def require_same_origin(origin: str | None, host: str | None) -> None:
-    """Raises Forbidden for a page of somebody else's: browsers let every page open a WebSocket to everywhere.
-
-    They always say whose page it is; programs need not.
-    """
-    if origin is None:
-        return
-    scheme, _, there = origin.lower().partition("://")
-    port = ":443" if scheme == "https" else ":80"
-    here = (host or "").lower()
-    if not there or there.removesuffix(port) != here.removesuffix(port):
-        raise Forbidden(f"Origin: A WebSocket is for pages of {here[:80]}, and yours is of {origin[:80]}.")
-
-
-def bearer_among(subprotocols: Sequence[str]) -> str | None:
-    """The Authorization that a page gives as `bearer.<base64url of the token>`: it can set no header of a WebSocket.
-
-    Raises Unauthenticated.
-    """
-    given = next((each.removeprefix("bearer.") for each in subprotocols if each.startswith("bearer.")), None)
-    if given is None:
-        return None
+def cookie(scope: Scope, name: str) -> str | None:
+    """The value of a cookie."""
     try:
-        return "Bearer " + b64decode(given + "=" * (-len(given) % 4), altchars="-_", validate=True).decode("ascii")
-    except ValueError as error:
-        raise Unauthenticated(
-            "Sec-WebSocket-Protocol: Expected `bearer.` and your token in base64url", field="Sec-WebSocket-Protocol"
-        ) from error
+        found = SimpleCookie(header(scope, b"cookie") or "").get(name)
+    except CookieError:
+        return None
+    return found.value if found else None

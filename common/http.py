@@ -18,14 +18,16 @@ from litestar.enums import HttpMethod, OpenAPIMediaType, ScopeType
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Schema, SecurityScheme
+from litestar.plugins import ReceiveRoutePlugin
 from litestar.response import Redirect
+from litestar.routes import BaseRoute, HTTPRoute
 from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Message, Method, Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from common.auth import Authenticator
+from common.auth import ROLES, Authenticator, Credentials, RequiresUser
 from common.clock import new_id_text
 from common.live import Connections
 from common.problems import (
@@ -33,6 +35,7 @@ from common.problems import (
     TELL,
     JsonRequest,
     keep_failure,
+    problems,
     refuse_what_would_be_ignored,
     telling_failures,
 )
@@ -53,10 +56,11 @@ LINE = Meta(
 )
 """What a name or a title is."""
 
-BEARER: list[dict[str, list[str]]] = [{"bearer": []}]
-"""What OpenAPI says of a handler behind `RequiresUser`."""
-
-WHO = SecurityScheme(type="http", scheme="bearer", description="`dev:<name>`, where BOXOFFICE_AUTH is dev.")
+WHO = SecurityScheme(
+    type="http",
+    scheme="bearer",
+    description="An access token or API key; `dev:<name>` or `dev:<name>:<role>` where BOXOFFICE_AUTH is dev.",
+)
 
 LOCATION_HEADER = ResponseHeader(name="Location", description="Where it is now", documentation_only=True)
 
@@ -174,6 +178,19 @@ class StructSchemas(StructSchemaPlugin):
         return schema
 
 
+class DocumentsUsers(ReceiveRoutePlugin):
+    """Documents of a handler behind `RequiresUser` who may ask, and how others are refused: it cannot be forgotten."""
+
+    def receive_route(self, route: BaseRoute) -> None:
+        for handler in route.route_handlers if isinstance(route, HTTPRoute) else ():
+            required = [each for each in handler.resolve_middleware() if isinstance(each, RequiresUser)]
+            if required:
+                least = max(required, key=lambda each: ROLES.index(each.role))
+                deed = "write" if any(map(RequiresUser.writes, handler.http_methods)) else "read"
+                handler.security = [{"bearer": [least.role, f"{least.area}:{deed}"]}]
+                handler.responses = {**(handler.responses or {}), **problems(401, 403)}
+
+
 def given(**things: object) -> dict[str, Provide]:
     """Things that exist once, as dependencies for handlers, by name.
 
@@ -195,10 +212,12 @@ def create_app(
     *,
     connected: Callable[[], bool] = lambda: True,
     connections: Connections | None = None,
+    credentials: Credentials | None = None,
 ) -> Litestar:
     """One app with the doors of `services`, which runs their workers as long as it lives.
 
-    `connected` tells whether the event log can be reached; `connections`: those that the services keep open.
+    `connected` tells whether the event log can be reached; `connections`: those that the services keep open;
+    `credentials`: who is let in with what identity issued.
     """
 
     @asynccontextmanager
@@ -228,7 +247,7 @@ def create_app(
         exception_handlers=TELL,
         after_exception=[keep_failure],
         request_class=JsonRequest,
-        plugins=[StructSchemas()],
+        plugins=[StructSchemas(), DocumentsUsers()],
         lifespan=[lifespan],
         request_max_body_size=BODY_LIMIT,
         logging_config=None,
@@ -245,7 +264,7 @@ def create_app(
         state=State(
             {
                 "services": services,
-                "authenticator": Authenticator(settings.auth),
+                "authenticator": Authenticator(settings, credentials),
                 "connected": connected,
                 "connections": connections or Connections(settings.connections),
             }

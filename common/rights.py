@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from common.topology import ANSWERS, CONSUMERS, STREAMS, Stream
+from common.topology import ANSWERS, CONSUMERS, SERVICES, STREAMS, Stream
 
 MIGRATE = "migrate"
 """Who manages streams, consumers and schemas: `boxoffice migrate`, and other commands of an operator."""
@@ -38,12 +38,6 @@ class Rights(msgspec.Struct, frozen=True):
         if self.answers:
             told["allow_responses"] = {"max": 1, "expires": ANSWER_WITHIN}
         return told
-
-
-def services() -> tuple[str, ...]:
-    """Every service that has something on NATS, in alphabetical order."""
-    writers = {name for stream in STREAMS for name in stream.writers}
-    return tuple(sorted(writers | {consumer.service for consumer in CONSUMERS}))
 
 
 def inbox_of(user: str) -> str:
@@ -101,7 +95,7 @@ MIGRATES = Rights(
 
 def everybody() -> Mapping[str, Rights]:
     """What each user may do, by name."""
-    return {**{service: rights_of(service) for service in services()}, MIGRATE: MIGRATES}
+    return {**{service: rights_of(service) for service in SERVICES}, MIGRATE: MIGRATES}
 
 
 def nats_users(passwords: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -22,17 +22,38 @@ DatabaseUrl = Annotated[
 ]
 
 
+PublicUrl = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(https://[^/?#@\s]+|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?)?(?!\n)$",
+        description="An address like https://tickets.example.org, without a path; http only on this machine",
+    ),
+]
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What every service needs to know. A service adds its own in a subclass."""
+    """What every service needs to know. A service adds its own in a subclass.
+
+    `auth`: `dev` believes whoever says who they are, `on` only what the identity service gave. `public_url`: under
+    which address browsers find the system. `operators`: who may run it: addresses that a provider has verified, or
+    names of developers, with commas between them.
+    """
 
     nats_url: str = "nats://127.0.0.1:4222"
     database_url: DatabaseUrl = "postgresql://postgres@127.0.0.1:5432/postgres"
     host: str = "127.0.0.1"
     port: Port = 8080
-    auth: Literal["dev", "off"] = "off"
+    auth: Literal["dev", "on"] = "on"
+    public_url: PublicUrl = ""
+    operators: str = "operator"
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
     connections: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 5_000
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def operator_names(self) -> frozenset[str]:
+        """Who may run the system."""
+        return frozenset(name.strip() for name in self.operators.split(",")) - {""}
 
 
 def without_password(url: str) -> str:

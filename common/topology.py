@@ -22,6 +22,9 @@ from common.errors import Unavailable
 
 MISSING = "missing"
 
+BELIEVED_SECONDS = 1800
+"""Longer than anything lives that is believed without asking who issued it: access tokens, tickets, logins begun."""
+
 STREAM_SETTINGS = (
     "subjects",
     "retention",
@@ -41,16 +44,18 @@ STREAM_SETTINGS = (
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """A service's log. History is never dropped: no age or size limit, no delete, no purge.
+    """A service's log. History is never dropped: no size limit, no delete, no purge.
 
     `writers` are the services that append to it, and read it; `readers` those that read it beside them. Whoever has a
-    durable consumer on it hears it all the same.
+    durable consumer on it hears it all the same. `max_age`: seconds after which what is not history goes by itself; 0
+    keeps it for ever.
     """
 
     name: str
     subjects: tuple[str, ...]
     writers: tuple[str, ...] = ()
     readers: tuple[str, ...] = ()
+    max_age: float = 0
 
     def __str__(self) -> str:
         return f"stream {self.name}"
@@ -63,7 +68,7 @@ class Stream(msgspec.Struct, frozen=True):
             retention=RetentionPolicy.LIMITS,
             discard=DiscardPolicy.NEW,
             storage=StorageType.FILE,
-            max_age=0,
+            max_age=self.max_age,
             max_bytes=-1,
             max_msgs=-1,
             max_msgs_per_subject=-1,
@@ -126,12 +131,17 @@ class Consumer(msgspec.Struct, frozen=True):
         await js.add_consumer(self.stream, self.config())
 
 
+SERVICES = ("batch", "expiration", "identity", "notification", "orders", "tickets")
+
 STREAMS = (
     Stream("TICKETS", ("tickets.*",), ("tickets",), readers=("orders", "notification")),
     Stream("ORDERS", ("orders.*",), ("orders",), readers=("tickets", "expiration", "notification")),
     Stream("EXPIRATION", ("expiration.*",), ("expiration",)),
     Stream("BATCH", ("batch.>",), ("batch",)),
     Stream("NOTIFICATIONS", ("notifications.>",), ("notification",)),
+    Stream("IDENTITY", ("identity.>",), ("identity",)),
+    Stream("REVOKED", ("revoked.*",), ("identity",), readers=SERVICES, max_age=BELIEVED_SECONDS),
+    Stream("SPENT", ("spent.*",), ("identity", "notification"), max_age=BELIEVED_SECONDS),
     Stream("DEAD", ("dead.>",)),  # whose consumer it was writes `dead.<durable>`
 )
 
@@ -161,7 +171,12 @@ CONSUMERS = (
     ),
 )
 
-ANSWERS: Mapping[str, tuple[str, ...]] = {"tickets": ("batch",), "orders": ("batch",), "batch": ()}
+ANSWERS: Mapping[str, tuple[str, ...]] = {
+    "tickets": ("batch",),
+    "orders": ("batch",),
+    "batch": (),
+    "identity": SERVICES,
+}
 """The services that answer requests (`requests.<service>.<name>`), and which others may ask each; it may itself."""
 
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}

@@ -143,17 +143,19 @@ class BatchFailed(Event, frozen=True, tag="batch_failed"):
 
 
 class KindPaused(Event, frozen=True, tag="kind_paused"):
-    """Nothing of this kind begins until it is resumed."""
+    """Nothing of this kind begins until it is resumed. `by`: the operator who said so."""
 
     kind: str
     at: datetime
+    by: str = ""
 
 
 class KindResumed(Event, frozen=True, tag="kind_resumed"):
-    """Operations of this kind run again."""
+    """Operations of this kind run again. `by`: the operator who said so."""
 
     kind: str
     at: datetime
+    by: str = ""
 
 
 class OperationsAdded(Event, frozen=True, tag="operations_added"):

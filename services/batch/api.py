@@ -17,11 +17,11 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
 
-from common.auth import RequiresUser, UserRequest
+from common.auth import RequiresUser, User, UserRequest
 from common.clock import Moment, now
-from common.errors import Forbidden, NotFound
+from common.errors import NotFound
 from common.events import Outcome, Priority
-from common.http import BEARER, LOCATION_HEADER
+from common.http import LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
 from common.paging import Cursor
 from common.postgres import POSTGRES_FAILED
@@ -41,7 +41,6 @@ from services.batch.domain import (
 from services.batch.intake import Blocks, Intake, VisibleBatches, Wanted
 from services.batch.kinds import Kind, known
 from services.batch.read_model import BatchPage, BatchView, OperationPage, OperationView
-from services.batch.settings import BatchSettings
 from services.batch.singles import Singles
 from services.batch.upload import Read, operations_in, operations_of
 
@@ -135,7 +134,12 @@ class BatchDesk(msgspec.Struct, frozen=True):
     intake: Intake
     kinds: Mapping[str, Kind[msgspec.Struct]]
     pool: asyncpg.Pool
-    settings: BatchSettings
+
+    def kind(self, name: str, user: User) -> Kind[msgspec.Struct]:
+        """A kind that this user may have executed. Raises NotFound, Forbidden."""
+        kind = known(self.kinds, name)
+        user.require(kind.area, kind.role, write=True)
+        return kind
 
     async def batch(self, batch_id: UUID, user_id: str) -> BatchView:
         """A batch of this user. Raises NotFound, Unavailable."""
@@ -157,15 +161,14 @@ class BatchController(Controller):
 
     path = "/api/batches"
     tags = ("batches",)
-    middleware = (RequiresUser(),)
-    security = BEARER
+    middleware = (RequiresUser("batches"),)
 
     @post(
         "/",
         status_code=202,
         request_max_body_size=UPLOAD_LIMIT,
         operation_class=SubmitOperation,
-        responses=problems(400, 401, 404, 409, 413, 415, 422, 503),
+        responses=problems(400, 404, 409, 413, 415, 422, 503),
         response_headers=[LOCATION_HEADER],
     )
     async def submit(
@@ -201,12 +204,12 @@ class BatchController(Controller):
             new = parsed(await whole(request), NewBatch, outermost=True)  # each operation is checked by itself
             start = start_of(new.run_at, now())
             wanted = Wanted(new.kind, request.user.id, new.priority, new.on_invalid, start)
-            blocks = once(operations_of(new.operations, known(desk.kinds, new.kind).operation))
+            blocks = once(operations_of(new.operations, desk.kind(new.kind, request.user).operation))
         elif media_type in MEDIA_TYPES:
             if kind is None:
                 raise BadRequest(FieldProblem("kind", "Required with a file; which kind of operation are its rows?"))
             wanted = Wanted(kind, request.user.id, priority, on_invalid, start)
-            blocks = operations_in(request.stream(), MEDIA_TYPES[media_type], known(desk.kinds, kind).operation)
+            blocks = operations_in(request.stream(), MEDIA_TYPES[media_type], desk.kind(kind, request.user).operation)
         else:
             allowed = ", ".join(("application/json", *MEDIA_TYPES))
             got = shown(request.headers.get("content-type", "none"))
@@ -216,7 +219,7 @@ class BatchController(Controller):
         batch = await desk.written(taken, taken.submitted_at or now())
         return Response(batch, status_code=202, headers={"Location": f"/api/batches/{batch.id}"})
 
-    @get("/", responses=problems(400, 401, 503))
+    @get("/", responses=problems(400, 503))
     async def list(
         self,
         request: UserRequest,
@@ -228,12 +231,12 @@ class BatchController(Controller):
         """Your batches, newest first."""
         return await read_model.batches(desk.pool, request.user.id, now(), status=status, limit=limit, cursor=cursor)
 
-    @get("/{batch_id:str}", responses=problems(400, 401, 404, 503))
+    @get("/{batch_id:str}", responses=problems(400, 404, 503))
     async def read(self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]) -> BatchView:
         """One of your batches, and how far it has come."""
         return await desk.batch(batch_id, request.user.id)
 
-    @get("/{batch_id:str}/operations", responses=problems(400, 401, 404, 503))
+    @get("/{batch_id:str}/operations", responses=problems(400, 404, 503))
     async def operations(
         self,
         batch_id: FromPath[UUID],
@@ -254,7 +257,7 @@ class BatchController(Controller):
         await desk.batch(batch_id, request.user.id)
         return await read_model.operations(desk.pool, batch_id, status=status, limit=limit, after=int(cursor or 0))
 
-    @get("/{batch_id:str}/report.csv", media_type="text/csv", responses=problems(400, 401, 404, 503))
+    @get("/{batch_id:str}/report.csv", media_type="text/csv", responses=problems(400, 404, 503))
     async def report(self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]) -> Stream:
         """What became of each row, as far as it is known, as CSV.
 
@@ -264,7 +267,7 @@ class BatchController(Controller):
         name = f'attachment; filename="batch-{batch_id}.csv"'
         return Stream(report.report(desk.pool, batch_id), headers={"Content-Disposition": name})
 
-    @post("/{batch_id:str}/cancel", status_code=200, responses=problems(400, 401, 404, 409, 503))
+    @post("/{batch_id:str}/cancel", status_code=200, responses=problems(400, 404, 409, 503))
     async def cancel(
         self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
     ) -> BatchView:
@@ -272,7 +275,7 @@ class BatchController(Controller):
         command = CancelBatch(request.user.id, now())
         return await desk.written((await desk.batches.handle(batch_id, command)).state, command.at)
 
-    @post("/{batch_id:str}/retry", status_code=202, responses=problems(400, 401, 404, 409, 503))
+    @post("/{batch_id:str}/retry", status_code=202, responses=problems(400, 404, 409, 503))
     async def retry(
         self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
     ) -> BatchView:
@@ -313,12 +316,9 @@ class OperationController(Controller):
 
     path = "/api/operations"
     tags = ("operations",)
-    middleware = (RequiresUser(),)
-    security = BEARER
+    middleware = (RequiresUser("batches"),)
 
-    @post(
-        "/", status_code=202, responses=problems(400, 401, 404, 413, 415, 422, 503), response_headers=[LOCATION_HEADER]
-    )
+    @post("/", status_code=202, responses=problems(400, 404, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
     async def create(
         self,
         data: JSONBody[NewOperation],
@@ -333,10 +333,11 @@ class OperationController(Controller):
         """
         request_id = request_id_of(request.user.id, idempotency_key) if idempotency_key else None
         start = start_of(data.run_at, now())
+        desk.kind(data.kind, request.user)
         created = await desk.singles.create(request_id, request.user.id, data.kind, data.payload, data.priority, start)
         return Response(created, status_code=202, headers={"Location": f"/api/operations/{created.id}"})
 
-    @get("/{operation_id:str}", responses=problems(400, 401, 404, 503))
+    @get("/{operation_id:str}", responses=problems(400, 404, 503))
     async def read(
         self, operation_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
     ) -> OperationView:
@@ -344,36 +345,36 @@ class OperationController(Controller):
         return await desk.singles.get(operation_id, request.user.id)
 
 
+FOR_OPERATORS = RequiresUser("batches", "operator")
+
+
 class KindController(Controller):
     """The kinds of operation that are installed."""
 
     path = "/api/batch-kinds"
     tags = ("batches",)
-    middleware = (RequiresUser(),)
-    security = BEARER
+    middleware = (RequiresUser("batches"),)
 
-    @get("/", responses=problems(400, 401, 503))
+    @get("/", responses=problems(400, 503))
     async def list(self, desk: NamedDependency[BatchDesk]) -> list[KindView]:
         """Which kinds there are, and what their operations hold."""
         return [await view(desk, name) for name in sorted(desk.kinds)]
 
-    @post("/{kind:str}/pause", status_code=200, responses=problems(400, 401, 403, 404, 503))
+    @post("/{kind:str}/pause", middleware=[FOR_OPERATORS], status_code=200, responses=problems(400, 404, 503))
     async def pause(self, kind: FromPath[str], request: UserRequest, desk: NamedDependency[BatchDesk]) -> KindView:
         """Begin nothing of this kind until it is resumed."""
         return await set_paused(desk, kind, request.user.id, paused=True)
 
-    @post("/{kind:str}/resume", status_code=200, responses=problems(400, 401, 403, 404, 503))
+    @post("/{kind:str}/resume", middleware=[FOR_OPERATORS], status_code=200, responses=problems(400, 404, 503))
     async def resume(self, kind: FromPath[str], request: UserRequest, desk: NamedDependency[BatchDesk]) -> KindView:
         """Let operations of this kind run again."""
         return await set_paused(desk, kind, request.user.id, paused=False)
 
 
 async def set_paused(desk: BatchDesk, kind: str, user_id: str, *, paused: bool) -> KindView:
-    """Pause or resume a kind. Raises Forbidden, NotFound."""
+    """Pause or resume a kind. Raises NotFound."""
     known(desk.kinds, kind)
-    if not desk.settings.may_pause(user_id):
-        raise Forbidden("Only operators may pause and resume kinds; BOXOFFICE_OPERATORS names them.")
-    await desk.paused.handle(kind_id_of(kind), SetPaused(kind, paused, now()))
+    await desk.paused.handle(kind_id_of(kind), SetPaused(kind, paused, user_id, now()))
     return await view(desk, kind)
 
 

@@ -73,7 +73,7 @@ async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIt
             CountWorkDone(batches, works),
         )
         singles = Singles(Aggregate(OPERATION_REQUESTS, log, cache=1_000), works, visible, installed, pool)
-        desk = BatchDesk(visible, singles, paused, Intake(visible, works, installed), installed, pool, settings)
+        desk = BatchDesk(visible, singles, paused, Intake(visible, works, installed), installed, pool)
         things = given(
             desk=desk,
             template_desk=TemplateDesk(ReadYourWrites(templates, projected), shelf, checkers, pool),

@@ -601,13 +601,15 @@ def evolve_request(_: OperationRequested | None, event: OperationRequested) -> O
 class SetPaused(msgspec.Struct, frozen=True):
     kind: str
     paused: bool
+    by: str
     at: datetime
 
 
 def decide_kind(command: SetPaused, paused: bool) -> list[KindEvent]:
     if command.paused == paused:
         return []
-    return [KindPaused(command.kind, command.at) if command.paused else KindResumed(command.kind, command.at)]
+    event = KindPaused if command.paused else KindResumed
+    return [event(command.kind, command.at, command.by)]
 
 
 def evolve_kind(_: bool, event: KindEvent) -> bool:

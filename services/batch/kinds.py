@@ -60,7 +60,9 @@ import msgspec
 import structlog
 from msgspec import Meta
 
+from common.auth import Area
 from common.errors import NotFound
+from common.events import Role
 from common.explain import explain
 from common.requests import Asks
 
@@ -145,6 +147,9 @@ class Kind(ABC, Generic[Op]):
     What ends its process (a crash of a C library, the end of memory) takes all with it that is executed there. Its
     piece of work is executed alone from then on, and after `attempts` such ends all that is left of the piece fails.
 
+    `role`: who may at least have it executed; `area`: to what that is a door, for which an API key needs the scope to
+    write.
+
     `operation`: what its rows are checked against. Beware of a union of a list or dict and a `str` with limits in it:
     msgspec 0.22 crashes on one.
     """
@@ -156,6 +161,8 @@ class Kind(ABC, Generic[Op]):
     limit: ClassVar[int] = 1000
     transactional: ClassVar[bool] = True
     tables: ClassVar[str] = ""
+    area: ClassVar[Area] = "batches"
+    role: ClassVar[Role] = "seller"
 
     @abstractmethod
     async def execute_many(self, work: Work, operations: Sequence[Task[Op]]) -> Sequence[Answer]:
@@ -221,6 +228,8 @@ class Plain(msgspec.Struct):
     timeout: Annotated[float, Meta(gt=0, le=86_400)]
     transactional: bool
     tables: str
+    area: Area
+    role: Role
 
 
 def installed(use: Callable[[type[Kind[Any]]], T]) -> dict[str, T]:

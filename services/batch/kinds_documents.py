@@ -16,7 +16,6 @@ from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
 from common.errors import NotFound
-from common.http import BEARER
 from common.problems import problems
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, Work
 from services.batch.renderers import BadTemplate, Format, Renderers
@@ -144,10 +143,9 @@ class DocumentController(Controller):
 
     path = "/api/documents"
     tags = ("templates",)
-    middleware = (RequiresUser(),)
-    security = BEARER
+    middleware = (RequiresUser("batches"),)
 
-    @get("/{document_id:str}", operation_class=FetchDocument, responses=problems(400, 401, 404, 503))
+    @get("/{document_id:str}", operation_class=FetchDocument, responses=problems(400, 404, 503))
     async def read(
         self, document_id: FromPath[UUID], request: UserRequest, document_desk: NamedDependency[DocumentDesk]
     ) -> Response[bytes]:

@@ -56,6 +56,7 @@ class CreateTickets(RemoteKind[NewTicket]):
     """Puts tickets on sale. The output of an operation is the id of its ticket."""
 
     name = "tickets.create"
+    area = "tickets"
     operation = NewTicket
     endpoint = CREATE_TICKETS
 
@@ -64,6 +65,7 @@ class UpdateTickets(RemoteKind[TicketUpdate]):
     """Changes listings. The output of an operation is the id of its ticket."""
 
     name = "tickets.update"
+    area = "tickets"
     operation = TicketUpdate
     endpoint = UPDATE_TICKETS
 
@@ -72,5 +74,7 @@ class CancelOrders(RemoteKind[OrderCancellation]):
     """Cancels orders of whoever asks. The output of an operation is the id of its order."""
 
     name = "orders.cancel"
+    area = "orders"
+    role = "buyer"
     operation = OrderCancellation
     endpoint = CANCEL_ORDERS

@@ -15,7 +15,7 @@ from common.clock import new_id, now
 from common.errors import Invalid
 from common.etag import ETAG_HEADER, IfMatch, etag_of, version_in
 from common.events import TemplateEvent
-from common.http import BEARER, LINE, LOCATION_HEADER
+from common.http import LINE, LOCATION_HEADER
 from common.paging import Cursor
 from common.problems import problems
 from common.projector import ReadYourWrites
@@ -83,10 +83,9 @@ class TemplateController(Controller):
 
     path = "/api/templates"
     tags = ("templates",)
-    middleware = (RequiresUser(),)
-    security = BEARER
+    middleware = (RequiresUser("batches"),)
 
-    @post("/", responses=problems(400, 401, 413, 415, 422, 503), response_headers=[ETAG_HEADER, LOCATION_HEADER])
+    @post("/", responses=problems(400, 413, 415, 422, 503), response_headers=[ETAG_HEADER, LOCATION_HEADER])
     async def create(
         self, data: JSONBody[NewTemplate], request: UserRequest, template_desk: NamedDependency[TemplateDesk]
     ) -> Response[TemplateView]:
@@ -98,7 +97,7 @@ class TemplateController(Controller):
         created.headers["Location"] = f"/api/templates/{template_id}"
         return created
 
-    @get("/", responses=problems(400, 401, 503))
+    @get("/", responses=problems(400, 503))
     async def list(
         self,
         request: UserRequest,
@@ -109,7 +108,7 @@ class TemplateController(Controller):
         """Your templates, newest first."""
         return await templates.templates(template_desk.pool, request.user.id, limit=limit, cursor=cursor)
 
-    @get("/{template_id:str}", responses=problems(400, 401, 404, 503), response_headers=[ETAG_HEADER])
+    @get("/{template_id:str}", responses=problems(400, 404, 503), response_headers=[ETAG_HEADER])
     async def read(
         self,
         template_id: FromPath[UUID],
@@ -122,7 +121,7 @@ class TemplateController(Controller):
 
     @put(
         "/{template_id:str}",
-        responses=problems(400, 401, 404, 412, 413, 415, 422, 428, 503),
+        responses=problems(400, 404, 412, 413, 415, 422, 428, 503),
         response_headers=[ETAG_HEADER],
     )
     async def replace(
@@ -139,7 +138,7 @@ class TemplateController(Controller):
         command = ReplaceTemplate(template_id, request.user.id, content, seen, now())
         return shown((await template_desk.templates.handle(template_id, command)).state)
 
-    @delete("/{template_id:str}", responses=problems(400, 401, 404, 503))
+    @delete("/{template_id:str}", responses=problems(400, 404, 503))
     async def delete(
         self, template_id: FromPath[UUID], request: UserRequest, template_desk: NamedDependency[TemplateDesk]
     ) -> None:

@@ -19,12 +19,14 @@ import services.notification.app
 import services.orders.app
 import services.tickets.app
 from common import projector, rights, topology
+from common.credentials import IssuedCredentials
 from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.http import create_app
 from common.live import Connections, WebSockets
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
 from common.projector import ReadModel
+from common.requests import Requester
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
 from services.batch import engine
@@ -48,6 +50,7 @@ WS_LARGEST = 64 * 1024
 """Bytes in one message of a WebSocket that comes."""
 
 MAY_MIGRATE = "select pg_advisory_lock(hashtextextended('boxoffice.migrate', 0))"
+SPENT = next(stream for stream in topology.STREAMS if stream.name == "SPENT")
 START_IT = "start it, or correct BOXOFFICE_DATABASE_URL"
 PATIENCE_SECONDS = 3.0
 """After so long, one that waits for another migration says so."""
@@ -92,13 +95,16 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
     connections = Connections(settings.connections)
     own = {name: load(SERVICES[name][1], environment, of=name) for name in names}
     async with AsyncExitStack() as stack:
-        platforms, made = [], []
+        platforms, made = {}, []
         for name in names:  # each is its own user, of NATS and of Postgres
-            platform = await stack.enter_async_context(connect(own[name], name, connections=connections))
-            platforms.append(platform)
-            made.append(await stack.enter_async_context(SERVICES[name][0](platform, own[name])))
-        connected = lambda: all(platform.client.is_connected for platform in platforms)  # noqa: E731
-        yield create_app(made, settings, connected=connected, connections=connections)
+            platforms[name] = await stack.enter_async_context(connect(own[name], name, connections=connections))
+            made.append(await stack.enter_async_context(SERVICES[name][0](platforms[name], own[name])))
+        # Tickets for WebSockets are spent by a service that may: there are no others at its doors.
+        spending = next((name for name in names if name in SPENT.writers), names[0])
+        credentials = IssuedCredentials(platforms[spending].event_log, Requester(platforms[spending].client))
+        made.append(Service("credentials", workers=[credentials]))
+        connected = lambda: all(platform.client.is_connected for platform in platforms.values())  # noqa: E731
+        yield create_app(made, settings, connected=connected, connections=connections, credentials=credentials)
 
 
 def process_settings(names: Sequence[str], environment: Mapping[str, str]) -> Settings:

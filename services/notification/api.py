@@ -19,11 +19,10 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
 
-from common.auth import SUBPROTOCOL, RequiresUser, User, UserRequest
+from common.auth import RequiresUser, User, UserRequest
 from common.clock import now
 from common.errors import DomainError
 from common.events import Channel, NotificationEvent, NotificationKind
-from common.http import BEARER
 from common.live import PING, PING_SECONDS, SLOW_SECONDS, event_stream, sent_event
 from common.problems import problems
 from common.projector import ReadYourWrites
@@ -176,10 +175,9 @@ class NotificationController(Controller):
 
     path = "/api/notifications"
     tags = ("notifications",)
-    middleware = (RequiresUser(),)
-    security = BEARER
+    middleware = (RequiresUser("notifications"),)
 
-    @get("/", responses=problems(400, 401, 503))
+    @get("/", responses=problems(400, 503))
     async def poll(
         self,
         request: UserRequest,
@@ -202,7 +200,7 @@ class NotificationController(Controller):
                 return News(items, session.passed, session.recovered, session.log)
             return News([], session.after, session.recovered, session.log)
 
-    @get("/stream", media_type="text/event-stream", responses=problems(400, 401, 503))
+    @get("/stream", media_type="text/event-stream", responses=problems(400, 503))
     async def stream(
         self,
         request: UserRequest,
@@ -218,7 +216,7 @@ class NotificationController(Controller):
         (`notification`, `attempt`), `ping` after 15 s of silence, `wrong` (`detail`) for what you sent, and
         `ended` (`reason`, `retry_ms`) before it is closed: with 1012 as the process stops, with 1013 as you are
         too slow or there is more. Send `{"ack": <cursor>}` for all that has arrived. A page, which can set no
-        header, asks for the subprotocols `boxoffice` and `bearer.<base64url of its token>`.
+        header, gives the `ticket` of a `POST /api/auth/ticket`, which is good for one socket.
         """
         place = last_event_id if last_event_id is not None else after
         return await event_stream(sse(desk.feed, request.user.id, place, log))
@@ -233,10 +231,10 @@ class NotificationController(Controller):
     ) -> None:
         """JSON: `resumed`, then each `notification`; `ping` in a silence; `{"ack": <cursor>}` from you."""
         async with desk.feed.session(socket.user.id, "websocket", after, log) as session:
-            await socket.accept(SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
+            await socket.accept()
             await serve(socket, session)
 
-    @get("/inbox", responses=problems(400, 401, 503))
+    @get("/inbox", responses=problems(400, 503))
     async def inbox(
         self,
         request: UserRequest,
@@ -247,14 +245,14 @@ class NotificationController(Controller):
         """All that you were ever told, newest first, and what became of it."""
         return await read_model.inbox(desk.pool, request.user.id, limit=limit, before=cursor)
 
-    @post("/ack", status_code=204, responses=problems(400, 401, 413, 415, 422, 503))
+    @post("/ack", status_code=204, responses=problems(400, 413, 415, 422, 503))
     async def acknowledge(
         self, data: JSONBody[Cursor], request: UserRequest, desk: NamedDependency[NotificationDesk]
     ) -> None:
         """All up to a cursor has arrived, however it came."""
         await desk.feed.acknowledge(request.user.id, data.cursor)
 
-    @post("/read", status_code=204, responses=problems(400, 401, 413, 415, 422, 503))
+    @post("/read", status_code=204, responses=problems(400, 413, 415, 422, 503))
     async def read_all(
         self, data: JSONBody[Cursor], request: UserRequest, desk: NamedDependency[NotificationDesk]
     ) -> None:
@@ -263,7 +261,7 @@ class NotificationController(Controller):
         await desk.feed.check(data.cursor)
         await desk.inboxes.handle(inbox_id_of(user), MarkAllRead(user, data.cursor, now()))
 
-    @post("/{notification_id:str}/read", status_code=204, responses=problems(400, 401, 404, 503))
+    @post("/{notification_id:str}/read", status_code=204, responses=problems(400, 404, 503))
     async def read_one(
         self, notification_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[NotificationDesk]
     ) -> None:
@@ -271,12 +269,12 @@ class NotificationController(Controller):
         user = request.user.id
         await desk.inboxes.handle(inbox_id_of(user), MarkRead(user, notification_id, now()))
 
-    @get("/preferences", responses=problems(400, 401, 503))
+    @get("/preferences", responses=problems(400, 503))
     async def preferences(self, request: UserRequest, desk: NamedDependency[NotificationDesk]) -> Preferences:
         """What you do not want on which channel."""
         return Preferences((await read_model.standing(desk.pool, request.user.id)).muted)
 
-    @put("/preferences", responses=problems(400, 401, 413, 415, 503))
+    @put("/preferences", responses=problems(400, 413, 415, 503))
     async def prefer(
         self, data: JSONBody[Preferences], request: UserRequest, desk: NamedDependency[NotificationDesk]
     ) -> Response[Preferences]:

@@ -16,7 +16,7 @@ from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.errors import Unavailable
 from common.events import NotificationKind, WebhookDeliveryEvent
-from common.http import BEARER, LOCATION_HEADER
+from common.http import LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
 from common.paging import Cursor
 from common.problems import problems
@@ -145,10 +145,9 @@ class WebhookController(Controller):
 
     path = "/api/webhooks"
     tags = ("webhooks",)
-    middleware = (RequiresUser(),)
-    security = BEARER
+    middleware = (RequiresUser("webhooks"),)
 
-    @post("/", responses=problems(400, 401, 409, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
+    @post("/", responses=problems(400, 409, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
     async def register(
         self,
         data: JSONBody[NewWebhook],
@@ -176,21 +175,21 @@ class WebhookController(Controller):
         registered = WebhookWithSecret.with_secret(webhook, secrets, webhook.secret)
         return Response(registered, status_code=201, headers={"Location": f"/api/webhooks/{webhook_id}"})
 
-    @get("/", responses=problems(400, 401, 503))
+    @get("/", responses=problems(400, 503))
     async def list(self, request: UserRequest, webhook_desk: NamedDependency[WebhookDesk]) -> WebhookList:
         """Your webhooks, newest first."""
         registry = (await webhook_desk.webhooks.load(registry_id_of(request.user.id), fresh=True)).state
         newest_first = sorted(registry.webhooks.values(), key=lambda each: (each.created_at, each.id), reverse=True)
         return WebhookList([WebhookView.of(webhook) for webhook in newest_first])
 
-    @get("/{webhook_id:str}", responses=problems(400, 401, 404, 503))
+    @get("/{webhook_id:str}", responses=problems(400, 404, 503))
     async def read(
         self, webhook_id: FromPath[UUID], request: UserRequest, webhook_desk: NamedDependency[WebhookDesk]
     ) -> WebhookView:
         """One of your webhooks."""
         return WebhookView.of(await webhook_desk.webhook(webhook_id, request.user.id))
 
-    @patch("/{webhook_id:str}", responses=problems(400, 401, 404, 413, 415, 422, 503))
+    @patch("/{webhook_id:str}", responses=problems(400, 404, 413, 415, 422, 503))
     async def change(
         self,
         data: JSONBody[WebhookChanges],
@@ -207,7 +206,7 @@ class WebhookController(Controller):
         handled = await webhook_desk.webhooks.handle(registry_id_of(user), command)
         return WebhookView.of(handled.state.webhook(webhook_id))
 
-    @delete("/{webhook_id:str}", responses=problems(400, 401, 404, 503))
+    @delete("/{webhook_id:str}", responses=problems(400, 404, 503))
     async def remove(
         self, webhook_id: FromPath[UUID], request: UserRequest, webhook_desk: NamedDependency[WebhookDesk]
     ) -> None:
@@ -215,7 +214,7 @@ class WebhookController(Controller):
         user = request.user.id
         await webhook_desk.webhooks.handle(registry_id_of(user), RemoveWebhook(webhook_id, user, now()))
 
-    @post("/{webhook_id:str}/rotate", status_code=200, responses=problems(400, 401, 404, 409, 503))
+    @post("/{webhook_id:str}/rotate", status_code=200, responses=problems(400, 404, 409, 503))
     async def rotate(
         self,
         webhook_id: FromPath[UUID],
@@ -234,7 +233,7 @@ class WebhookController(Controller):
         webhook = handled.state.webhook(webhook_id)
         return WebhookWithSecret.with_secret(webhook, secrets, webhook.secret_of(request_id))
 
-    @get("/{webhook_id:str}/deliveries", responses=problems(400, 401, 404, 503))
+    @get("/{webhook_id:str}/deliveries", responses=problems(400, 404, 503))
     async def deliveries(
         self,
         webhook_id: FromPath[UUID],
@@ -248,7 +247,7 @@ class WebhookController(Controller):
         await webhook_desk.webhook(webhook_id, request.user.id)
         return await deliveries.deliveries(webhook_desk.pool, webhook_id, status=status, limit=limit, cursor=cursor)
 
-    @get("/{webhook_id:str}/deliveries/{delivery_id:str}", responses=problems(400, 401, 404, 503))
+    @get("/{webhook_id:str}/deliveries/{delivery_id:str}", responses=problems(400, 404, 503))
     async def delivery(
         self,
         webhook_id: FromPath[UUID],
@@ -263,7 +262,7 @@ class WebhookController(Controller):
     @post(
         "/{webhook_id:str}/deliveries/{delivery_id:str}/redeliver",
         status_code=200,
-        responses=problems(400, 401, 404, 409, 503),
+        responses=problems(400, 404, 409, 503),
     )
     async def redeliver(
         self,

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
-from common.http import BEARER, LOCATION_HEADER
+from common.http import LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
 from common.paging import Cursor
 from common.problems import problems
@@ -71,10 +71,9 @@ class OrderController(Controller):
 
     path = "/api/orders"
     tags = ("orders",)
-    middleware = (RequiresUser(),)
-    security = BEARER
+    middleware = (RequiresUser("orders"),)
 
-    @post("/", responses=problems(400, 401, 404, 409, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
+    @post("/", responses=problems(400, 404, 409, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
     async def place(
         self,
         data: JSONBody[NewOrder],
@@ -102,7 +101,7 @@ class OrderController(Controller):
         order = OrderView.of(placed.state.order(order_id).as_placed)
         return Response(order, status_code=201, headers={"Location": f"/api/orders/{order_id}"})
 
-    @get("/", responses=problems(400, 401, 503))
+    @get("/", responses=problems(400, 503))
     async def list(
         self,
         request: UserRequest,
@@ -114,12 +113,12 @@ class OrderController(Controller):
         """Your orders, newest first."""
         return await read_model.orders(desk.pool, request.user.id, status=status, limit=limit, cursor=cursor)
 
-    @get("/{order_id:str}", responses=problems(400, 401, 404, 503))
+    @get("/{order_id:str}", responses=problems(400, 404, 503))
     async def read(self, order_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[OrderDesk]) -> OrderView:
         """One of your orders."""
         return await desk.order(order_id, request.user.id)
 
-    @delete("/{order_id:str}", status_code=200, responses=problems(400, 401, 404, 409, 503))
+    @delete("/{order_id:str}", status_code=200, responses=problems(400, 404, 409, 503))
     async def cancel(
         self,
         order_id: FromPath[UUID],
@@ -131,7 +130,7 @@ class OrderController(Controller):
         cancelled = await desk.orders.handle(order.ticket_id, CancelOrder(order_id, "buyer", now()))
         return OrderView.of(cancelled.state.order(order_id))
 
-    @post("/{order_id:str}/payment", status_code=200, responses=problems(400, 401, 402, 404, 409, 413, 415, 422, 503))
+    @post("/{order_id:str}/payment", status_code=200, responses=problems(400, 402, 404, 409, 413, 415, 422, 503))
     async def pay(
         self,
         order_id: FromPath[UUID],

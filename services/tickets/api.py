@@ -14,7 +14,7 @@ from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.etag import ETAG_HEADER, IfMatch, etag_of, version_in
 from common.events import TicketEvent
-from common.http import BEARER, LINE, LOCATION_HEADER, TEXT
+from common.http import LINE, LOCATION_HEADER, TEXT
 from common.live import event_stream
 from common.paging import Cursor
 from common.problems import problems
@@ -83,9 +83,8 @@ class TicketController(Controller):
 
     @post(
         "/",
-        middleware=[RequiresUser()],
-        security=BEARER,
-        responses=problems(400, 401, 413, 415, 422, 503),
+        middleware=[RequiresUser("tickets", "seller")],
+        responses=problems(400, 413, 415, 422, 503),
         response_headers=[ETAG_HEADER, LOCATION_HEADER],
     )
     async def create(
@@ -103,9 +102,8 @@ class TicketController(Controller):
 
     @patch(
         "/{ticket_id:str}",
-        middleware=[RequiresUser()],
-        security=BEARER,
-        responses=problems(400, 401, 403, 404, 409, 412, 413, 415, 422, 428, 503),
+        middleware=[RequiresUser("tickets", "seller")],
+        responses=problems(400, 404, 409, 412, 413, 415, 422, 428, 503),
         response_headers=[ETAG_HEADER],
     )
     async def update(
@@ -126,10 +124,9 @@ class TicketController(Controller):
 
     @delete(
         "/{ticket_id:str}",
-        middleware=[RequiresUser()],
-        security=BEARER,
+        middleware=[RequiresUser("tickets", "seller")],
         status_code=200,
-        responses=problems(400, 401, 403, 404, 503),
+        responses=problems(400, 404, 503),
         response_headers=[ETAG_HEADER],
     )
     async def withdraw(

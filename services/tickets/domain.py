@@ -8,7 +8,7 @@ import msgspec
 from rpds import HashTrieSet
 
 from common.aggregate import Aggregate, Decider
-from common.errors import Conflict, Forbidden, NotFound, Stale
+from common.errors import Conflict, NotFound, Stale
 from common.events import TicketCreated, TicketDetails, TicketEvent, TicketUpdated, TicketWithdrawn
 
 
@@ -27,11 +27,9 @@ class Listing(msgspec.Struct, frozen=True):
     done: "HashTrieSet[UUID]" = HashTrieSet()  # persistent, as the orders of a book are
 
     def owned_by(self, seller_id: str, ticket_id: UUID) -> TicketDetails:
-        """The details, if it is this seller's. Raises NotFound, Forbidden."""
-        if self.details is None:
-            raise NotFound(f"There is no ticket {ticket_id}.", field="ticket_id", got=ticket_id)
-        if self.seller_id != seller_id:
-            raise Forbidden("The ticket is somebody else's: only its seller may change or withdraw it.")
+        """The details, if it is this seller's. Raises NotFound."""
+        if self.details is None or self.seller_id != seller_id:
+            raise NotFound(f"You have no ticket {ticket_id} on sale.", field="ticket_id", got=ticket_id)
         return self.details
 
 

@@ -97,7 +97,7 @@ class OrderController(Controller):
     """The doors of the orders service, as far as they are measured."""
 
     path = "/api/orders"
-    middleware = (RequiresUser(),)
+    middleware = (RequiresUser("orders"),)
 
     @post("/")
     async def place(

@@ -194,7 +194,7 @@ class Office:
 
     async def pause(self, *, paused: bool) -> None:
         await Aggregate(KINDS, self.log).handle(
-            kind_id_of("records.insert"), SetPaused("records.insert", paused, now())
+            kind_id_of("records.insert"), SetPaused("records.insert", paused, "operator", now())
         )
 
     async def die(self, kind: Kind[Any]) -> None:

@@ -375,9 +375,10 @@ def test_what_had_failed_has_still_failed_when_its_next_run_is_stopped() -> None
 
 
 def test_a_kind_is_paused_and_resumed() -> None:
-    Given(KINDS).when(SetPaused(KIND, True, NOON)).then(KindPaused(KIND, NOON))
-    Given(KINDS).when(SetPaused(KIND, False, NOON)).then()
-    Given(KINDS, KindPaused(KIND, NOON)).when(SetPaused(KIND, False, NOON)).then(KindResumed(KIND, NOON))
+    Given(KINDS).when(SetPaused(KIND, True, "ada", NOON)).then(KindPaused(KIND, NOON, "ada"))
+    Given(KINDS).when(SetPaused(KIND, False, "ada", NOON)).then()
+    paused = KindPaused(KIND, NOON, "ada")
+    Given(KINDS, paused).when(SetPaused(KIND, False, "ada", NOON)).then(KindResumed(KIND, NOON, "ada"))
 
 
 def test_the_ids_of_a_batchs_operations_follow_each_other() -> None:

@@ -1,0 +1,115 @@
+"""What the identity service tells: who is known here, who is logged in, which keys programs have."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from common.events.base import Event
+
+Role = Literal["buyer", "seller", "operator"]
+"""What somebody may do; each may also do what those before it may."""
+
+SessionEnd = Literal["logout", "reuse", "provider"]
+"""Why a session ended: its user said so, a refresh token was used twice, or who vouched for the user does not now."""
+
+
+class UserRegistered(Event, frozen=True, tag="user_registered"):
+    """Somebody was here for the first time: `subject` at `issuer`, who is `user_id` from now on.
+
+    Names and addresses of people are not in the log, which forgets nothing.
+    """
+
+    user_id: str
+    issuer: str
+    subject: str
+    role: Role
+    at: datetime
+
+
+class RoleChanged(Event, frozen=True, tag="role_changed"):
+    """A user may do something else from now on. `by`: the operator who said so, or none where the settings did."""
+
+    user_id: str
+    role: Role
+    by: str | None
+    at: datetime
+
+
+class SessionOpened(Event, frozen=True, tag="session_opened"):
+    """A user logged in through `provider`."""
+
+    session_id: UUID
+    user_id: str
+    provider: str
+    at: datetime
+    expires_at: datetime
+
+
+class SessionRefreshed(Event, frozen=True, tag="session_refreshed"):
+    """The session's refresh token was exchanged for that of the next `generation`."""
+
+    session_id: UUID
+    user_id: str
+    generation: int
+    at: datetime
+
+
+class SessionEnded(Event, frozen=True, tag="session_ended"):
+    """Nothing that was issued in this session is believed any more."""
+
+    session_id: UUID
+    user_id: str
+    reason: SessionEnd
+    at: datetime
+
+
+class KeyCreated(Event, frozen=True, tag="key_created"):
+    """A program may act for a user, within `scopes`. `digest`: SHA-256 of the secret, in base 16."""
+
+    key_id: UUID
+    user_id: str
+    name: str
+    scopes: list[str]
+    digest: str
+    at: datetime
+    expires_at: datetime | None
+
+
+class KeyUsed(Event, frozen=True, tag="key_used"):
+    """A program used its key; told once in a while only."""
+
+    key_id: UUID
+    user_id: str
+    at: datetime
+
+
+class KeyRevoked(Event, frozen=True, tag="key_revoked"):
+    """A key is not believed any more."""
+
+    key_id: UUID
+    user_id: str
+    at: datetime
+
+
+class Revoked(Event, frozen=True, tag="revoked"):
+    """What was issued before must not be believed any more: of a session, of a key, or all that a user had.
+
+    In a stream that keeps it for as long as what was issued would be believed.
+    """
+
+    what: Literal["session", "key", "user"]
+    whose: str
+    at: datetime
+
+
+class Spent(Event, frozen=True, tag="spent"):
+    """Something that may be used once was used. In a stream that keeps it for longer than that would be believed."""
+
+    what: Literal["login", "ticket"]
+    at: datetime
+
+
+UserEvent = UserRegistered | RoleChanged
+SessionEvent = SessionOpened | SessionRefreshed | SessionEnded
+KeyEvent = KeyCreated | KeyUsed | KeyRevoked
+IdentityEvent = UserEvent | SessionEvent | KeyEvent
