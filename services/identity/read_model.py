@@ -120,7 +120,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
             await connection.execute(statement, *map(list, zip(*rows.values(), strict=True)))
 
 
-READ_MODEL = ReadModel("identity", TABLES, {"IDENTITY": project})
+READ_MODEL = ReadModel("identity", TABLES, {"IDENTITY": project}, service="identity")
 
 
 class SessionView(msgspec.Struct, frozen=True):
