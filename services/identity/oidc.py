@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import ipaddress
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -137,10 +138,14 @@ class OidcProvider:
         settings: ProviderSettings,
         *,
         seconds: float = SECONDS,
+        trust: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`seconds`: for an answer. `clock`: for how long things are kept. `now`: since 1970. Raises BadSetting."""
+        """`seconds`: for an answer. `trust`: whose certificates are believed. `clock`: for how long things are kept.
+
+        `now`: seconds since 1970. Raises BadSetting.
+        """
         self.settings = settings
         self._loopback = is_loopback(settings.issuer)
         if not self._is_safe(settings.issuer) or urlsplit(settings.issuer).query:
@@ -151,16 +156,13 @@ class OidcProvider:
         if "openid" not in settings.scopes:
             raise BadSetting(f"The scopes of {settings.name}: `openid` has to be among them")
         self._seconds, self._now = seconds, now
-        self._client = httpx.AsyncClient(timeout=seconds, headers={"Accept-Encoding": "identity"})
+        self._client = httpx.AsyncClient(verify=trust or True, timeout=seconds, headers={"Accept-Encoding": "identity"})
         self._discovered = Kept(self._discover, clock)
         self._keys = Kept(self._fetch_keys, clock)
 
     async def authorization_url(self, options: LoginOptions) -> str:
         """As OAuthService."""
         there = await self._discovered.get(FRESH_SECONDS)
-        extra = {"access_type": "offline"} if self.settings.issuer == GOOGLE else {}
-        if "offline_access" in self.settings.scopes:
-            extra["prompt"] = "consent"
         url: str = prepare_grant_uri(
             there.authorization_endpoint,
             self.settings.client_id,
@@ -171,7 +173,7 @@ class OidcProvider:
             nonce=options.nonce,
             code_challenge=create_s256_code_challenge(options.code_verifier),
             code_challenge_method="S256",
-            **extra,
+            **for_refresh_token(self.settings),
         )
         return url
 
@@ -361,6 +363,17 @@ class OidcProvider:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
+
+
+def for_refresh_token(settings: ProviderSettings) -> dict[str, str]:
+    """What is asked for so that there will be a refresh token.
+
+    Google gives one with the first consent only. It is not asked for consent each time: nobody likes to be asked again,
+    the first token stays good, and who revokes it is asked at the next login, which brings a new one.
+    """
+    if settings.issuer == GOOGLE:
+        return {"access_type": "offline"}
+    return {"prompt": "consent"} if "offline_access" in settings.scopes else {}
 
 
 class Kept(Generic[T]):

@@ -1,9 +1,11 @@
 """What a provider, or somebody who plays one, may try: all of it refused, and no secret told."""
 
+import asyncio
 import base64
 import gzip
 import hashlib
 import logging
+import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -17,7 +19,7 @@ from structlog.testing import capture_logs
 from common.errors import DomainError, Invalid, Unauthenticated, Unavailable
 from common.settings import BadSetting
 from services.identity.oauth import Callback, LoggedIn, LoginOptions
-from services.identity.oidc import ANSWER_BYTES, OidcProvider, ProviderSettings
+from services.identity.oidc import ANSWER_BYTES, OidcProvider, ProviderSettings, for_refresh_token
 from tests.forger import (
     ACCESS_TOKEN,
     CLIENT_ID,
@@ -38,6 +40,9 @@ HERE = "https://shop.example/api/auth/callback"
 CODE = "the-code-of-a-test"
 OPTIONS = LoginOptions(HERE, "the-state-of-a-test", "the-nonce-of-a-test", "the-verifier-of-a-test" * 2)
 CALLBACK = Callback(state=OPTIONS.state, code=CODE)
+NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Made once: httpx would read every certificate of the world for each test."""
+
 LEAK = "a-secret-in-a-description"
 SECRETS = [CLIENT_SECRET, CODE, OPTIONS.state, OPTIONS.nonce, OPTIONS.code_verifier, ACCESS_TOKEN, REFRESH_TOKEN, LEAK]
 BASIC = base64.b64encode(f"{CLIENT_ID}:{CLIENT_SECRET}".encode()).decode()
@@ -61,12 +66,13 @@ def liar(forger_there: Forger) -> Forger:
     return forger_there
 
 
-def settings_of(liar: Forger) -> ProviderSettings:
-    return ProviderSettings(name="Forger", issuer=liar.issuer, client_id=CLIENT_ID, client_secret=CLIENT_SECRET)
+def provider_of(liar: Forger, seconds: float = 10.0) -> OidcProvider:
+    settings = ProviderSettings(name="Forger", issuer=liar.issuer, client_id=CLIENT_ID, client_secret=CLIENT_SECRET)
+    return OidcProvider(settings, seconds=seconds, trust=NOBODY, now=lambda: NOW)
 
 
 async def log_in(liar: Forger, callback: Callback = CALLBACK, seconds: float = 10.0) -> LoggedIn:
-    async with OidcProvider(settings_of(liar), seconds=seconds, now=lambda: NOW) as provider:
+    async with provider_of(liar, seconds) as provider:
         return await provider.exchange_code(callback, OPTIONS)
 
 
@@ -361,6 +367,56 @@ async def test_a_login_is_refused_when_nobody_is_there(caplog: pytest.LogCapture
     await refused(log_in(gone), Unavailable, "no connection .ConnectError", caplog)
 
 
+async def test_a_provider_that_was_away_is_asked_again(liar: Forger) -> None:
+    async with provider_of(liar) as provider:
+        for path in (WELL_KNOWN, "keys", "token"):
+            liar.answers = {path: Answer(b"", 503)}
+            with pytest.raises(Unavailable, match="answered 503"):
+                await provider.exchange_code(CALLBACK, OPTIONS)
+        liar.answers = {}
+        assert (await provider.exchange_code(CALLBACK, OPTIONS)).identity.subject == "ada"
+
+
+async def test_many_logins_at_once_fetch_documents_and_keys_once(liar: Forger) -> None:
+    async with provider_of(liar) as provider:
+        logins = await asyncio.gather(*(provider.exchange_code(CALLBACK, OPTIONS) for _ in range(8)))
+    assert {each.identity.subject for each in logins} == {"ada"}
+    assert sorted(each.path for each in liar.asked) == sorted([WELL_KNOWN, "keys", *["token"] * 8])
+
+
+async def test_a_login_that_is_given_up_takes_nothing_from_the_others(liar: Forger) -> None:
+    async with provider_of(liar) as provider:
+        first, second = (asyncio.create_task(provider.exchange_code(CALLBACK, OPTIONS)) for _ in range(2))
+        await asyncio.sleep(0)  # both have begun
+        first.cancel()
+        assert (await second).identity.subject == "ada"
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    assert [each.path for each in liar.asked].count(WELL_KNOWN) == 1
+
+
+async def test_a_key_that_the_provider_takes_back_is_believed_for_an_hour_at_most(liar: Forger) -> None:
+    clock = 0.0
+    settings = provider_of(liar).settings
+    async with OidcProvider(settings, trust=NOBODY, clock=lambda: clock, now=lambda: NOW) as provider:
+        await provider.exchange_code(CALLBACK, OPTIONS)
+        liar.keys = [jwk(private_key("RSA", 1), kid="two")]
+        clock = 3599.0
+        await provider.exchange_code(CALLBACK, OPTIONS)
+        clock = 3600.0
+        with pytest.raises(Unauthenticated, match=PUBLISHED):
+            await provider.exchange_code(CALLBACK, OPTIONS)
+
+
+async def test_tokens_with_foreign_keys_do_not_have_the_keys_fetched_each_time(liar: Forger) -> None:
+    liar.header["kid"] = "two"
+    async with provider_of(liar) as provider:
+        for _ in range(5):
+            with pytest.raises(Unauthenticated, match=PUBLISHED):
+                await provider.exchange_code(CALLBACK, OPTIONS)
+    assert [each.path for each in liar.asked].count("keys") == 1
+
+
 OTHER = "https://accounts.google.com"
 CALLBACKS: dict[str, tuple[Mapping[str, str | None], bool, type[DomainError], str]] = {
     "no state": ({"state": None}, False, Unauthenticated, "state"),
@@ -418,7 +474,7 @@ REFRESHES: dict[str, Case] = {
 async def test_a_refresh_is_refused(case: Case, liar: Forger, caplog: pytest.LogCaptureFixture) -> None:
     tamper, kind, says = case
     tamper(liar)
-    async with OidcProvider(settings_of(liar), now=lambda: NOW) as provider:
+    async with provider_of(liar) as provider:
         await refused(provider.refresh(REFRESH_TOKEN, "ada"), kind, says, caplog)
 
 
@@ -436,7 +492,7 @@ REVOCATIONS: dict[str, Case] = {
 async def test_what_is_not_revoked_is_told(case: Case, liar: Forger, caplog: pytest.LogCaptureFixture) -> None:
     tamper, kind, says = case
     tamper(liar)
-    async with OidcProvider(settings_of(liar), now=lambda: NOW) as provider:
+    async with provider_of(liar) as provider:
         await refused(provider.revoke(REFRESH_TOKEN), kind, says, caplog)
 
 
@@ -451,7 +507,7 @@ async def test_what_is_not_revoked_is_told(case: Case, liar: Forger, caplog: pyt
 )
 async def test_whether_a_token_was_revoked(tamper: Tamper, revoked: bool, liar: Forger) -> None:
     tamper(liar)
-    async with OidcProvider(settings_of(liar), now=lambda: NOW) as provider:
+    async with provider_of(liar) as provider:
         assert await provider.revoke(REFRESH_TOKEN) == revoked
     assert [each.form["token"] for each in liar.asked if each.path == "revoke"] == [REFRESH_TOKEN] * revoked
 
@@ -510,7 +566,7 @@ async def test_only_what_can_be_shown_is_taken(
 
 
 async def test_what_the_provider_is_asked(liar: Forger) -> None:
-    async with OidcProvider(settings_of(liar), now=lambda: NOW) as provider:
+    async with provider_of(liar) as provider:
         url = await provider.authorization_url(OPTIONS)
     await log_in(liar)
     assert {name: value for name, (value,) in parse_qs(urlsplit(url).query).items()} == {
@@ -563,6 +619,22 @@ def test_a_provider_that_cannot_be_trusted_is_not_configured(issuer: str) -> Non
     with pytest.raises(BadSetting, match="begins with https") as refusal:
         OidcProvider(settings)
     assert CLIENT_SECRET not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("issuer", "scopes", "asked"),
+    [
+        ("https://accounts.google.com", ("openid", "email"), {"access_type": "offline"}),
+        ("https://idp.example", ("openid",), {}),
+        ("https://idp.example", ("openid", "offline_access"), {"prompt": "consent"}),
+    ],
+    ids=["Google", "others", "others that are asked"],
+)
+def test_each_provider_is_asked_for_a_refresh_token_in_its_own_way(
+    issuer: str, scopes: tuple[str, ...], asked: dict[str, str]
+) -> None:
+    settings = ProviderSettings(name="N", issuer=issuer, client_id="c", client_secret=CLIENT_SECRET, scopes=scopes)
+    assert for_refresh_token(settings) == asked
 
 
 def test_a_provider_is_asked_who_somebody_is_or_not_configured() -> None:
