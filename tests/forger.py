@@ -134,6 +134,7 @@ class Forger:
             "token_endpoint": f"{issuer}/token",
             "jwks_uri": f"{issuer}/keys",
             "revocation_endpoint": f"{issuer}/revoke",
+            "userinfo_endpoint": f"{issuer}/userinfo",
         }
         self.keys: list[dict[str, Any]] = [jwk(private_key("RSA"), kid="one", use="sig", alg="RS256")]
         self.tokens: dict[str, Any] = {
@@ -165,6 +166,8 @@ class Forger:
                 return Answer({"keys": self.keys})
             case "token":
                 return Answer({"id_token": self.id_token(), **self.tokens})
+            case "userinfo":
+                return Answer({each: self.claims.get(each) for each in ("sub", "email", "email_verified", "name")})
             case "revoke":
                 return Answer(b"")
         return Answer(b"There is nothing here", 404)

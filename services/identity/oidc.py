@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import ipaddress
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -49,6 +50,9 @@ TEXT_LENGTH = 320
 
 CODE_LENGTH = 4096
 
+BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""An access token (RFC 6750, 2.1)."""
+
 OTHERS_REFUSED = {
     "access_denied": "You said no there, or may not log in here. Log in again if that was a mistake.",
     "login_required": "It wants you to log in there first.",
@@ -92,14 +96,16 @@ class Discovered(msgspec.Struct, frozen=True):
     token_endpoint: str
     jwks_uri: str
     revocation_endpoint: str | None = None
+    userinfo_endpoint: str | None = None
     token_endpoint_auth_methods_supported: list[str] | None = None
     code_challenge_methods_supported: list[str] | None = None
     authorization_response_iss_parameter_supported: bool = False
 
     @property
     def endpoints(self) -> list[str]:
-        there = [self.authorization_endpoint, self.token_endpoint, self.jwks_uri]
-        return there if self.revocation_endpoint is None else [*there, self.revocation_endpoint]
+        optional = (self.revocation_endpoint, self.userinfo_endpoint)
+        needed = (self.authorization_endpoint, self.token_endpoint, self.jwks_uri)
+        return [*needed, *(each for each in optional if each is not None)]
 
     @property
     def takes_secret_in_body(self) -> bool:
@@ -114,6 +120,15 @@ class Tokens(msgspec.Struct, frozen=True):
     id_token: str | None = None
     access_token: str | None = None
     refresh_token: str | None = None
+
+
+class UserInfo(msgspec.Struct, frozen=True):
+    """What a provider says of whom an access token is about (OpenID Connect Core, 5.3.2)."""
+
+    sub: str
+    email: Any = None
+    email_verified: Any = False
+    name: Any = None
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -206,7 +221,7 @@ class OidcProvider:
             raise id_token.refused("is missing")
         claims = await self._verified(tokens.id_token, tokens.access_token)
         id_token.check_login(claims, nonce=options.nonce)
-        return LoggedIn(self._identity(claims), tokens.refresh_token or None)
+        return LoggedIn(await self._identity(there, claims, tokens.access_token), tokens.refresh_token or None)
 
     async def refresh(self, token: str, subject: str) -> Refreshed:
         """As OAuthService."""
@@ -223,7 +238,7 @@ class OidcProvider:
         claims = await self._verified(tokens.id_token, tokens.access_token)
         if claims.sub != subject:
             raise id_token.refused("is about somebody else")
-        return Refreshed(kept, self._identity(claims))
+        return Refreshed(kept, await self._identity(there, claims, tokens.access_token))
 
     async def revoke(self, token: str) -> bool:
         """As OAuthService (RFC 7009). What it does not know is forgotten already."""
@@ -249,10 +264,25 @@ class OidcProvider:
         id_token.check_access_token(claims, header, access_token)
         return claims
 
-    def _identity(self, claims: Claims) -> Identity:
-        email = text_of(claims.email)
-        verified = claims.email_verified is True and email is not None
-        return Identity(self.settings.issuer, claims.sub, email, verified, text_of(claims.name))
+    async def _identity(self, there: Discovered, claims: Claims, access_token: str | None) -> Identity:
+        told: Claims | UserInfo = claims
+        is_thin = claims.email is None and claims.name is None
+        if is_thin and there.userinfo_endpoint is not None and access_token is not None:
+            told = await self._user_info(there.userinfo_endpoint, access_token)
+            if told.sub != claims.sub:
+                raise Unauthenticated(f"{self.settings.name} tells of somebody else than who logged in. Log in again.")
+        email = text_of(told.email)
+        verified = told.email_verified is True and email is not None
+        return Identity(self.settings.issuer, claims.sub, email, verified, text_of(told.name))
+
+    async def _user_info(self, url: str, access_token: str) -> UserInfo:
+        """What some providers leave out of the ID token, as they may (OpenID Connect Core, 5.4)."""
+        if not BEARER.fullmatch(access_token):
+            raise self._unavailable("its access token cannot be used")
+        try:
+            return msgspec.json.decode(await self._get(url, Authorization=f"Bearer {access_token}"), type=UserInfo)
+        except (ValueError, RecursionError):
+            raise self._unavailable("what it says of you cannot be read") from None
 
     def _tell_refusal(self, error: str) -> NoReturn:
         name = self.settings.name
@@ -324,8 +354,8 @@ class OidcProvider:
         except (ValueError, RecursionError):
             raise self._unavailable("its keys cannot be read") from None
 
-    async def _get(self, url: str) -> bytes:
-        status, body = await self._ask("GET", url, headers={"Accept": "application/json"})
+    async def _get(self, url: str, **headers: str) -> bytes:
+        status, body = await self._ask("GET", url, headers={"Accept": "application/json", **headers})
         if status != httpx.codes.OK:
             raise self._unavailable(f"it answered {status}")
         return body

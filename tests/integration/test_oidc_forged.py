@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from common.errors import DomainError, Invalid, Unauthenticated, Unavailable
 from common.settings import BadSetting
-from services.identity.oauth import Callback, LoggedIn, LoginOptions
+from services.identity.oauth import Callback, Identity, LoggedIn, LoginOptions
 from services.identity.oidc import ANSWER_BYTES, OidcProvider, ProviderSettings, for_refresh_token
 from tests.forger import (
     ACCESS_TOKEN,
@@ -161,7 +161,7 @@ def foreign(_: Forger) -> Any:
 
 
 FOREIGN = "http://169.254.169.254/keys"
-DEEP = b"[" * 100_000
+DEEP = b'{"deep":' + b"[" * 100_000
 WELL_KNOWN = ".well-known/openid-configuration"
 
 SIGNED, PUBLISHED = "not signed by the provider", "does not publish"
@@ -283,6 +283,7 @@ CLAIMS: dict[str, Case] = {
     "claims larger than any": (claim(more="m" * 150_000), Unauthenticated, SIGNED),
 }
 
+ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri", "revocation_endpoint", "userinfo_endpoint")
 CONFIGURED, CANNOT = "Whoever runs this has to compare", "cannot be asked who you are now"
 
 PROVIDERS: dict[str, Case] = {
@@ -291,10 +292,7 @@ PROVIDERS: dict[str, Case] = {
         lambda liar: liar.discovery.update(issuer=f"{liar.issuer}/"),
         *(Unavailable, "another issuer"),
     ),
-    **{
-        f"{each} in the clear": (discovery(**{each: FOREIGN}), Unavailable, "not safe")
-        for each in ("authorization_endpoint", "token_endpoint", "jwks_uri", "revocation_endpoint")
-    },
+    **{f"{each} in the clear": (discovery(**{each: FOREIGN}), Unavailable, "not safe") for each in ENDPOINTS},
     "an endpoint that is a script": (discovery(authorization_endpoint="javascript:alert(1)"), Unavailable, "not safe"),
     "an endpoint that is a file": (discovery(jwks_uri="file:///etc/passwd"), Unavailable, "not safe"),
     "an endpoint with a password": (at("https://a:b@idp.example/"), Unavailable, "not safe"),
@@ -343,7 +341,25 @@ PROVIDERS: dict[str, Case] = {
     "a provider that is busy": (error("temporarily_unavailable"), Unavailable, CANNOT),
 }
 
-LOGINS = SIGNATURES | CLAIMS | PROVIDERS
+thin = without("email", "name")
+PEOPLE: dict[str, Case] = {
+    "somebody else": (both(thin, answer("userinfo", {"sub": "bob"})), Unauthenticated, "tells of somebody else"),
+    "nobody": (both(thin, answer("userinfo", {"email": "ada@example.org"})), Unavailable, "cannot be read"),
+    "HTML about somebody": (both(thin, answer("userinfo", b"<html>")), Unavailable, "cannot be read"),
+    "somebody who is deep": (both(thin, answer("userinfo", DEEP)), Unavailable, "cannot be read"),
+    "somebody elsewhere": (both(thin, answer("userinfo", b"", 302, location=FOREIGN)), Unavailable, "answered 302"),
+    "nothing about somebody": (both(thin, answer("userinfo", LEAK.encode(), 401)), Unavailable, "answered 401"),
+    "an access token of two lines": (
+        both(thin, lambda liar: liar.tokens.update(access_token=f"{ACCESS_TOKEN}\r\nX: y")),
+        *(Unavailable, "access token cannot be used"),
+    ),
+    "an access token that is not ASCII": (
+        both(thin, lambda liar: liar.tokens.update(access_token=f"{ACCESS_TOKEN}é")),
+        *(Unavailable, "access token cannot be used"),
+    ),
+}
+
+LOGINS = SIGNATURES | CLAIMS | PROVIDERS | PEOPLE
 
 
 @pytest.mark.parametrize("case", LOGINS.values(), ids=LOGINS.keys())
@@ -563,6 +579,21 @@ async def test_only_what_can_be_shown_is_taken(
     liar.claims.update(claims)
     identity = (await log_in(liar)).identity
     assert (identity.email, identity.email_verified, identity.name) == told
+
+
+async def test_who_the_id_token_tells_of_is_not_asked_for(liar: Forger) -> None:
+    await log_in(liar)
+    assert "userinfo" not in [each.path for each in liar.asked]
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [lambda liar: liar.discovery.pop("userinfo_endpoint"), lambda liar: liar.tokens.pop("access_token")],
+    ids=["nowhere to ask", "nothing to ask with"],
+)
+async def test_somebody_may_be_nothing_but_a_subject(tamper: Tamper, liar: Forger) -> None:
+    both(thin, tamper)(liar)
+    assert (await log_in(liar)).identity == Identity(liar.issuer, "ada")
 
 
 async def test_what_the_provider_is_asked(liar: Forger) -> None:
