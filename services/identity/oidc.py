@@ -8,7 +8,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, Self, TypeVar
 from urllib.parse import quote_plus, urlsplit
 
 import httpx
@@ -24,9 +24,10 @@ from authlib.oauth2.rfc7636 import (  # type: ignore[import-untyped]  # authlib 
     create_s256_code_challenge,
 )
 from joserfc.jwk import Key
+from msgspec import Meta
 
 from common.errors import Invalid, Unauthenticated, Unavailable
-from common.settings import BadSetting
+from common.settings import BadSetting, without_password
 from services.identity import id_token
 from services.identity.id_token import Claims, same
 from services.identity.oauth import Callback, Identity, LoggedIn, LoginOptions, Refreshed
@@ -48,7 +49,11 @@ KEYS_SECONDS = 60.0
 TEXT_LENGTH = 320
 """Characters of a name or an email address that are taken."""
 
-CODE_LENGTH = 4096
+CODE = re.compile(r"[ -~]{1,4096}")
+"""What a provider gives to be exchanged (RFC 6749, A.11); no longer than any of them makes it."""
+
+TOKEN_LENGTH = 8192
+"""Characters of a refresh token at most: it is kept."""
 
 BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """An access token (RFC 6750, 2.1)."""
@@ -119,7 +124,7 @@ class Tokens(msgspec.Struct, frozen=True):
 
     id_token: str | None = None
     access_token: str | None = None
-    refresh_token: str | None = None
+    refresh_token: Annotated[str, Meta(max_length=TOKEN_LENGTH)] | None = None
 
 
 class UserInfo(msgspec.Struct, frozen=True):
@@ -165,8 +170,8 @@ class OidcProvider:
         self._loopback = is_loopback(settings.issuer)
         if not self._is_safe(settings.issuer) or urlsplit(settings.issuer).query:
             raise BadSetting(
-                f"The issuer of {settings.name} is {settings.issuer!r}: expected an address that begins with https://"
-                " (http:// for one on this machine), as the provider's documentation has it"
+                f"The issuer of {settings.name} is {without_password(settings.issuer)!r}: expected an address that begins"
+                " with https:// (http:// for one on this machine), as the provider's documentation has it"
             )
         if "openid" not in settings.scopes:
             raise BadSetting(f"The scopes of {settings.name}: `openid` has to be among them")
@@ -203,7 +208,7 @@ class OidcProvider:
             raise Unauthenticated("The answer is from another provider than the one you chose (iss). Log in again.")
         if callback.error is not None:
             self._tell_refusal(callback.error)
-        if not callback.code or len(callback.code) > CODE_LENGTH:
+        if callback.code is None or not CODE.fullmatch(callback.code):
             raise Invalid(f"{self.settings.name} sent no code that we could ask it with. Log in again.")
         try:
             tokens = await self._tokens(

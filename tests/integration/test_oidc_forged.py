@@ -329,6 +329,10 @@ PROVIDERS: dict[str, Case] = {
     "too many logins": (answer("token", {"retry": LEAK}, 429), Unavailable, "answered 429"),
     "an error that is HTML": (answer("token", LEAK.encode(), 400), Unavailable, "answered 400"),
     "an error that is a number": (answer("token", {"error": 1}, 400), Unavailable, "answered 400"),
+    "a refresh token without end": (
+        lambda liar: liar.tokens.update(refresh_token="r" * 10_000),
+        *(Unavailable, "holds no tokens"),
+    ),
     "no ID token": (answer("token", {"access_token": ACCESS_TOKEN}), Unauthenticated, "ID token is missing"),
     "an ID token that is null": (answer("token", {"id_token": None}), Unauthenticated, "ID token is missing"),
     "an ID token that is an object": (answer("token", {"id_token": {"sub": "ada"}}), Unavailable, "holds no tokens"),
@@ -449,6 +453,8 @@ CALLBACKS: dict[str, tuple[Mapping[str, str | None], bool, type[DomainError], st
     "no code": ({"code": None}, False, Invalid, "no code"),
     "an empty code": ({"code": ""}, False, Invalid, "no code"),
     "a code without end": ({"code": "c" * 5000}, False, Invalid, "no code"),
+    "a code of two lines": ({"code": f"{CODE}\n"}, False, Invalid, "no code"),
+    "a code of half a letter": ({"code": "\ud800"}, False, Invalid, "no code"),
     "no": ({"error": "access_denied"}, False, Invalid, "You said no there"),
     "no, though there is a code": ({"error": "access_denied", "code": CODE}, False, Invalid, "You said no there"),
     "a login is needed": ({"error": "login_required"}, False, Invalid, "log in there first"),
@@ -637,7 +643,7 @@ async def test_a_provider_that_takes_our_secret_in_the_body_only_gets_it_there(l
         "idp.example",
         "",
         "https://",
-        "https://user:password@idp.example",
+        "https://user:the-client-secret-of-the-forger@idp.example",
         "https://idp.example/#fragment",
         "https://idp.example/?query",
         "https://idp.example:0",
@@ -647,7 +653,7 @@ async def test_a_provider_that_takes_our_secret_in_the_body_only_gets_it_there(l
 )
 def test_a_provider_that_cannot_be_trusted_is_not_configured(issuer: str) -> None:
     settings = ProviderSettings(name="Nobody", issuer=issuer, client_id=CLIENT_ID, client_secret=CLIENT_SECRET)
-    with pytest.raises(BadSetting, match="begins with https") as refusal:
+    with pytest.raises(BadSetting, match="begins with https://") as refusal:
         OidcProvider(settings)
     assert CLIENT_SECRET not in str(refusal.value)
 
