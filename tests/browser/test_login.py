@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 from litestar.types import Receive, Scope, Send
@@ -56,6 +57,33 @@ async def test_a_developer_logs_in_by_keyboard_stays_and_gets_out(shop: ServiceP
         await page.run("document.querySelector('#out').click()")
         await shows(page, "be whoever you like")
         assert await page.run("document.cookie") == ""
+
+
+async def test_a_key_is_made_shown_once_and_revoked(shop: ServiceProcess, home: Path) -> None:
+    async with Chromium(home) as browser, browser.page() as page, httpx.AsyncClient(base_url=shop.url) as program:
+        await page.go(f"{shop.url}/login")
+        await shows(page, "be whoever you like")
+        await page.run("document.querySelector('#who').value = 'ada'; document.querySelector('#dev button').click()")
+        await shows(page, "API keys")
+        await page.run("document.querySelector('summary').click()")
+        await page.run("document.querySelector('#key-name').value = 'import'")
+        await page.run("document.querySelector('#new-key button').click()")
+        await shows(page, "Choose at least one thing")
+        await page.run("document.querySelector('[value=\"tickets:write\"]').click()")
+        await page.run("document.querySelector('#new-key button').click()")
+        await shows(page, "Copy it now")
+        key = await page.run("document.querySelector('#secret').textContent")
+        program.headers["Authorization"] = f"Bearer {key}"
+        assert (await program.get("/api/auth/me")).json()["scopes"] == ["tickets:write"]
+        await page.go(f"{shop.url}/login")
+        await shows(page, "import tickets:write")
+        assert key not in await page.run("document.documentElement.outerHTML")
+        await page.run("document.querySelector('#keys button').click()")
+
+        async def me() -> int:
+            return (await program.get("/api/auth/me")).status_code
+
+        await eventually(me, 401)
 
 
 async def test_what_went_wrong_is_told_as_text(shop: ServiceProcess, home: Path) -> None:
