@@ -543,7 +543,9 @@ BELIEVED: dict[str, Tamper] = {
     "no id and one key that fits": both(
         lambda liar: liar.header.pop("kid"), lambda liar: liar.keys.append(jwk(private_key("EC"), kid="two"))
     ),
-    "beside broken keys": lambda liar: liar.keys.extend([{}, {"kty": "RSA", "n": "?", "e": 1}, {"kty": "AKP"}]),
+    "beside broken keys": lambda liar: liar.keys.extend(
+        [{}, {"kty": []}, {"kty": "RSA", "n": "?", "e": 1}, {"kty": "AKP"}]
+    ),
     "where to find its key, which is not looked at": head(jku="https://evil.example/", x5u="https://evil.example/"),
     "a header that means nothing": head(hint="x"),
     "an audience in a list": claim(aud=[CLIENT_ID]),
