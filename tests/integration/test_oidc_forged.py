@@ -501,6 +501,10 @@ async def test_a_refresh_is_refused(case: Case, liar: Forger, caplog: pytest.Log
 
 
 REVOCATIONS: dict[str, Case] = {
+    "an error with a secret for a name": (
+        answer("revoke", {"error": LEAK}, 400),
+        *(Unavailable, "refused to revoke .for a reason of its own"),
+    ),
     "a provider that fails": (answer("revoke", LEAK.encode(), 503), Unavailable, "answered 503"),
     "a token of a kind that it keeps": (
         answer("revoke", {"error": "unsupported_token_type", "error_description": LEAK}, 400),
