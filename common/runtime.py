@@ -189,7 +189,7 @@ async def connect(
             )
     except (OSError, nats.errors.Error) as error:  # a TimeoutError is an OSError
         reason = client.last_error or error
-        if isinstance(reason, nats.errors.AuthorizationError):
+        if "authorization violation" in str(reason).lower():
             raise Unavailable(f"NATS refuses {user or 'who names no user'}: {MEND_USER}") from error
         raise Unavailable(f"NATS does not answer at {without_password(settings.nats_url)}: {reason!r}") from error
     try:
