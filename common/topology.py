@@ -157,6 +157,7 @@ CONSUMERS = (
     Consumer("batch-work-high", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.high.*"),
     Consumer("batch-work-normal", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.normal.*"),
     Consumer("batch-work-low", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.low.*"),
+    Consumer("identity-revoke", "IDENTITY", "identity"),
     Consumer("notification-tell-buyers", "ORDERS", "notification"),
     Consumer("notification-tell-sellers", "ORDERS", "notification"),
     Consumer("notification-tell-submitters", "BATCH", "notification", subject="batch.*"),

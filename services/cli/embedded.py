@@ -27,6 +27,7 @@ from common.http import reasons_not_ready
 from common.settings import PREFIX, Settings, load, named, variables, without_password
 from services.cli.servers import NatsServer, PostgresServer, Server, ServerFailed
 from services.cli.system import SERVICES, WebServer, app_of, listen, migrate, server_of, url_of
+from services.identity.tokens import new_signing_key
 
 DATA = Path(".boxoffice")
 PATIENCE_SECONDS = 3.0
@@ -140,6 +141,20 @@ def webhook_secret(data: Path) -> str:
     return value
 
 
+def own_secrets(data: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of secrets that the services need, but for those that the environment names."""
+    made: Mapping[tuple[str, str], Callable[[], str]] = {
+        ("notification", "webhook_secret"): lambda: webhook_secret(data),
+        ("identity", "signing_key"): lambda: secret(data, "signing-key", new_signing_key),
+        ("identity", "encryption_secret"): lambda: secret(data, "encryption"),
+    }
+    return {
+        PREFIX + setting.upper(): value()
+        for (service, setting), value in made.items()
+        if named(setting, environment, service) is None
+    }
+
+
 def passwords(data: Path, server: str) -> dict[str, str]:
     """The password of each user of a server of this folder: of `nats` or `postgres`."""
     return {user: secret(data, f"{server}-{user}") for user in rights.everybody()}
@@ -235,13 +250,13 @@ async def watch(server: Server, console: Console) -> None:
 
 async def up(port: int | None, data: Path, *, fresh: bool, console: Console) -> None:
     """Run the whole system until Ctrl-C. Raises CannotStart, ServerFailed, BadSetting, Unavailable, OSError."""
-    environment = {PREFIX + "AUTH": "dev", **os.environ}
+    provider = named("oidc_client_id", os.environ, "identity") or named("oidc_providers", os.environ, "identity")
+    environment = {PREFIX + "AUTH": "on" if provider else "dev", **os.environ}
     for name, (_, settings) in SERVICES.items():
         load(settings, environment, of=name)  # what is wrong is told before anything is started
     listen(load(Settings, environment).host, 0).close()
     with held(data, fresh=fresh):
-        if named("webhook_secret", environment, "notification") is None:
-            environment[PREFIX + "WEBHOOK_SECRET"] = webhook_secret(data)
+        environment |= own_secrets(data, environment)
         own = own_servers(data, environment)
         stop = asyncio.Event()
         work = asyncio.create_task(run(port, data, environment, own, console, stop))
@@ -298,6 +313,8 @@ async def run(
         finally:
             hint.cancel()
         with closing(first_free(settings.host, port or settings.port, console)) as door:
+            if named("public_url", environment) is None and named("oidc_client_id", environment, "identity"):
+                environment[PREFIX + "PUBLIC_URL"] = url_of(door)
             async with app_of(list(SERVICES), environment) as app:
                 server = server_of(app)
                 serving = asyncio.create_task(server.serve(sockets=[door]))

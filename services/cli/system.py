@@ -15,6 +15,7 @@ from litestar import Litestar
 
 import services.batch.app
 import services.expiration.app
+import services.identity.app
 import services.notification.app
 import services.orders.app
 import services.tickets.app
@@ -34,6 +35,9 @@ from services.batch.kinds import installed
 from services.batch.read_model import READ_MODEL as BATCH
 from services.batch.report import READ_MODEL as BATCH_REPORT
 from services.batch.settings import BatchSettings
+from services.identity import people
+from services.identity.read_model import READ_MODEL as IDENTITY
+from services.identity.settings import IdentitySettings
 from services.notification.read_model import READ_MODEL as NOTIFICATIONS
 from services.notification.settings import NotificationSettings
 from services.orders import payments
@@ -60,6 +64,7 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
     "orders": (services.orders.app.create_service, OrdersSettings),
     "expiration": (services.expiration.app.create_service, Settings),
     "batch": (services.batch.app.create_service, BatchSettings),
+    "identity": (services.identity.app.create_service, IdentitySettings),
     "notification": (services.notification.app.create_service, NotificationSettings),
 }
 """Each service by name: how it is made, and from which settings."""
@@ -67,6 +72,7 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
 SIDE_SCHEMAS: Mapping[str, tuple[str, str]] = {
     "fake_gateway": ("orders", payments.CREATE),
     "batch_data": ("batch", engine.CREATE),
+    "identity_data": ("identity", people.CREATE),
 }
 """Schemas that are no read models, which no rebuild touches: whose each is, and how its tables are made."""
 
@@ -84,7 +90,7 @@ where relation.relkind in ('r', 'p', 'v', 'm') and relation.relpersistence <> 't
 """
 
 READ_MODELS: Mapping[str, ReadModel] = {
-    model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT, NOTIFICATIONS)
+    model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT, NOTIFICATIONS, IDENTITY)
 }
 
 
