@@ -19,7 +19,7 @@ from common.errors import Unavailable
 from common.event_log import JetStreamLog
 from common.group_commit import BATCH_LIMIT
 from common.rights import MIGRATE, everybody, inbox_of, role_of
-from common.runtime import connect
+from common.runtime import NotLetIn, connect
 from common.settings import Settings
 from common.topology import ANSWERS, CONSUMER, CONSUMERS, SERVICES, STREAMS, Consumer, Stream
 from services.cli import system
@@ -237,7 +237,7 @@ async def test_who_names_no_user_or_a_wrong_password_is_not_let_in(guarded: Guar
         (guarded.server.url, "who names no user"),
         (with_login(guarded.server.url, "orders", PASSWORDS["tickets"]), "orders"),
     ):
-        with pytest.raises(Unavailable, match=f"^NATS refuses {who}: correct the user") as refused:
+        with pytest.raises(NotLetIn, match=f" refuses {who}: correct the user") as refused:
             async with connect(Settings(nats_url=url), "orders", patience=1):
                 pass
         assert PASSWORDS["tickets"] not in str(refused.value)
