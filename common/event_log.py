@@ -388,6 +388,7 @@ class _OrderedConsumer:
     """
 
     HEARTBEAT = 2.0
+    FORGOTTEN = 5.0  # seconds after which the server deletes one that nobody hears; no service may delete any
 
     def __init__(self, client: Client, js: JetStreamContext, stream: str, after: int) -> None:
         self._client = client
@@ -401,7 +402,6 @@ class _OrderedConsumer:
         self._wake = asyncio.Event()
         self._flow_reply: str | None = None
         self._connection = client.stats["reconnects"]
-        self._name: str | None = None
         self._subscription: Subscription | None = None
         self._heard = 0.0
 
@@ -411,9 +411,10 @@ class _OrderedConsumer:
         self._subscription = await self._client.subscribe(
             inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
         )
-        info = await self._js.add_consumer(
+        await self._js.add_consumer(
             self._stream,
             ConsumerConfig(
+                name=new_id_text(),
                 deliver_subject=inbox,
                 deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
                 opt_start_seq=self._after + 1,
@@ -421,12 +422,11 @@ class _OrderedConsumer:
                 max_deliver=1,
                 flow_control=True,
                 idle_heartbeat=self.HEARTBEAT,
-                inactive_threshold=30,
+                inactive_threshold=self.FORGOTTEN,
                 mem_storage=True,
                 num_replicas=1,
             ),
         )
-        self._name = info.name
         self._heard = asyncio.get_running_loop().time()
 
     async def _receive(self, message: Msg) -> None:
@@ -471,11 +471,7 @@ class _OrderedConsumer:
         return taken or None
 
     async def stop(self) -> None:
-        """Take the consumer away, as far as the connection allows."""
-        if self._client.is_closed:
-            return
-        with suppress(nats.errors.Error, OSError):
-            if self._subscription:
+        """Hear no more; the server deletes the consumer then."""
+        if self._subscription and not self._client.is_closed:
+            with suppress(nats.errors.Error, OSError):
                 await self._subscription.unsubscribe()
-            if self._name and self._client.is_connected:
-                await self._js.delete_consumer(self._stream, self._name)

@@ -187,7 +187,8 @@ class DocumentsUsers(ReceiveRoutePlugin):
             if required:
                 least = max(required, key=lambda each: ROLES.index(each.role))
                 deed = "write" if any(map(RequiresUser.writes, handler.http_methods)) else "read"
-                handler.security = [{"bearer": [least.role, f"{least.area}:{deed}"]}]
+                scopes = [f"{least.area}:{deed}"] if least.area else []
+                handler.security = [{"bearer": [least.role, *scopes]}]
                 handler.responses = {**(handler.responses or {}), **problems(401, 403)}
 
 

@@ -19,6 +19,7 @@ from common.event_log import SKIPPED, EventLog, Recorded
 from common.events import Event, UndecodableEvent
 from common.group_commit import BATCH_LIMIT
 from common.postgres import POSTGRES_FAILED, told
+from common.rights import granted
 from common.telemetry import PROJECTED
 
 C = TypeVar("C")
@@ -62,7 +63,8 @@ class ReadModel(msgspec.Struct, frozen=True):
 
     `linger`: seconds between two transactions of a projector that keeps up. Under load the next one is larger for it,
     and the first event after a pause does not wait. `skips`: types of event that it makes nothing of, and that are so
-    large that they are better not decoded for it.
+    large that they are better not decoded for it. `service`: whose it is; where it has a role of its own in Postgres,
+    that one may use it, and no other.
     """
 
     name: str
@@ -70,6 +72,7 @@ class ReadModel(msgspec.Struct, frozen=True):
     sources: Mapping[str, Project]
     linger: float = 0.003
     skips: tuple[type[Event], ...] = ()
+    service: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -245,6 +248,8 @@ async def create(
             there = await fingerprint_of(connection, model.name)
             if there is None:
                 await _create_schema(connection, model, model.name, event_log)
+            else:  # the roles may be newer
+                await _grant(connection, model, model.name)
     finally:
         await connection.close()
     if there is None:
@@ -266,6 +271,12 @@ async def _create_schema(connection: asyncpg.Connection, model: ReadModel, schem
     await connection.execute(CREATE_CHECKPOINT + ";" + model.tables)
     for stream in model.sources:
         await connection.execute(START_CHECKPOINT, stream, (await event_log.end(stream)).created)
+    await _grant(connection, model, schema)
+
+
+async def _grant(connection: asyncpg.Connection, model: ReadModel, schema: str) -> None:
+    if model.service:
+        await connection.execute(granted(schema, model.service))
 
 
 async def rebuild(

@@ -7,6 +7,7 @@ import resource
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 import msgspec
@@ -20,6 +21,7 @@ from nats.protocol.command import hpub_cmd
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
 from common.live import Connections
+from common.rights import inbox_of
 from common.settings import Settings, without_password
 
 log = structlog.get_logger()
@@ -52,7 +54,7 @@ class Service(msgspec.Struct, frozen=True):
 
 
 class Platform(msgspec.Struct, frozen=True):
-    """What a service process stands on."""
+    """What a service stands on: NATS and Postgres as its own users, and the open connections of its process."""
 
     client: Client
     event_log: JetStreamLog
@@ -77,6 +79,12 @@ class Platform(msgspec.Struct, frozen=True):
         finally:
             pool.terminate()
 
+
+REFUSED = re.compile(r"permissions violation for (.*)")
+MEND_RIGHTS = (
+    "if it should be allowed, say so in common/topology.py and give NATS the new rights (`boxoffice rights nats`)"
+)
+MEND_USER = "correct the user and the password in BOXOFFICE_NATS_URL or BOXOFFICE_<SERVICE>_NATS_URL"
 
 HEADER_LINES = re.compile(r"(?:[!#-'*+.0-9A-Z^-z|~-]+: [^\r\n]*\r\n)+")
 
@@ -123,10 +131,24 @@ class _Client(Client):
                 raise asyncio.CancelledError
 
 
+def user_in(nats_url: str) -> tuple[str | None, str | None]:
+    """User and password of an address; None for one that names none, or a token."""
+    parts = urlsplit(nats_url)
+    if parts.username is None or parts.password is None:
+        return None, None
+    return unquote(parts.username), unquote(parts.password)
+
+
 @asynccontextmanager
-async def connect(settings: Settings, name: str, *, patience: float = 30) -> AsyncIterator[Platform]:
-    """What the services of a process share. Waits `patience` seconds for NATS, then raises Unavailable."""
+async def connect(
+    settings: Settings, name: str, *, patience: float = 30, connections: Connections | None = None
+) -> AsyncIterator[Platform]:
+    """What the service of that name stands on. Waits `patience` seconds for NATS, then raises Unavailable.
+
+    `connections`: of its process, if there are other services in it.
+    """
     client = _Client()
+    user, password = user_in(settings.nats_url)
     closing = False
     told: set[str] = set()
 
@@ -139,8 +161,12 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
 
     async def failed(error: Exception) -> None:
         passing = isinstance(error, (ConnectionError, nats.errors.UnexpectedEOF, TimeoutError))
-        if not passing and repr(error) not in told:  # a host without an address is one every second
-            told.add(repr(error))
+        if passing or repr(error) in told:  # a host without an address is one every second
+            return
+        told.add(repr(error))
+        if refused := REFUSED.search(str(error)):
+            log.error("nats_refused", client=name, user=user, refused=refused[1], mend=MEND_RIGHTS)
+        else:
             log.warning("nats_error", client=name, error=repr(error))
 
     try:
@@ -148,6 +174,9 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
             await client.connect(
                 settings.nats_url,
                 name=f"boxoffice {name}",
+                user=user,  # also for servers of the cluster that it is told of later
+                password=password,
+                inbox_prefix=inbox_of(user) if user else "_INBOX",
                 pending_size=0,  # nothing is published behind the caller's back
                 connect_timeout=2,
                 max_reconnect_attempts=-1,
@@ -160,9 +189,12 @@ async def connect(settings: Settings, name: str, *, patience: float = 30) -> Asy
             )
     except (OSError, nats.errors.Error) as error:  # a TimeoutError is an OSError
         reason = client.last_error or error
+        if isinstance(reason, nats.errors.AuthorizationError):
+            raise Unavailable(f"NATS refuses {user or 'who names no user'}: {MEND_USER}") from error
         raise Unavailable(f"NATS does not answer at {without_password(settings.nats_url)}: {reason!r}") from error
     try:
-        yield Platform(client, JetStreamLog(client), settings, Connections(settings.connections))
+        shared = Connections(settings.connections) if connections is None else connections
+        yield Platform(client, JetStreamLog(client), settings, shared)
     finally:
         closing = True
         with suppress(Exception):

@@ -1,8 +1,9 @@
-"""Settings from the environment: `BOXOFFICE_<NAME>`, checked and typed."""
+"""Settings from the environment, or from files that it names: `BOXOFFICE_<NAME>`, checked and typed."""
 
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import msgspec
@@ -10,6 +11,9 @@ import msgspec
 from common.explain import explain
 
 PREFIX = "BOXOFFICE_"
+FILE = "_FILE"
+SECRET = ("secret", "password", "key")
+"""How settings are called whose values are shown to nobody."""
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
@@ -54,7 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def without_password(url: str) -> str:
     """An address as it may be shown."""
-    return re.sub(r"//([^:/@]*):[^@/]*@", r"//\1:***@", url)
+    shown = re.sub(r"//([^:/@]*):.*@", r"//\1:***@", url)
+    return re.sub(r"(?i)(password=)[^&]*", r"\1***", shown)
 
 
 class BadSetting(Exception):
@@ -64,13 +69,48 @@ class BadSetting(Exception):
 T = TypeVar("T", bound=Settings)
 
 
-def load(settings: type[T], environment: Mapping[str, str] = os.environ) -> T:
-    """The settings that the environment names, defaults for the rest. Raises BadSetting."""
-    names = [field.name for field in msgspec.structs.fields(settings)]
-    values = {name: environment[PREFIX + name.upper()] for name in names if PREFIX + name.upper() in environment}
+def variables(name: str, of: str = "") -> tuple[str, ...]:
+    """The variables that may hold a setting, the one that comes first in front; each also with `_FILE` behind it."""
+    general = PREFIX + name.upper()
+    return (f"{PREFIX}{of.upper()}_{name.upper()}", general) if of else (general,)
+
+
+def named(name: str, environment: Mapping[str, str], of: str = "") -> str | None:
+    """The variable that holds a setting, or says in which file it is; None if none does. Raises BadSetting."""
+    for variable in variables(name, of):
+        there = [each for each in (variable, variable + FILE) if each in environment]
+        if len(there) > 1:
+            raise BadSetting(f"{variable} and {variable}{FILE} are both set: unset one of them")
+        if there:
+            return there[0]
+    return None
+
+
+def load(settings: type[T], environment: Mapping[str, str] = os.environ, of: str = "") -> T:
+    """The settings that the environment names, defaults for the rest. Raises BadSetting.
+
+    `of` a service: `BOXOFFICE_ORDERS_NATS_URL` comes before `BOXOFFICE_NATS_URL`, so that services in one process can
+    have users of their own. A variable with `_FILE` behind its name holds the path of a file that holds the value.
+    """
+    sources = {field.name: named(field.name, environment, of) for field in msgspec.structs.fields(settings)}
+    values = {name: _value(source, environment) for name, source in sources.items() if source}
     try:
         return msgspec.convert(values, settings, strict=False)
     except msgspec.ValidationError as error:
         (name, *_), message = explain(str(error), settings)
-        shown = "***" if name.endswith("secret") else without_password(values[name])
-        raise BadSetting(f"{PREFIX}{name.upper()}={shown!r}: {message}") from error
+        source = sources[name] or name
+        if source.endswith(FILE):
+            raise BadSetting(f"{source}={environment[source]!r}: What is in that file: {message}") from error
+        shown = "***" if name.endswith(SECRET) else without_password(values[name])
+        raise BadSetting(f"{source}={shown!r}: {message}") from error
+
+
+def _value(variable: str, environment: Mapping[str, str]) -> str:
+    given = environment[variable]
+    if not variable.endswith(FILE):
+        return given
+    try:
+        return Path(given).read_text().removesuffix("\n")
+    except (OSError, ValueError) as error:  # a path with a null, or a file that is no text
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise BadSetting(f"{variable}={given!r}: Cannot be read: {reason}") from error

@@ -46,11 +46,15 @@ STREAM_SETTINGS = (
 class Stream(msgspec.Struct, frozen=True):
     """A service's log. History is never dropped: no size limit, no delete, no purge.
 
-    `max_age`: seconds after which what is not history goes by itself; 0 keeps it for ever.
+    `writers` are the services that append to it, and read it; `readers` those that read it beside them. Whoever has a
+    durable consumer on it hears it all the same. `max_age`: seconds after which what is not history goes by itself; 0
+    keeps it for ever.
     """
 
     name: str
     subjects: tuple[str, ...]
+    writers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
     max_age: float = 0
 
     def __str__(self) -> str:
@@ -127,16 +131,18 @@ class Consumer(msgspec.Struct, frozen=True):
         await js.add_consumer(self.stream, self.config())
 
 
+SERVICES = ("batch", "expiration", "identity", "notification", "orders", "tickets")
+
 STREAMS = (
-    Stream("TICKETS", ("tickets.*",)),
-    Stream("ORDERS", ("orders.*",)),
-    Stream("EXPIRATION", ("expiration.*",)),
-    Stream("BATCH", ("batch.>",)),
-    Stream("NOTIFICATIONS", ("notifications.>",)),
-    Stream("IDENTITY", ("identity.>",)),
-    Stream("REVOKED", ("revoked.*",), max_age=BELIEVED_SECONDS),
-    Stream("SPENT", ("spent.*",), max_age=BELIEVED_SECONDS),
-    Stream("DEAD", ("dead.>",)),
+    Stream("TICKETS", ("tickets.*",), ("tickets",), readers=("orders", "notification")),
+    Stream("ORDERS", ("orders.*",), ("orders",), readers=("tickets", "expiration", "notification")),
+    Stream("EXPIRATION", ("expiration.*",), ("expiration",)),
+    Stream("BATCH", ("batch.>",), ("batch",)),
+    Stream("NOTIFICATIONS", ("notifications.>",), ("notification",)),
+    Stream("IDENTITY", ("identity.>",), ("identity",)),
+    Stream("REVOKED", ("revoked.*",), ("identity",), readers=SERVICES, max_age=BELIEVED_SECONDS),
+    Stream("SPENT", ("spent.*",), ("identity", "notification"), max_age=BELIEVED_SECONDS),
+    Stream("DEAD", ("dead.>",)),  # whose consumer it was writes `dead.<durable>`
 )
 
 CONSUMERS = (
@@ -151,6 +157,7 @@ CONSUMERS = (
     Consumer("batch-work-high", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.high.*"),
     Consumer("batch-work-normal", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.normal.*"),
     Consumer("batch-work-low", "BATCH", "batch", ack_wait=10, max_ack_pending=-1, subject="batch.low.*"),
+    Consumer("identity-revoke", "IDENTITY", "identity"),
     Consumer("notification-tell-buyers", "ORDERS", "notification"),
     Consumer("notification-tell-sellers", "ORDERS", "notification"),
     Consumer("notification-tell-submitters", "BATCH", "notification", subject="batch.*"),
@@ -164,6 +171,14 @@ CONSUMERS = (
         subject="notifications.deliveries.*",
     ),
 )
+
+ANSWERS: Mapping[str, tuple[str, ...]] = {
+    "tickets": ("batch",),
+    "orders": ("batch",),
+    "batch": (),
+    "identity": SERVICES,
+}
+"""The services that answer requests (`requests.<service>.<name>`), and which others may ask each; it may itself."""
 
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}
 

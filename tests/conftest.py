@@ -8,14 +8,15 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from common import topology
+from common import rights, topology
 from common.event_log import EventLog, JetStreamLog
 from common.memory_log import MemoryLog
 from common.runtime import Platform, connect
 from common.settings import Settings
 from services.cli import system
+from services.cli.embedded import make_roles
 from services.cli.servers import NatsServer, PostgresServer, free_port
-from tests.harness import Proxy
+from tests.harness import PASSWORDS, Proxy
 
 
 @pytest.fixture
@@ -27,8 +28,10 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 async def nats(home: Path) -> AsyncIterator[NatsServer]:
-    """A NATS server with nothing in it."""
-    server = NatsServer(home / "nats", port=free_port())  # one that nobody takes while a test has it down
+    """A NATS server with nothing in it. Who names no user, as tests do, may do everything."""
+    port = free_port()  # one that nobody takes while a test has it down
+    test: dict[str, object] = {"user": "test", "password": "test"}
+    server = NatsServer(home / "nats", port=port, users=[*rights.nats_users(PASSWORDS), test], anybody="test")
     await server.start()
     yield server
     await server.stop()
@@ -47,17 +50,20 @@ async def postgres() -> AsyncIterator[PostgresServer]:
     with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
         server = PostgresServer(Path(folder) / "postgres")
         await server.start()
+        await make_roles(server.url, PASSWORDS)
         yield server
         await server.stop()
 
 
 @pytest.fixture
 async def database_url(postgres: PostgresServer) -> AsyncIterator[str]:
-    """A database with nothing in it."""
+    """A database with nothing in it, for its superuser. The services may connect to it, each as its own role."""
     name = f"test_{uuid4().hex}"
     connection = await asyncpg.connect(postgres.url)
     await connection.execute(f"create database {name}")
-    yield postgres.url.replace("/postgres?", f"/{name}?")
+    url = postgres.url.replace("/postgres?", f"/{name}?")
+    await make_roles(url, PASSWORDS)
+    yield url
     await connection.execute(f"drop database {name} with (force)")
     await connection.close()
 

@@ -11,7 +11,9 @@ from typing import Literal, Self, TypeVar
 
 import httpx
 
-from common.settings import Settings
+from common.rights import everybody, role_of
+from common.settings import Settings, variables
+from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
 
 READY_SECONDS = 30.0
@@ -29,8 +31,21 @@ async def eventually(look: Callable[[], Awaitable[T]], wanted: T, within: float 
         await asyncio.sleep(0.02)
 
 
+PASSWORDS = {user: f"password-of-{user}" for user in everybody()}
+"""Of the users of NATS and the roles of Postgres in tests."""
+
+
+def logins(settings: Settings) -> dict[str, str]:
+    """The addresses of these servers for each service and for who migrates, as the variables that name them."""
+    found = {}
+    for user, password in PASSWORDS.items():
+        found[variables("nats_url", user)[0]] = with_login(settings.nats_url, user, password)
+        found[variables("database_url", user)[0]] = with_login(settings.database_url, role_of(user), password)
+    return found
+
+
 class ServiceProcess:
-    """`boxoffice serve <names>` as a child. It can be killed and started again on the same port."""
+    """`boxoffice serve <names>` as a child, each as its own user. It can be killed and started again on its port."""
 
     def __init__(self, names: str, settings: Settings, home: Path, **variables: str) -> None:
         self.names = names
@@ -40,8 +55,7 @@ class ServiceProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._environment = {
             **os.environ,
-            "BOXOFFICE_NATS_URL": settings.nats_url,
-            "BOXOFFICE_DATABASE_URL": settings.database_url,
+            **logins(settings),
             "BOXOFFICE_AUTH": settings.auth,
             "BOXOFFICE_PORT": str(self.port),
             **variables,

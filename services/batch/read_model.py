@@ -224,7 +224,9 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
     await ends.write(connection)
 
 
-READ_MODEL = ReadModel("batch", TABLES + templates.TABLES, {"BATCH": project}, linger=0.02, skips=(OperationsAdded,))
+READ_MODEL = ReadModel(
+    "batch", TABLES + templates.TABLES, {"BATCH": project}, linger=0.02, skips=(OperationsAdded,), service="batch"
+)
 
 
 class BatchCounts(msgspec.Struct, frozen=True):

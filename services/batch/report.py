@@ -105,7 +105,9 @@ def lines_of(rows: Iterable[tuple[object, ...]]) -> str:
     return text.getvalue()
 
 
-READ_MODEL = ReadModel("batch_report", TABLES, {"BATCH": project}, linger=0.02, skips=(OperationsAdded,))
+READ_MODEL = ReadModel(
+    "batch_report", TABLES, {"BATCH": project}, linger=0.02, skips=(OperationsAdded,), service="batch"
+)
 
 
 async def report(pool: asyncpg.Pool, batch_id: UUID) -> AsyncIterator[bytes]:

@@ -17,9 +17,10 @@ from common import topology
 from common.errors import Unavailable
 from common.postgres import POSTGRES_FAILED, mend, what
 from common.projector import CheckpointMismatch, ReadModel, connect, fingerprint_of, verify_checkpoint
+from common.rights import MIGRATE
 from common.runtime import Platform
 from common.runtime import connect as connect_platform
-from common.settings import PREFIX, BadSetting, load, without_password
+from common.settings import FILE, PREFIX, BadSetting, Settings, load, named, variables, without_password
 from services.batch.kinds import GROUP, examined
 from services.batch.kinds_documents import RenderDocuments
 from services.cli.embedded import DATA, RUNNING, find_running
@@ -45,10 +46,11 @@ async def examine(environment: Mapping[str, str], data: Path = DATA) -> AsyncIte
     for finding in (*python(), *settings(environment), *folder(data)):
         yield finding
     try:
-        chosen = load(SERVICES["orders"][1], environment)
+        chosen = load(Settings, environment, of=MIGRATE)
+        nats = named("nats_url", environment, MIGRATE)
     except BadSetting:
         return
-    if PREFIX + "NATS_URL" not in environment:
+    if nats is None:
         mend = f"run `make up`, or set {PREFIX}NATS_URL and {PREFIX}DATABASE_URL"
         yield Finding(f"nothing runs in {data}, and the environment names no servers", "wrong", mend)
         return
@@ -106,15 +108,16 @@ def python() -> list[Finding]:
 
 def settings(environment: Mapping[str, str]) -> list[Finding]:
     """The BOXOFFICE_ variables: those that are wrong, and those that nobody reads."""
-    found, known = [], {PREFIX + "LOG_LEVEL"}
-    for _, kind in SERVICES.values():
-        known |= {PREFIX + field.name.upper() for field in msgspec.structs.fields(kind)}
+    found, known = [], set()
+    kinds = {MIGRATE: Settings} | {name: kind for name, (_, kind) in SERVICES.items()}
+    for name, kind in kinds.items():
+        known |= {each for field in msgspec.structs.fields(kind) for each in variables(field.name, name)}
         try:
-            load(kind, environment)
+            load(kind, environment, of=name)
         except BadSetting as error:
             if (finding := Finding(str(error), "wrong", "correct or unset the variable")) not in found:
                 found.append(finding)
-    unread = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    unread = sorted(name for name in environment if name.startswith(PREFIX) and name.removesuffix(FILE) not in known)
     found += [Finding(f"{name} is set, but nothing reads it", "note", "is it misspelt?") for name in unread]
     return found or [Finding("settings", "well")]
 

@@ -14,16 +14,20 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from time import perf_counter
+from urllib.parse import quote
 
+import asyncpg
 import msgspec
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
 from litestar import Litestar
 from rich.console import Console
 
+from common import rights
 from common.http import reasons_not_ready
-from common.settings import PREFIX, Settings, load, without_password
+from common.settings import PREFIX, Settings, load, named, variables, without_password
 from services.cli.servers import NatsServer, PostgresServer, Server, ServerFailed
 from services.cli.system import SERVICES, WebServer, app_of, listen, migrate, server_of, url_of
+from services.identity.tokens import new_signing_key
 
 DATA = Path(".boxoffice")
 PATIENCE_SECONDS = 3.0
@@ -32,8 +36,10 @@ SLOW_SECONDS = 10.0
 """After so long a start says what it waits for."""
 RUNNING = "running.json"
 """In the data folder while the system runs: how other commands find it."""
-WEBHOOK_SECRET = "webhook.secret"  # noqa: S105 (the name of a file)
-"""In the data folder: from which the secrets of webhooks are derived, if the environment names none."""
+SECRETS = "secrets"
+"""In the data folder: a file for each secret, for its owner's eyes."""
+WEBHOOK_SECRET = "webhook"  # noqa: S105 (the name of a file)
+"""The secret from which those of webhooks are derived, if the environment names none."""
 MARK = "boxoffice-data"
 """In every data folder: what `--fresh` may delete."""
 
@@ -70,11 +76,15 @@ def find_running(data: Path = DATA) -> Running | None:
 
 
 def environment_here(environment: Mapping[str, str] = os.environ, data: Path = DATA) -> dict[str, str]:
-    """The environment; where it names no servers, with those of the embedded system that runs here."""
+    """The environment; where it names no servers, with those of the embedded system that runs here.
+
+    For commands of an operator, who is the user `migrate`. Raises BadSetting.
+    """
     found = dict(environment)
     if running := find_running(data):
-        found.setdefault(PREFIX + "NATS_URL", running.nats_url)
-        found.setdefault(PREFIX + "DATABASE_URL", running.database_url)
+        for setting, url in (("nats_url", running.nats_url), ("database_url", running.database_url)):
+            if named(setting, environment, rights.MIGRATE) is None:
+                found[variables(setting, rights.MIGRATE)[0]] = url
     return found
 
 
@@ -110,37 +120,98 @@ def held(data: Path, *, fresh: bool) -> Iterator[None]:
         os.close(folder)
 
 
-def webhook_secret(data: Path) -> str:
-    """The secret of this data folder, made when it is first asked for; for its owner's eyes."""
-    kept = data / WEBHOOK_SECRET
+def secret(data: Path, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(32)) -> str:
+    """The secret of that name of this data folder: what `make` makes when it is first asked for."""
+    kept = data / SECRETS / name
     if not kept.exists():
-        made = data / f"{WEBHOOK_SECRET}.new"
+        kept.parent.mkdir(mode=0o700, exist_ok=True)
+        made = kept.with_name(f"{name}.new")
         made.unlink(missing_ok=True)
         made.touch(mode=0o600)
-        made.write_text(secrets.token_urlsafe(32))
+        made.write_text(make())
         made.rename(kept)  # it is there whole or not at all
     return kept.read_text().strip()
 
 
-def own_servers(data: Path, environment: Mapping[str, str]) -> dict[str, Server]:
-    """NATS and Postgres, but for those that the environment names; by the variable that names each."""
-    own: dict[str, Server] = {
-        PREFIX + "NATS_URL": NatsServer(data / "nats"),
-        PREFIX + "DATABASE_URL": PostgresServer(data / "postgres"),
+def webhook_secret(data: Path) -> str:
+    """From which the secrets of webhooks are derived here."""
+    before = data / "webhook.secret"  # where it was kept until 2026-11-22
+    value = secret(data, WEBHOOK_SECRET, lambda: before.read_text() if before.exists() else secrets.token_urlsafe(32))
+    before.unlink(missing_ok=True)
+    return value
+
+
+def own_secrets(data: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of secrets that the services need, but for those that the environment names."""
+    made: Mapping[tuple[str, str], Callable[[], str]] = {
+        ("notification", "webhook_secret"): lambda: webhook_secret(data),
+        ("identity", "signing_key"): lambda: secret(data, "signing-key", new_signing_key),
+        ("identity", "encryption_secret"): lambda: secret(data, "encryption"),
     }
-    return {variable: server for variable, server in own.items() if variable not in environment}
+    return {
+        PREFIX + setting.upper(): value()
+        for (service, setting), value in made.items()
+        if named(setting, environment, service) is None
+    }
+
+
+def passwords(data: Path, server: str) -> dict[str, str]:
+    """The password of each user of a server of this folder: of `nats` or `postgres`."""
+    return {user: secret(data, f"{server}-{user}") for user in rights.everybody()}
+
+
+def own_servers(data: Path, environment: Mapping[str, str]) -> dict[str, Server]:
+    """NATS and Postgres by setting, but for those that the environment names. Raises BadSetting."""
+    own: dict[str, Server] = {}
+    if named("nats_url", environment) is None:
+        own["nats_url"] = NatsServer(data / "nats", users=rights.nats_users(passwords(data, "nats")))
+    if named("database_url", environment) is None:
+        own["database_url"] = PostgresServer(data / "postgres")
+    return own
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """An address with a user in place of whom it names."""
+    scheme, _, rest = url.partition("://")
+    place = rest.rpartition("@")[2]
+    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{place}"
+
+
+def logins(data: Path, setting: str, server: Server) -> dict[str, str]:
+    """The address of a server for each of its users, by the variable that names it."""
+    user_of = rights.role_of if setting == "database_url" else str
+    return {
+        variables(setting, user)[0]: with_login(server.url, user_of(user), password)
+        for user, password in passwords(data, server.name).items()
+    }
+
+
+async def make_roles(database_url: str, given: Mapping[str, str]) -> None:
+    """The roles of a database of our own, as its superuser, with these passwords; safe to repeat."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute(rights.postgres_roles())
+            for user, password in given.items():  # of A-Z a-z 0-9 _ -, as they are made here
+                await connection.execute(f"alter role {rights.role_of(user)} password '{password}'")
+    finally:
+        await connection.close()
 
 
 @asynccontextmanager
-async def servers(own: Mapping[str, Server], environment: dict[str, str], console: Console) -> AsyncIterator[None]:
-    """Run these as children; their addresses go into the environment. Raises ServerFailed."""
+async def servers(
+    own: Mapping[str, Server], data: Path, environment: dict[str, str], console: Console
+) -> AsyncIterator[None]:
+    """Run these as children; their addresses, of each user, go into the environment. Raises ServerFailed."""
     started: list[Server] = []
     try:
-        for variable, server in own.items():
+        for setting, server in own.items():
             began = perf_counter()
             await server.start()
             started.append(server)
-            environment[variable] = server.url
+            if isinstance(server, PostgresServer):
+                await make_roles(server.url, passwords(data, server.name))
+            environment |= logins(data, setting, server)
             console.print(f"  [green]✓[/] {server.name} [dim]{perf_counter() - began:.1f} s[/]")
         yield
     finally:
@@ -179,12 +250,13 @@ async def watch(server: Server, console: Console) -> None:
 
 async def up(port: int | None, data: Path, *, fresh: bool, console: Console) -> None:
     """Run the whole system until Ctrl-C. Raises CannotStart, ServerFailed, BadSetting, Unavailable, OSError."""
-    environment = {PREFIX + "AUTH": "dev", **os.environ}
-    for _, settings in SERVICES.values():
-        load(settings, environment)  # what is wrong is told before anything is started
+    provider = named("oidc_client_id", os.environ, "identity") or named("oidc_providers", os.environ, "identity")
+    environment = {PREFIX + "AUTH": "on" if provider else "dev", **os.environ}
+    for name, (_, settings) in SERVICES.items():
+        load(settings, environment, of=name)  # what is wrong is told before anything is started
     listen(load(Settings, environment).host, 0).close()
     with held(data, fresh=fresh):
-        environment.setdefault(PREFIX + "WEBHOOK_SECRET", webhook_secret(data))
+        environment |= own_secrets(data, environment)
         own = own_servers(data, environment)
         stop = asyncio.Event()
         work = asyncio.create_task(run(port, data, environment, own, console, stop))
@@ -229,8 +301,8 @@ async def run(
 ) -> None:
     """Start the servers, migrate, then serve every service until `stop`. When it is cancelled, all of it stops too."""
     began = psutil.Process().create_time()
-    async with servers(own, environment, console), watched(list(own.values()), console):
-        settings = load(Settings, environment)
+    async with servers(own, data, environment, console), watched(list(own.values()), console):
+        settings = load(Settings, environment, of=rights.MIGRATE)
         running = Running(os.getpid(), began, settings.nats_url, settings.database_url)
         running.tell(data)
         servers_at = f"{without_password(settings.nats_url)} and {without_password(settings.database_url)}"
@@ -241,6 +313,8 @@ async def run(
         finally:
             hint.cancel()
         with closing(first_free(settings.host, port or settings.port, console)) as door:
+            if named("public_url", environment) is None and named("oidc_client_id", environment, "identity"):
+                environment[PREFIX + "PUBLIC_URL"] = url_of(door)
             async with app_of(list(SERVICES), environment) as app:
                 server = server_of(app)
                 serving = asyncio.create_task(server.serve(sockets=[door]))
@@ -248,7 +322,8 @@ async def run(
                     if await opened(server, serving, app, began, console):
                         running = msgspec.structs.replace(running, url=url_of(door))
                         running.tell(data)
-                        greet(running, data, console, time.time() - began)
+                        seen = {setting: server.url for setting, server in own.items()}
+                        greet(running, seen, data, console, time.time() - began)
                         await stop.wait()
                 finally:
                     server.should_exit = True
@@ -291,15 +366,15 @@ def demo_of(data: Path) -> str:
     return f"make demo ARGS={shlex.quote(options)}"
 
 
-def greet(running: Running, data: Path, console: Console, seconds: float) -> None:
-    """What a person needs to know first."""
+def greet(running: Running, own: Mapping[str, str], data: Path, console: Console, seconds: float) -> None:
+    """What a person needs to know first; `own` servers by setting, with the address that a person uses."""
     addresses = {
         "API": f"{running.url}/api/tickets",
         "Documentation": f"{running.url}/api/docs",
         "Health": f"{running.url}/health/ready",
         "Metrics": f"{running.url}/metrics",
-        "NATS": without_password(running.nats_url),
-        "Postgres": without_password(running.database_url),
+        "NATS": own.get("nats_url") or without_password(running.nats_url),
+        "Postgres": own.get("database_url") or without_password(running.database_url),
         "Data": data,
     }
     console.print(f"\n[bold]Boxoffice is open[/] [dim]after {seconds:.1f} s[/]\n")

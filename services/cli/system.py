@@ -15,10 +15,11 @@ from litestar import Litestar
 
 import services.batch.app
 import services.expiration.app
+import services.identity.app
 import services.notification.app
 import services.orders.app
 import services.tickets.app
-from common import projector, topology
+from common import projector, rights, topology
 from common.credentials import IssuedCredentials
 from common.errors import Unavailable
 from common.events import UndecodableEvent
@@ -34,6 +35,9 @@ from services.batch.kinds import installed
 from services.batch.read_model import READ_MODEL as BATCH
 from services.batch.report import READ_MODEL as BATCH_REPORT
 from services.batch.settings import BatchSettings
+from services.identity import people
+from services.identity.read_model import READ_MODEL as IDENTITY
+from services.identity.settings import IdentitySettings
 from services.notification.read_model import READ_MODEL as NOTIFICATIONS
 from services.notification.settings import NotificationSettings
 from services.orders import payments
@@ -50,6 +54,7 @@ WS_LARGEST = 64 * 1024
 """Bytes in one message of a WebSocket that comes."""
 
 MAY_MIGRATE = "select pg_advisory_lock(hashtextextended('boxoffice.migrate', 0))"
+SPENT = next(stream for stream in topology.STREAMS if stream.name == "SPENT")
 START_IT = "start it, or correct BOXOFFICE_DATABASE_URL"
 PATIENCE_SECONDS = 3.0
 """After so long, one that waits for another migration says so."""
@@ -59,9 +64,17 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
     "orders": (services.orders.app.create_service, OrdersSettings),
     "expiration": (services.expiration.app.create_service, Settings),
     "batch": (services.batch.app.create_service, BatchSettings),
+    "identity": (services.identity.app.create_service, IdentitySettings),
     "notification": (services.notification.app.create_service, NotificationSettings),
 }
 """Each service by name: how it is made, and from which settings."""
+
+SIDE_SCHEMAS: Mapping[str, tuple[str, str]] = {
+    "fake_gateway": ("orders", payments.CREATE),
+    "batch_data": ("batch", engine.CREATE),
+    "identity_data": ("identity", people.CREATE),
+}
+"""Schemas that are no read models, which no rebuild touches: whose each is, and how its tables are made."""
 
 COLUMNS = """
 select count(*) from pg_attribute join pg_class on pg_class.oid = attrelid
@@ -69,25 +82,40 @@ where relpersistence <> 't' and not attisdropped
 """
 """How many columns there are; more when a table was made."""
 
+RELATIONS = "select coalesce(array_agg(oid), '{}') from pg_class"
+NEW_RELATIONS = """
+select relation.relname as relation, schema.nspname as schema
+from pg_class as relation join pg_namespace as schema on schema.oid = relation.relnamespace
+where relation.relkind in ('r', 'p', 'v', 'm') and relation.relpersistence <> 't' and relation.oid <> all($1::oid[])
+"""
+
 READ_MODELS: Mapping[str, ReadModel] = {
-    model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT, NOTIFICATIONS)
+    model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT, NOTIFICATIONS, IDENTITY)
 }
 
 
 @asynccontextmanager
 async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[Litestar]:
     """One app with the doors and workers of these services, connected. Raises BadSetting, Unavailable."""
-    settings = load(Settings, environment)
+    settings = process_settings(names, environment)
+    connections = Connections(settings.connections)
+    own = {name: load(SERVICES[name][1], environment, of=name) for name in names}
     async with AsyncExitStack() as stack:
-        platform = await stack.enter_async_context(connect(settings, "+".join(names)))
-        made = [
-            await stack.enter_async_context(create(platform, load(settings_type, environment)))
-            for create, settings_type in (SERVICES[name] for name in names)
-        ]
-        credentials = IssuedCredentials(platform.event_log, Requester(platform.client))
+        platforms, made = {}, []
+        for name in names:  # each is its own user, of NATS and of Postgres
+            platforms[name] = await stack.enter_async_context(connect(own[name], name, connections=connections))
+            made.append(await stack.enter_async_context(SERVICES[name][0](platforms[name], own[name])))
+        # Tickets for WebSockets are spent by a service that may: there are no others at its doors.
+        spending = next((name for name in names if name in SPENT.writers), names[0])
+        credentials = IssuedCredentials(platforms[spending].event_log, Requester(platforms[spending].client))
         made.append(Service("credentials", workers=[credentials]))
-        connected = lambda: platform.client.is_connected  # noqa: E731
-        yield create_app(made, settings, connected=connected, connections=platform.connections, credentials=credentials)
+        connected = lambda: all(platform.client.is_connected for platform in platforms.values())  # noqa: E731
+        yield create_app(made, settings, connected=connected, connections=connections, credentials=credentials)
+
+
+def process_settings(names: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """The settings of a process that runs these services: of the one, or what is for all. Raises BadSetting."""
+    return load(Settings, environment, of=names[0] if len(names) == 1 else "")
 
 
 def url_of(door: socket.socket) -> str:
@@ -147,7 +175,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 async def serve(names: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run services until SIGTERM or SIGINT; then drain. Raises BadSetting, Unavailable, OSError (the port is taken)."""
-    settings = load(Settings, environment)
+    settings = process_settings(names, environment)
     with contextlib.closing(listen(settings.host, settings.port)) as door:
         async with app_of(names, environment) as app:
             server = server_of(app)
@@ -176,8 +204,9 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
         try:
             async with alone(settings.database_url, report) as connection:
                 await topology.migrate(platform.client, replicas=settings.replicas, report=count)
-                for tables in (payments.CREATE, engine.CREATE):
+                for schema, (service, tables) in SIDE_SCHEMAS.items():
                     await connection.execute(tables)
+                    await connection.execute(rights.granted(schema, service))
                 for name, tables in installed(lambda kind: kind.tables).items():
                     if tables:
                         await make_tables(connection, name, tables, count)
@@ -192,11 +221,16 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
 async def make_tables(connection: asyncpg.Connection, kind: str, tables: str, report: Callable[[str], None]) -> None:
     """Make the tables of a kind of operation. What is wrong with them is logged: the others are not to lack theirs.
 
+    The batch service, which executes it, may use them, in whichever schema they are.
+
     `report` is told if they were not there.
     """
     before = await connection.fetchval(COLUMNS)
+    there = await connection.fetchval(RELATIONS)
     try:
         await connection.execute(tables)
+        for row in await connection.fetch(NEW_RELATIONS, there):
+            await connection.execute(rights.granted(row["schema"], "batch", row["relation"]))
     except engine.BLAMELESS:
         raise
     except Exception as error:

@@ -134,7 +134,9 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
     await deliveries.project_deliveries(connection, events)
 
 
-READ_MODEL = ReadModel("notifications", TABLES + deliveries.TABLES, {"NOTIFICATIONS": project}, linger=0.02)
+READ_MODEL = ReadModel(
+    "notifications", TABLES + deliveries.TABLES, {"NOTIFICATIONS": project}, linger=0.02, service="notification"
+)
 
 
 class Notification(msgspec.Struct, frozen=True):

@@ -124,7 +124,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
         await connection.execute(CHANGE_ORDERS, list(changes), *zip(*changes.values(), strict=True))
 
 
-READ_MODEL = ReadModel("orders", TABLES, {"ORDERS": project})
+READ_MODEL = ReadModel("orders", TABLES, {"ORDERS": project}, service="orders")
 
 SELECT_ORDER = """
 select id, ticket_id, title, quantity, price, price * quantity as total, currency, status, expires_at, closed_at,

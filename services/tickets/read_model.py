@@ -151,7 +151,7 @@ async def project_orders(connection: asyncpg.Connection, events: Sequence[Record
         await connection.execute(TAKE, list(taken), list(taken.values()))
 
 
-READ_MODEL = ReadModel("tickets", TABLES, {"TICKETS": project_tickets, "ORDERS": project_orders})
+READ_MODEL = ReadModel("tickets", TABLES, {"TICKETS": project_tickets, "ORDERS": project_orders}, service="tickets")
 
 SELECT_TICKET = """
 select id, seller_id, title, price, currency, tickets.quantity,

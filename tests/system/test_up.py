@@ -455,7 +455,7 @@ async def test_it_uses_servers_that_are_there_and_starts_none(home: Path, settin
         await sells(up.url)
         assert [each.name() for each in up.family()] == ["boxoffice"]
         assert settings.nats_url in up.said
-        assert sorted(each.name for each in up.data.iterdir()) == ["boxoffice-data", "running.json", "webhook.secret"]
+        assert sorted(each.name for each in up.data.iterdir()) == ["boxoffice-data", "running.json", "secrets"]
         up.send(signal.SIGINT)
         assert await up.ended() == 0
 

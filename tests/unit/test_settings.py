@@ -1,12 +1,14 @@
 """What the environment may say, and what is answered when it says nonsense."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 from msgspec import Meta
 
 from common.settings import BadSetting, Settings, load
+from services.notification.settings import NotificationSettings
 
 
 class OwnSettings(Settings, frozen=True, kw_only=True):
@@ -73,3 +75,55 @@ def test_nonsense_is_told_with_its_variable_its_value_and_what_is_allowed(
     with pytest.raises(BadSetting) as refusal:
         load(OwnSettings, environment)
     assert all(part in str(refusal.value) for part in told), str(refusal.value)
+
+
+def test_a_service_has_its_own_before_what_is_for_all() -> None:
+    environment = {"BOXOFFICE_NATS_URL": "nats://all", "BOXOFFICE_ORDERS_NATS_URL": "nats://orders:secret@one"}
+    assert load(Settings, environment, of="orders").nats_url == "nats://orders:secret@one"
+    assert load(Settings, environment, of="tickets").nats_url == "nats://all"
+    assert load(Settings, environment).nats_url == "nats://all"
+
+
+def test_a_value_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("nats://orders:secret@here \n\n")
+    for variable in ("BOXOFFICE_NATS_URL_FILE", "BOXOFFICE_ORDERS_NATS_URL_FILE"):
+        environment = {variable: str(file)}
+        assert (
+            load(Settings, environment, of="orders").nats_url == "nats://orders:secret@here \n"
+        )  # but for one newline
+    environment["BOXOFFICE_NATS_URL"] = "nats://all"
+    assert load(Settings, environment, of="orders").nats_url.startswith("nats://orders")
+
+
+def test_a_file_that_cannot_be_read_is_told_with_its_variable(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name, why in (("missing", "No such file"), ("", "Is a directory"), ("binary", "not text")):
+        path = str(tmp_path / name)
+        with pytest.raises(BadSetting) as refused:
+            load(NotificationSettings, {"BOXOFFICE_WEBHOOK_SECRET_FILE": path})
+        assert all(part in str(refused.value) for part in ("BOXOFFICE_WEBHOOK_SECRET_FILE", path, why))
+
+
+@pytest.mark.parametrize("of", ["", "ORDERS_"])
+def test_a_variable_and_its_file_are_not_both_believed(of: str, tmp_path: Path) -> None:
+    variable = f"BOXOFFICE_{of}NATS_URL"
+    with pytest.raises(BadSetting, match=f"^{variable} and {variable}_FILE are both set"):
+        load(Settings, {variable: "nats://a", f"{variable}_FILE": str(tmp_path / "missing")}, of="orders")
+
+
+def test_no_secret_is_shown(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("hunter2")
+    for environment in (
+        {"BOXOFFICE_WEBHOOK_SECRET": "hunter2"},
+        {"BOXOFFICE_WEBHOOK_SECRET_FILE": str(file)},
+        {"BOXOFFICE_NOTIFICATION_WEBHOOK_SECRET_FILE": str(file)},
+        {"BOXOFFICE_DATABASE_URL": "mysql://sam:hunt/er2@x:hunter2@db"},
+        {"BOXOFFICE_DATABASE_URL": "mysql://sam@db/box?password=hunter2&x=y"},
+        {"BOXOFFICE_DATABASE_URL_FILE": str(file)},
+    ):
+        with pytest.raises(BadSetting) as refused:
+            load(NotificationSettings, environment, of="notification")
+        assert next(iter(environment)) in str(refused.value)
+        assert "hunter2" not in str(refused.value)

@@ -1,0 +1,76 @@
+"""Wiring: the only file that imports all the others."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from litestar import Router
+from litestar.types import ControllerRouterHandler
+
+from common.aggregate import Aggregate
+from common.events import Revoked
+from common.http import given
+from common.listener import Subscription
+from common.projector import Projected, Projector, ReadYourWrites
+from common.publisher import Publisher
+from common.requests import Responder
+from common.runtime import Platform, Service
+from common.settings import BadSetting
+from services.identity.api import (
+    IdentityDesk,
+    KeyController,
+    LoginController,
+    SessionController,
+    UserController,
+    public_keys,
+)
+from services.identity.domain import KEYS, SESSIONS, USERS
+from services.identity.listeners import RevokeWhatWasIssued
+from services.identity.logins import DevLogins, Logins
+from services.identity.oidc import OidcProvider
+from services.identity.read_model import READ_MODEL
+from services.identity.requests import answering
+from services.identity.sealing import Sealer
+from services.identity.settings import IdentitySettings
+from services.identity.tokens import Issuer
+
+
+@asynccontextmanager
+async def create_service(platform: Platform, settings: IdentitySettings) -> AsyncIterator[Service]:
+    """The identity service: its doors, who it asks, and the projector of what people see. Raises BadSetting."""
+    log, database = platform.event_log, settings.database_url
+    issuer = Issuer(settings.signing_key)
+    secrets = [each for each in (settings.encryption_secret, settings.encryption_secret_before) if each]
+    if settings.providers and not (secrets and settings.public_url):
+        raise BadSetting("BOXOFFICE_ENCRYPTION_SECRET and BOXOFFICE_PUBLIC_URL: Required where there is a provider")
+    users, sessions, keys = Aggregate(USERS, log), Aggregate(SESSIONS, log), Aggregate(KEYS, log)
+    projected = Projected(READ_MODEL, "IDENTITY", log, database)
+    async with platform.pool("identity") as pool, AsyncExitStack() as stack:
+        providers = {each.name: await stack.enter_async_context(OidcProvider(each)) for each in settings.providers}
+        logins = Logins(issuer, users, sessions, providers, Sealer(secrets) if secrets else None, log, pool, settings)
+        developers = DevLogins(logins, settings) if settings.auth == "dev" else None
+        desk = IdentityDesk(
+            logins,
+            developers,
+            issuer,
+            ReadYourWrites(users, projected),
+            ReadYourWrites(keys, projected),
+            pool,
+            settings,
+        )
+        doors: list[ControllerRouterHandler] = [
+            LoginController,
+            SessionController,
+            KeyController,
+            UserController,
+            public_keys,
+        ]
+        yield Service(
+            "identity",
+            [Router("/", route_handlers=[*doors, public_keys], dependencies=given(desk=desk))],
+            [
+                Subscription(RevokeWhatWasIssued(Publisher[Revoked]("revoked", log)), platform.client),
+                Projector(READ_MODEL, "IDENTITY", log, database),
+                projected,
+                Responder("identity", answering(issuer, users, keys), platform.client),
+            ],
+        )
