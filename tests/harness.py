@@ -49,7 +49,7 @@ class ServiceProcess:
 
     def __init__(self, names: str, settings: Settings, home: Path, **variables: str) -> None:
         self.names = names
-        self.port = free_port()
+        self.port = int(variables.get("BOXOFFICE_PORT", 0)) or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / f"{names.replace(' ', '+')}.log"
         self._process: asyncio.subprocess.Process | None = None

@@ -33,9 +33,9 @@ CLIENT_ID, CLIENT_SECRET = "boxoffice", "a-secret-of-32-characters-or-more"
 class OidcServer:
     """What it is, and what a person or an operator does there."""
 
-    def __init__(self, issuer: str, redirect_uris: tuple[str, ...], keys: str) -> None:
+    def __init__(self, issuer: str, redirect_uris: tuple[str, ...], keys: str, thin: bool) -> None:
         self.issuer, self.client_id, self.client_secret = issuer, CLIENT_ID, CLIENT_SECRET
-        self._server = Server(OPConfiguration(configuration(issuer)), cwd=keys)
+        self._server = Server(OPConfiguration(configuration(issuer, thin)), cwd=keys)
         self._server.context.cdb[CLIENT_ID] = {
             "client_secret": CLIENT_SECRET,
             "redirect_uris": [(each, {}) for each in redirect_uris],
@@ -114,7 +114,7 @@ def refusal(status: int, error: dict[str, Any]) -> tuple[int, list[tuple[str, st
     return status, [("content-type", "application/json")], msgspec.json.encode(error).decode()
 
 
-def configuration(issuer: str) -> dict[str, Any]:
+def configuration(issuer: str, thin: bool) -> dict[str, Any]:
     """A provider that knows a few people, wants PKCE, and gives a refresh token that serves once."""
     secret = [{"type": "oct", "bytes": 24, "use": ["enc"], "kid": each} for each in ("code", "refresh")]
     jwt, ours = "idpyoidc.server.token.jwt_token.JWTToken", {"client_authn_method": ["client_secret_basic"]}
@@ -129,7 +129,10 @@ def configuration(issuer: str) -> dict[str, Any]:
             "code": {"lifetime": 600, "kwargs": {}},
             "token": {"class": jwt, "kwargs": {"lifetime": 3600}},
             "refresh": {"class": jwt, "kwargs": {"lifetime": 86_400}},
-            "id_token": {"class": "idpyoidc.server.token.id_token.IDToken", "kwargs": {"add_claims_by_scope": True}},
+            "id_token": {
+                "class": "idpyoidc.server.token.id_token.IDToken",
+                "kwargs": {"add_claims_by_scope": not thin},
+            },
         },
         "endpoint": {
             "provider_info": {
@@ -150,6 +153,11 @@ def configuration(issuer: str) -> dict[str, Any]:
                 "path": "token",
                 "class": "idpyoidc.server.oidc.token.Token",
                 "kwargs": {**ours, "revoke_refresh_on_issue": True},
+            },
+            "userinfo": {
+                "path": "userinfo",
+                "class": "idpyoidc.server.oidc.userinfo.UserInfo",
+                "kwargs": {"client_authn_method": ["bearer_header"]},
             },
             "revocation": {
                 "path": "revocation",
@@ -175,14 +183,15 @@ def configuration(issuer: str) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def oidc_server(*redirect_uris: str) -> AsyncIterator[OidcServer]:
+async def oidc_server(*redirect_uris: str, thin: bool = False) -> AsyncIterator[OidcServer]:
     """One that sends people back to `redirect_uris` and to nowhere else.
 
     Who has no browser logs in with `log_in`; who has one is asked for a name of `PEOPLE` and `PASSWORD` by HTTP Basic.
+    `thin`: its ID tokens say nothing but who it is.
     """
     with tempfile.TemporaryDirectory(prefix="boxoffice-test-") as keys:
         async with door() as listening:
             host, port = listening.getsockname()
-            server = OidcServer(f"http://{host}:{port}", redirect_uris, keys)
+            server = OidcServer(f"http://{host}:{port}", redirect_uris, keys, thin)
             async with serving(server, listening):
                 yield server

@@ -1,8 +1,9 @@
 """HTTP -> logging in and out, and what belongs to an account: logins, API keys, roles."""
 
 import secrets
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -15,7 +16,8 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Redirect
 from msgspec import Meta
 
-from common.auth import KEY_PREFIX, SCOPES, RequiresUser, UserRequest, cookie, cookie_name
+from common.assets import Asset
+from common.auth import KEY_PREFIX, RequiresUser, Scope, UserRequest, cookie, cookie_name
 from common.clock import Moment, new_id, now
 from common.credentials import digest_of
 from common.errors import Conflict, DomainError, Invalid, NotFound, Unauthenticated
@@ -25,7 +27,7 @@ from common.paging import Cursor
 from common.problems import problems
 from common.projector import ReadYourWrites
 from common.settings import Settings
-from services.identity import read_model
+from services.identity import people, read_model
 from services.identity.domain import (
     DEV,
     Account,
@@ -88,25 +90,33 @@ class Ticket(msgspec.Struct, frozen=True):
 
 
 class Me(msgspec.Struct, frozen=True):
-    """Who asks. `scopes`: what the API key is good for that was given; null for a person, who may do all of `role`."""
+    """Who asks, and what their provider calls them.
+
+    `scopes`: what the API key is good for that was given; null for a person, who may do all of `role`.
+    """
 
     user_id: str
+    name: str | None
     role: Role
     scopes: list[str] | None
 
 
 class Ways(msgspec.Struct, frozen=True):
-    """How people get in: the names of providers, for `/api/auth/login/<name>`; and whether by their word."""
+    """How people get in: the names of providers, for `/api/auth/login/<name>`; and whether by their word.
+
+    `scopes`: what the keys of programs may be good for.
+    """
 
     providers: list[str]
     dev: bool
+    scopes: tuple[Scope, ...] = get_args(Scope)
 
 
 class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An API key to be; without `expires_at` it is good until it is revoked."""
 
     name: Annotated[str, LINE, Meta(examples=["nightly import"])]
-    scopes: Annotated[list[str], Meta(min_length=1, max_length=len(SCOPES), examples=[["tickets:write"]])]
+    scopes: Annotated[list[Scope], Meta(min_length=1, max_length=20, examples=[["tickets:write"]])]
     expires_at: Moment | None = None
 
 
@@ -138,6 +148,7 @@ class IdentityDesk(msgspec.Struct, frozen=True):
     issuer: Issuer
     users: VisibleUsers
     keys: VisibleKeys
+    page: Mapping[str, Asset]
     pool: asyncpg.Pool
     settings: Settings
 
@@ -251,10 +262,11 @@ class LoginController(Controller):
         return desk.told(await desk.logins.renew(token, request.headers.get("x-csrf-token", "")))
 
     @get("/me", middleware=[RequiresUser(None)], responses=problems(400, 503))
-    async def me(self, request: UserRequest) -> Response[Me]:
+    async def me(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> Response[Me]:
         """Who you are here."""
         user = request.user
-        return no_store(Me(user.id, user.role, None if user.scopes is None else sorted(user.scopes)))
+        name = await people.name_of(desk.pool, user.id)
+        return no_store(Me(user.id, name, user.role, None if user.scopes is None else sorted(user.scopes)))
 
     @post("/logout", status_code=204, middleware=[RequiresUser("account")], responses=problems(400, 503))
     async def logout(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> Response[None]:
@@ -268,6 +280,24 @@ class LoginController(Controller):
         """For pages, whose WebSockets can send no header: what opens one, once, within 30 s."""
         ticket = desk.issuer.ticket(request.user, now())
         return no_store(Ticket(ticket, int(TICKET.total_seconds())), status=201)
+
+
+PAGE_POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
+)
+
+
+@get(["/login", "/login/{file:str}"], include_in_schema=False)
+async def login_page(
+    request: Request[Any, Any, Any], desk: NamedDependency[IdentityDesk], file: FromPath[str] = "login.html"
+) -> Response[bytes]:
+    """The page on which people log in."""
+    if file not in desk.page:
+        raise NotFound(f"There is nothing at {request.url.path[:80]}.")
+    answer = desk.page[file].answer(request)
+    answer.headers["Content-Security-Policy"] = PAGE_POLICY
+    return answer
 
 
 @get("/.well-known/jwks.json", tags=["auth"], responses=problems(400))
@@ -312,8 +342,6 @@ class KeyController(Controller):
     ) -> Response[CreatedKey]:
         """Make a key. What it is good for are its scopes, and no more than your role may."""
         at, user = now(), request.user
-        if unknown := sorted(set(data.scopes) - set(SCOPES)):
-            raise Invalid(f"scopes: Expected some of {', '.join(SCOPES)}", field="scopes", got=unknown[0])
         if data.expires_at and data.expires_at <= at:
             raise Invalid("expires_at: Expected a time to come", field="expires_at", got=data.expires_at.isoformat())
         if len(await read_model.keys(desk.pool, user.id)) >= MOST_KEYS:

@@ -2,11 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from litestar import Router
 from litestar.types import ControllerRouterHandler
 
 from common.aggregate import Aggregate
+from common.assets import Asset
 from common.events import Revoked
 from common.http import given
 from common.listener import Subscription
@@ -21,6 +23,7 @@ from services.identity.api import (
     LoginController,
     SessionController,
     UserController,
+    login_page,
     public_keys,
 )
 from services.identity.domain import KEYS, SESSIONS, USERS
@@ -32,6 +35,10 @@ from services.identity.requests import answering
 from services.identity.sealing import Sealer
 from services.identity.settings import IdentitySettings
 from services.identity.tokens import Issuer
+
+PAGE = Path(__file__).parent / "page"
+FILES = {"login.html": "text/html", "login.css": "text/css", "login.js": "text/javascript"}
+"""Those of the page on which people log in, and what they are."""
 
 
 @asynccontextmanager
@@ -48,12 +55,14 @@ async def create_service(platform: Platform, settings: IdentitySettings) -> Asyn
         providers = {each.name: await stack.enter_async_context(OidcProvider(each)) for each in settings.providers}
         logins = Logins(issuer, users, sessions, providers, Sealer(secrets) if secrets else None, log, pool, settings)
         developers = DevLogins(logins, settings) if settings.auth == "dev" else None
+        page = {name: Asset.load(PAGE / name, media_type) for name, media_type in FILES.items()}
         desk = IdentityDesk(
             logins,
             developers,
             issuer,
             ReadYourWrites(users, projected),
             ReadYourWrites(keys, projected),
+            page,
             pool,
             settings,
         )
@@ -66,7 +75,7 @@ async def create_service(platform: Platform, settings: IdentitySettings) -> Asyn
         ]
         yield Service(
             "identity",
-            [Router("/", route_handlers=[*doors, public_keys], dependencies=given(desk=desk))],
+            [Router("/", route_handlers=[*doors, login_page, public_keys], dependencies=given(desk=desk))],
             [
                 Subscription(RevokeWhatWasIssued(Publisher[Revoked]("revoked", log)), platform.client),
                 Projector(READ_MODEL, "IDENTITY", log, database),

@@ -3,10 +3,12 @@
 import asyncio
 import base64
 import ipaddress
+import re
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Annotated, Any, Generic, NoReturn, Self, TypeVar
 from urllib.parse import quote_plus, urlsplit
 
 import httpx
@@ -22,9 +24,10 @@ from authlib.oauth2.rfc7636 import (  # type: ignore[import-untyped]  # authlib 
     create_s256_code_challenge,
 )
 from joserfc.jwk import Key
+from msgspec import Meta
 
 from common.errors import Invalid, Unauthenticated, Unavailable
-from common.settings import BadSetting
+from common.settings import BadSetting, without_password
 from services.identity import id_token
 from services.identity.id_token import Claims, same
 from services.identity.oauth import Callback, Identity, LoggedIn, LoginOptions, Refreshed
@@ -46,7 +49,14 @@ KEYS_SECONDS = 60.0
 TEXT_LENGTH = 320
 """Characters of a name or an email address that are taken."""
 
-CODE_LENGTH = 4096
+CODE = re.compile(r"[ -~]{1,4096}")
+"""What a provider gives to be exchanged (RFC 6749, A.11); no longer than any of them makes it."""
+
+TOKEN_LENGTH = 8192
+"""Characters of a refresh token at most: it is kept."""
+
+BEARER = re.compile(r"[A-Za-z0-9._~+/-]+=*")
+"""An access token (RFC 6750, 2.1)."""
 
 OTHERS_REFUSED = {
     "access_denied": "You said no there, or may not log in here. Log in again if that was a mistake.",
@@ -91,14 +101,16 @@ class Discovered(msgspec.Struct, frozen=True):
     token_endpoint: str
     jwks_uri: str
     revocation_endpoint: str | None = None
+    userinfo_endpoint: str | None = None
     token_endpoint_auth_methods_supported: list[str] | None = None
     code_challenge_methods_supported: list[str] | None = None
     authorization_response_iss_parameter_supported: bool = False
 
     @property
     def endpoints(self) -> list[str]:
-        there = [self.authorization_endpoint, self.token_endpoint, self.jwks_uri]
-        return there if self.revocation_endpoint is None else [*there, self.revocation_endpoint]
+        optional = (self.revocation_endpoint, self.userinfo_endpoint)
+        needed = (self.authorization_endpoint, self.token_endpoint, self.jwks_uri)
+        return [*needed, *(each for each in optional if each is not None)]
 
     @property
     def takes_secret_in_body(self) -> bool:
@@ -112,7 +124,16 @@ class Tokens(msgspec.Struct, frozen=True):
 
     id_token: str | None = None
     access_token: str | None = None
-    refresh_token: str | None = None
+    refresh_token: Annotated[str, Meta(max_length=TOKEN_LENGTH)] | None = None
+
+
+class UserInfo(msgspec.Struct, frozen=True):
+    """What a provider says of whom an access token is about (OpenID Connect Core, 5.3.2)."""
+
+    sub: str
+    email: Any = None
+    email_verified: Any = False
+    name: Any = None
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -137,30 +158,31 @@ class OidcProvider:
         settings: ProviderSettings,
         *,
         seconds: float = SECONDS,
+        trust: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`seconds`: for an answer. `clock`: for how long things are kept. `now`: since 1970. Raises BadSetting."""
+        """`seconds`: for an answer. `trust`: whose certificates are believed. `clock`: for how long things are kept.
+
+        `now`: seconds since 1970. Raises BadSetting.
+        """
         self.settings = settings
         self._loopback = is_loopback(settings.issuer)
         if not self._is_safe(settings.issuer) or urlsplit(settings.issuer).query:
             raise BadSetting(
-                f"The issuer of {settings.name} is {settings.issuer!r}: expected an address that begins with https://"
-                " (http:// for one on this machine), as the provider's documentation has it"
+                f"The issuer of {settings.name} is {without_password(settings.issuer)!r}: expected an address that begins"
+                " with https:// (http:// for one on this machine), as the provider's documentation has it"
             )
         if "openid" not in settings.scopes:
             raise BadSetting(f"The scopes of {settings.name}: `openid` has to be among them")
         self._seconds, self._now = seconds, now
-        self._client = httpx.AsyncClient(timeout=seconds, headers={"Accept-Encoding": "identity"})
+        self._client = httpx.AsyncClient(verify=trust or True, timeout=seconds, headers={"Accept-Encoding": "identity"})
         self._discovered = Kept(self._discover, clock)
         self._keys = Kept(self._fetch_keys, clock)
 
     async def authorization_url(self, options: LoginOptions) -> str:
         """As OAuthService."""
         there = await self._discovered.get(FRESH_SECONDS)
-        extra = {"access_type": "offline"} if self.settings.issuer == GOOGLE else {}
-        if "offline_access" in self.settings.scopes:
-            extra["prompt"] = "consent"
         url: str = prepare_grant_uri(
             there.authorization_endpoint,
             self.settings.client_id,
@@ -171,7 +193,7 @@ class OidcProvider:
             nonce=options.nonce,
             code_challenge=create_s256_code_challenge(options.code_verifier),
             code_challenge_method="S256",
-            **extra,
+            **for_refresh_token(self.settings),
         )
         return url
 
@@ -186,7 +208,7 @@ class OidcProvider:
             raise Unauthenticated("The answer is from another provider than the one you chose (iss). Log in again.")
         if callback.error is not None:
             self._tell_refusal(callback.error)
-        if not callback.code or len(callback.code) > CODE_LENGTH:
+        if callback.code is None or not CODE.fullmatch(callback.code):
             raise Invalid(f"{self.settings.name} sent no code that we could ask it with. Log in again.")
         try:
             tokens = await self._tokens(
@@ -204,7 +226,7 @@ class OidcProvider:
             raise id_token.refused("is missing")
         claims = await self._verified(tokens.id_token, tokens.access_token)
         id_token.check_login(claims, nonce=options.nonce)
-        return LoggedIn(self._identity(claims), tokens.refresh_token or None)
+        return LoggedIn(await self._identity(there, claims, tokens.access_token), tokens.refresh_token or None)
 
     async def refresh(self, token: str, subject: str) -> Refreshed:
         """As OAuthService."""
@@ -221,7 +243,7 @@ class OidcProvider:
         claims = await self._verified(tokens.id_token, tokens.access_token)
         if claims.sub != subject:
             raise id_token.refused("is about somebody else")
-        return Refreshed(kept, self._identity(claims))
+        return Refreshed(kept, await self._identity(there, claims, tokens.access_token))
 
     async def revoke(self, token: str) -> bool:
         """As OAuthService (RFC 7009). What it does not know is forgotten already."""
@@ -247,10 +269,25 @@ class OidcProvider:
         id_token.check_access_token(claims, header, access_token)
         return claims
 
-    def _identity(self, claims: Claims) -> Identity:
-        email = text_of(claims.email)
-        verified = claims.email_verified is True and email is not None
-        return Identity(self.settings.issuer, claims.sub, email, verified, text_of(claims.name))
+    async def _identity(self, there: Discovered, claims: Claims, access_token: str | None) -> Identity:
+        told: Claims | UserInfo = claims
+        is_thin = claims.email is None and claims.name is None
+        if is_thin and there.userinfo_endpoint is not None and access_token is not None:
+            told = await self._user_info(there.userinfo_endpoint, access_token)
+            if told.sub != claims.sub:
+                raise Unauthenticated(f"{self.settings.name} tells of somebody else than who logged in. Log in again.")
+        email = text_of(told.email)
+        verified = told.email_verified is True and email is not None
+        return Identity(self.settings.issuer, claims.sub, email, verified, text_of(told.name))
+
+    async def _user_info(self, url: str, access_token: str) -> UserInfo:
+        """What some providers leave out of the ID token, as they may (OpenID Connect Core, 5.4)."""
+        if not BEARER.fullmatch(access_token):
+            raise self._unavailable("its access token cannot be used")
+        try:
+            return msgspec.json.decode(await self._get(url, Authorization=f"Bearer {access_token}"), type=UserInfo)
+        except (ValueError, RecursionError):
+            raise self._unavailable("what it says of you cannot be read") from None
 
     def _tell_refusal(self, error: str) -> NoReturn:
         name = self.settings.name
@@ -322,8 +359,8 @@ class OidcProvider:
         except (ValueError, RecursionError):
             raise self._unavailable("its keys cannot be read") from None
 
-    async def _get(self, url: str) -> bytes:
-        status, body = await self._ask("GET", url, headers={"Accept": "application/json"})
+    async def _get(self, url: str, **headers: str) -> bytes:
+        status, body = await self._ask("GET", url, headers={"Accept": "application/json", **headers})
         if status != httpx.codes.OK:
             raise self._unavailable(f"it answered {status}")
         return body
@@ -361,6 +398,17 @@ class OidcProvider:
 
     async def __aexit__(self, *_: object) -> None:
         await self._client.aclose()
+
+
+def for_refresh_token(settings: ProviderSettings) -> dict[str, str]:
+    """What is asked for so that there will be a refresh token.
+
+    Google gives one with the first consent only. It is not asked for consent each time: nobody likes to be asked again,
+    the first token stays good, and who revokes it is asked at the next login, which brings a new one.
+    """
+    if settings.issuer == GOOGLE:
+        return {"access_type": "offline"}
+    return {"prompt": "consent"} if "offline_access" in settings.scopes else {}
 
 
 class Kept(Generic[T]):

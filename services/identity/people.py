@@ -36,6 +36,7 @@ where user_id = $1 and checked_at < $3 and sealed is not null
 returning provider, subject, sealed
 """
 VOUCHED = "select provider, subject, sealed from identity_data.people where user_id = $1 and sealed is not null"
+NAME = "select name from identity_data.people where user_id = $1"
 RENEW = "update identity_data.people set sealed = $3 where user_id = $1 and sealed = $2"
 FORGET = "update identity_data.people set sealed = null where user_id = $1"
 
@@ -66,6 +67,12 @@ async def vouched(pool: asyncpg.Pool, user_id: str) -> Vouched | None:
     """Who vouches for somebody, if they gave us a token."""
     row = await pool.fetchrow(VOUCHED, user_id)
     return Vouched(*row) if row else None
+
+
+async def name_of(pool: asyncpg.Pool, user_id: str) -> str | None:
+    """What somebody is called, if their provider says so."""
+    name: str | None = await pool.fetchval(NAME, user_id)
+    return name
 
 
 async def renew(pool: asyncpg.Pool, user_id: str, before: str, sealed: str) -> None:

@@ -3,9 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from hashlib import sha256
-from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, get_args
 from uuid import UUID
 
 import asyncpg
@@ -19,6 +17,7 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
 
+from common.assets import Asset
 from common.auth import RequiresUser, User, UserRequest
 from common.clock import now
 from common.errors import DomainError
@@ -127,25 +126,13 @@ class Preferences(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ]
 
 
-class Script(msgspec.Struct, frozen=True):
-    """The module that pages listen with."""
-
-    source: bytes
-    etag: str
-
-    @classmethod
-    def load(cls) -> Self:
-        source = (Path(__file__).parent / "client" / "notifications.js").read_bytes()
-        return cls(source, f'"{sha256(source).hexdigest()[:32]}"')
-
-
 class NotificationDesk(msgspec.Struct, frozen=True):
     """What these doors need."""
 
     inboxes: VisibleInboxes
     feed: Feed
     pool: asyncpg.Pool
-    script: Script
+    script: Asset
 
 
 def resumed(session: Session) -> Resumed:
@@ -163,11 +150,8 @@ _ack = msgspec.json.Decoder(Ack).decode
 
 @get("/api/notifications/client.js", include_in_schema=False, sync_to_thread=False)
 def client(request: Request[Any, Any, State], desk: NamedDependency[NotificationDesk]) -> Response[bytes]:
-    """The module that pages listen with; whoever has it already is told so."""
-    headers = {"ETag": desk.script.etag, "Cache-Control": "no-cache"}
-    if desk.script.etag in request.headers.get("if-none-match", ""):
-        return Response(b"", status_code=304, headers=headers)
-    return Response(desk.script.source, media_type="text/javascript", headers=headers)
+    """The module that pages listen with."""
+    return desk.script.answer(request)
 
 
 class NotificationController(Controller):

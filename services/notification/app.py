@@ -2,16 +2,18 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from litestar import Router
 
 from common.aggregate import Aggregate
+from common.assets import Asset
 from common.http import given
 from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadYourWrites
 from common.runtime import Platform, Service
-from services.notification.api import NotificationController, NotificationDesk, Script, client
+from services.notification.api import NotificationController, NotificationDesk, client
 from services.notification.domain import INBOXES_DECIDER, weight_of
 from services.notification.feed import STREAM, Feed, Receipts
 from services.notification.listeners import (
@@ -28,6 +30,8 @@ from services.notification.settings import NotificationSettings
 from services.notification.webhook_sending import Secrets, Sender
 from services.notification.webhooks import DELIVERIES, WEBHOOKS
 from services.notification.webhooks_api import WebhookController, WebhookDesk
+
+SCRIPT = Path(__file__).parent / "client" / "notifications.js"
 
 DELIVERIES_KEPT = 10_000
 """Events for which what is posted is kept in memory; each may be of some KiB."""
@@ -55,7 +59,7 @@ async def create_service(platform: Platform, settings: NotificationSettings) -> 
         if secrets:  # who cannot sign leaves them to those who can
             listeners.append(DeliverWebhooks(webhooks, deliveries, sender, secrets, settings.webhook_retry_seconds))
         feed = Feed(log, Receipts(inboxes), projected, pool, platform.connections, settings.connections_per_user)
-        desk = NotificationDesk(ReadYourWrites(inboxes, projected), feed, pool, Script.load())
+        desk = NotificationDesk(ReadYourWrites(inboxes, projected), feed, pool, Asset.load(SCRIPT, "text/javascript"))
         webhook_desk = WebhookDesk(inboxes, webhooks, ReadYourWrites(deliveries, projected), sender, secrets, pool)
         router = Router(
             "/",

@@ -22,6 +22,10 @@ async def server() -> AsyncIterator[OidcServer]:
 
 @pytest.fixture
 def settings(server: OidcServer) -> ProviderSettings:
+    return settings_for(server)
+
+
+def settings_for(server: OidcServer) -> ProviderSettings:
     return ProviderSettings(
         name="The test provider",
         issuer=server.issuer,
@@ -76,6 +80,16 @@ async def test_somebody_is_the_same_each_time_and_nobody_else(server: OidcServer
     assert once.identity == again.identity
     assert bob.identity.subject != once.identity.subject
     assert not bob.identity.email_verified
+
+
+async def test_who_is_not_told_in_the_id_token_is_asked_for() -> None:
+    async with oidc_server(HERE, thin=True) as server, OidcProvider(settings_for(server)) as provider:
+        logged_in = await log_in(provider, server)
+        assert (logged_in.identity.name, logged_in.identity.email) == ("Ada Lovelace", "ada@example.org")
+        assert logged_in.refresh_token is not None
+        refreshed = await provider.refresh(logged_in.refresh_token, logged_in.identity.subject)
+        assert refreshed.identity == logged_in.identity
+    assert server.asked.count("/userinfo") == 2
 
 
 async def test_nothing_is_asked_before_somebody_logs_in_and_nothing_twice(
