@@ -478,7 +478,7 @@ async def test_it_says_which_servers_it_waits_for(home: Path, settings: Settings
     [
         ("BOXOFFICE_PORT", "abc", "a whole number"),
         ("BOXOFFICE_HOLD_SECONDS", "-1", "at least 1"),
-        ("BOXOFFICE_AUTH", "maybe", "one of dev, off"),
+        ("BOXOFFICE_AUTH", "maybe", "one of dev, on"),
         ("BOXOFFICE_DATABASE_URL", "mysql://x", "postgresql://"),
     ],
 )
