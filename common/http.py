@@ -19,6 +19,7 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import SwaggerRenderPlugin
 from litestar.openapi.spec import Components, Schema, SecurityScheme
 from litestar.response import Redirect
+from litestar.routes import HTTPRoute
 from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Message, Method, Receive, Scope, Send
 from litestar.typing import FieldDefinition
@@ -27,12 +28,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.auth import Authenticator
 from common.clock import new_id_text
+from common.limits import Limited, Limits
 from common.live import Connections
 from common.problems import (
     BODY_LIMIT,
     TELL,
     JsonRequest,
     keep_failure,
+    problems,
     refuse_what_would_be_ignored,
     telling_failures,
 )
@@ -189,6 +192,14 @@ def given(**things: object) -> dict[str, Provide]:
     return {name: provider(thing) for name, thing in things.items()}
 
 
+def document_limits(app: Litestar) -> None:
+    """Say of every handler behind `Limited` that it may refuse: no list of problems can forget it."""
+    for route in app.routes:
+        for handler in route.route_handlers if isinstance(route, HTTPRoute) else ():
+            if any(isinstance(middleware, Limited) for middleware in handler.resolve_middleware()):
+                handler.responses = {**(handler.responses or {}), **problems(429)}
+
+
 def create_app(
     services: Sequence[Service],
     settings: Settings,
@@ -246,10 +257,12 @@ def create_app(
             {
                 "services": services,
                 "authenticator": Authenticator(settings.auth),
+                "limits": Limits(settings),
                 "connected": connected,
                 "connections": connections or Connections(settings.connections),
             }
         ),
     )
+    document_limits(app)
     app.asgi_handler = in_context(app.asgi_handler)
     return app

@@ -27,6 +27,7 @@ from common.errors import (
     PaymentDeclined,
     PreconditionRequired,
     Stale,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
 )
@@ -48,6 +49,7 @@ STATUS: Mapping[type[DomainError], int] = {
     Conflict: 409,
     Stale: 412,
     PreconditionRequired: 428,
+    TooManyRequests: 429,
     Unavailable: 503,
 }
 """What each kind of error is in HTTP; the only place that says so."""
@@ -234,8 +236,8 @@ def tell_domain_error(_: Request[Any, Any, Any], error: DomainError) -> Response
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = "1"
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        headers["Retry-After"] = str(error.context.get("retry_after", 1))
     members = dict(error.context)
     if isinstance(field := members.pop("field", None), str):
         got = shown(members.pop("got")) if "got" in members else None

@@ -18,6 +18,15 @@ DatabaseUrl = Annotated[
 ]
 
 
+RateText = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(off|[1-9][0-9]{0,8}/(second|minute|hour))(?!\n)$",
+        description="A rate like 60/minute (or /second, /hour), or off",
+    ),
+]
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service needs to know. A service adds its own in a subclass."""
 
@@ -28,6 +37,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth: Literal["dev", "off"] = "off"
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
     connections: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 5_000
+    rate_login: RateText = "120/minute"
+    rate_orders: RateText = "60/minute"
+    rate_batches: RateText = "60/minute"
+    rate_changes: RateText = "600/minute"
+    rate_reads: RateText = "1200/minute"
+    rate_address: RateText = "3000/minute"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

@@ -42,6 +42,7 @@ def current_cause() -> Cause:
 
 
 REQUESTS = Histogram("boxoffice_http_request_seconds", "HTTP requests", ["method", "route", "status"])
+LIMITED = Counter("boxoffice_limited_requests_total", "Requests over a rate limit, by which", ["of", "by"])
 OPEN = Gauge("boxoffice_open_connections", "Connections that stay open: streams of events")
 APPENDED = Counter("boxoffice_events_appended_total", "Events appended to the log", ["stream"])
 CONFLICTS = Counter("boxoffice_append_conflicts_total", "Appends that lost the race for a sequence", ["aggregate"])

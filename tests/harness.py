@@ -16,6 +16,9 @@ from services.cli.servers import NatsServer, free_port
 
 READY_SECONDS = 30.0
 
+UNLIMITED = dict.fromkeys(("login", "orders", "batches", "changes", "reads", "address"), "off")
+"""Rates of a system that a few users may ask as much as tests and benchmarks want."""
+
 T = TypeVar("T")
 Fate = Literal["pass", "drop", "cut"]
 Judge = Callable[[bytes], Fate]
@@ -27,6 +30,11 @@ async def eventually(look: Callable[[], Awaitable[T]], wanted: T, within: float 
     while (seen := await look()) != wanted:
         assert asyncio.get_running_loop().time() < deadline, f"wanted {wanted!r}, still {seen!r} after {within:.0f} s"
         await asyncio.sleep(0.02)
+
+
+def unlimited() -> dict[str, str]:
+    """The variables of such a system."""
+    return {f"BOXOFFICE_RATE_{name.upper()}": rate for name, rate in UNLIMITED.items()}
 
 
 class ServiceProcess:
@@ -44,6 +52,7 @@ class ServiceProcess:
             "BOXOFFICE_DATABASE_URL": settings.database_url,
             "BOXOFFICE_AUTH": settings.auth,
             "BOXOFFICE_PORT": str(self.port),
+            **unlimited(),
             **variables,
         }
 

@@ -23,6 +23,7 @@ from common.errors import Forbidden, NotFound
 from common.events import Outcome, Priority
 from common.http import BEARER, LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
+from common.limits import Limited
 from common.paging import Cursor
 from common.postgres import POSTGRES_FAILED
 from common.problems import BODY_LIMIT, BadRequest, FieldProblem, parsed, problems, shown
@@ -157,7 +158,7 @@ class BatchController(Controller):
 
     path = "/api/batches"
     tags = ("batches",)
-    middleware = (RequiresUser(),)
+    middleware = (RequiresUser(), Limited("batches"))
     security = BEARER
 
     @post(
@@ -313,7 +314,7 @@ class OperationController(Controller):
 
     path = "/api/operations"
     tags = ("operations",)
-    middleware = (RequiresUser(),)
+    middleware = (RequiresUser(), Limited("changes"))
     security = BEARER
 
     @post(
@@ -349,7 +350,7 @@ class KindController(Controller):
 
     path = "/api/batch-kinds"
     tags = ("batches",)
-    middleware = (RequiresUser(),)
+    middleware = (RequiresUser(), Limited("changes"))
     security = BEARER
 
     @get("/", responses=problems(400, 401, 503))

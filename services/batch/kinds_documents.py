@@ -17,6 +17,7 @@ from msgspec import Meta
 from common.auth import RequiresUser, UserRequest
 from common.errors import NotFound
 from common.http import BEARER
+from common.limits import Limited
 from common.problems import problems
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, Work
 from services.batch.renderers import BadTemplate, Format, Renderers
@@ -144,7 +145,7 @@ class DocumentController(Controller):
 
     path = "/api/documents"
     tags = ("templates",)
-    middleware = (RequiresUser(),)
+    middleware = (RequiresUser(), Limited("changes"))
     security = BEARER
 
     @get("/{document_id:str}", operation_class=FetchDocument, responses=problems(400, 401, 404, 503))

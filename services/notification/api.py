@@ -24,6 +24,7 @@ from common.clock import now
 from common.errors import DomainError
 from common.events import Channel, NotificationEvent, NotificationKind
 from common.http import BEARER
+from common.limits import Limited
 from common.live import PING, PING_SECONDS, SLOW_SECONDS, event_stream, sent_event
 from common.problems import problems
 from common.projector import ReadYourWrites
@@ -176,7 +177,7 @@ class NotificationController(Controller):
 
     path = "/api/notifications"
     tags = ("notifications",)
-    middleware = (RequiresUser(),)
+    middleware = (RequiresUser(), Limited("changes"))
     security = BEARER
 
     @get("/", responses=problems(400, 401, 503))
