@@ -28,6 +28,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.auth import Authenticator
 from common.clock import new_id_text
+from common.headers import EVERYWHERE, NO_STORE, Header, headers_for, with_headers
 from common.limits import Limited, Limits
 from common.live import Connections
 from common.problems import (
@@ -79,19 +80,22 @@ FAVICON = (
 )
 
 
-def in_context(app: ASGIApp) -> ASGIApp:
+def in_context(app: ASGIApp, headers: Sequence[Header] = EVERYWHERE) -> ASGIApp:
     """An app around `app` that gives each request its cause, counts and times it, and answers HEAD and OPTIONS.
+
+    Every answer has `headers`, unless it has such ones itself; what is for somebody who is known, or sets a cookie, is
+    kept by nobody.
 
     Around all of Litestar, since a middleware of its own does not see what its router refuses.
     """
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
-            await app(scope, receive, telling_failures(scope, send))
+            await app(scope, receive, telling_failures(scope, with_headers_when_refused(send, headers)))
             return
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-correlation-id", b"").decode("latin-1")
-        trace = headers.get(b"traceparent", b"").decode("latin-1")
+        asked = dict(scope["headers"])
+        given = asked.get(b"x-correlation-id", b"").decode("latin-1")
+        trace = asked.get(b"traceparent", b"").decode("latin-1")
         request_id = new_id_text()
         correlation = given if CORRELATION_ID.fullmatch(given) else request_id
         token = cause.set(Cause(correlation, request_id, trace if TRACEPARENT.fullmatch(trace) else None))
@@ -108,6 +112,8 @@ def in_context(app: ASGIApp) -> ASGIApp:
                 if allowed := method == HttpMethod.OPTIONS and status == HTTPStatus.METHOD_NOT_ALLOWED:
                     status, answer = HTTPStatus.NO_CONTENT, [header for header in answer if header[0] == b"allow"]
                 answer.append((b"x-correlation-id", correlation.encode()))
+                private = scope.get("user") is not None or any(name == b"set-cookie" for name, _ in answer)
+                answer = with_headers(answer, [*headers, NO_STORE] if private else headers)
                 message["status"], message["headers"] = status, answer
             elif message["type"] == "http.response.body" and allowed:
                 message["body"] = b""
@@ -121,6 +127,17 @@ def in_context(app: ASGIApp) -> ASGIApp:
             REQUESTS.labels(method, route, status).observe(time.perf_counter() - started)
 
     return handle
+
+
+def with_headers_when_refused(send: Send, headers: Sequence[Header]) -> Send:
+    """A `send` for a WebSocket, whose handshake may be refused by an answer like any other."""
+
+    async def send_on(message: Message) -> None:
+        if message["type"] == "websocket.http.response.start":
+            message["headers"] = with_headers([*message["headers"]], headers)
+        await send(message)
+
+    return send_on
 
 
 @get("/health/live", include_in_schema=False, sync_to_thread=False)
@@ -255,6 +272,7 @@ def create_app(
         ),
         state=State(
             {
+                "settings": settings,
                 "services": services,
                 "authenticator": Authenticator(settings.auth),
                 "limits": Limits(settings),
@@ -264,5 +282,5 @@ def create_app(
         ),
     )
     document_limits(app)
-    app.asgi_handler = in_context(app.asgi_handler)
+    app.asgi_handler = in_context(app.asgi_handler, headers_for(settings.public_url))
     return app

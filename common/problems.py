@@ -1,5 +1,6 @@
 """What is wrong, as HTTP tells it: problem details (RFC 9457) that name the field, what it held and what is allowed."""
 
+import asyncio
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 PROBLEM = "application/problem+json"
 BODY_LIMIT = 1_000_000
 """Bytes of a request body at most."""
+BODY_SECONDS = 60.0
+"""After so long all of a JSON body has to be here."""
 
 STATUS: Mapping[type[DomainError], int] = {
     Invalid: 422,
@@ -115,7 +118,13 @@ class JsonRequest(Request[Any, Any, Any]):
             raise HTTPException(status_code=415, detail=f"Content-Type: application/json is needed, got {shown(got)}")
         data = self.route_handler.parsed_data_field
         assert data is not None, "only a handler with `data` is asked for it"
-        return parsed(await self.body(), data.annotation)
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await self.body()
+        except TimeoutError:
+            detail = f"The body did not come to its end within {BODY_SECONDS:.0f} s."
+            raise HTTPException(status_code=408, detail=detail, headers={"Connection": "close"}) from None
+        return parsed(body, data.annotation)
 
 
 async def refuse_what_would_be_ignored(request: Request[Any, Any, Any]) -> None:

@@ -18,6 +18,14 @@ DatabaseUrl = Annotated[
 ]
 
 
+Proxies = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9A-Fa-f:./, ]*(?!\n)$",
+        description="Addresses and networks with commas between them, as 10.0.0.0/8, fd00::/8",
+    ),
+]
+
 RateText = Annotated[
     str,
     msgspec.Meta(
@@ -37,6 +45,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth: Literal["dev", "off"] = "off"
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
     connections: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 5_000
+    sockets: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    public_url: str = ""
+    trusted_proxies: Proxies = ""
     rate_login: RateText = "120/minute"
     rate_orders: RateText = "60/minute"
     rate_batches: RateText = "60/minute"
