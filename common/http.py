@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import litestar_offline_docs
-from litestar import Litestar, MediaType, Request, Response, get
+from litestar import Litestar, MediaType, Request, Response, Router, get
 from litestar._openapi.schema_generation import SchemaCreator
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin  # there is no public way to extend it
 from litestar.datastructures import ResponseHeader, State
 from litestar.di import Provide
 from litestar.enums import HttpMethod, OpenAPIMediaType, ScopeType
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, Schema, SecurityScheme
 from litestar.response import Redirect
 from litestar.routes import HTTPRoute
@@ -28,7 +28,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.auth import Authenticator
 from common.clock import new_id_text
-from common.headers import EVERYWHERE, NO_STORE, Header, headers_for, with_headers
+from common.headers import EVERYWHERE, NO_STORE, SCRIPTS_POLICY, Header, headers_for, with_headers
 from common.limits import Limited, Limits
 from common.live import Connections
 from common.problems import (
@@ -74,10 +74,33 @@ ASKED_AS: Mapping[str, Method] = {
 
 SWAGGER = Path(litestar_offline_docs.__file__).parent / "static"
 
-FAVICON = (
-    "<link rel='icon' href=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
-    "<text y='13' font-size='13'>🎟️</text></svg>\">"
-)
+DOCUMENTATION = b"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Boxoffice</title>
+<link rel="icon" href="data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>\
+<text y='13' font-size='13'>&#127903;&#65039;</text></svg>">
+<link rel="stylesheet" href="/api/docs/assets/swagger-ui.css">
+<script src="/api/docs/assets/swagger-ui-bundle.js" defer></script>
+<script src="/api/docs/start.js" defer></script>
+</head>
+<body><div id="swagger"></div></body>
+</html>
+"""
+START = b"""SwaggerUIBundle({
+  url: "/api/openapi.json",
+  dom_id: "#swagger",
+  deepLinking: true,
+  showExtensions: true,
+  showCommonExtensions: true,
+});
+"""
+"""In a file of its own, as the policy of the page lets it run nothing that stands in the page."""
+
+DOCUMENTATION_POLICY = f"{SCRIPTS_POLICY}; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+"""Swagger UI sets styles in place."""
 
 
 def in_context(app: ASGIApp, headers: Sequence[Header] = EVERYWHERE) -> ASGIApp:
@@ -179,6 +202,22 @@ def openapi(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     return Response(request.app.openapi_schema.to_schema(), media_type=OpenAPIMediaType.OPENAPI_JSON)
 
 
+@get("/start.js", media_type="text/javascript", sync_to_thread=False)
+def start() -> bytes:
+    """What makes the page of documentation."""
+    return START
+
+
+class DocumentationPlugin(OpenAPIRenderPlugin):
+    """Swagger UI without the internet, and without a script in the page."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/")
+
+    def render(self, *_: object) -> bytes:
+        return DOCUMENTATION
+
+
 class StructSchemas(StructSchemaPlugin):
     """Documents of a struct also what it is; of one that refuses unknown fields, that it does, and an example."""
 
@@ -235,12 +274,11 @@ def create_app(
             yield
 
     assets = create_static_files_router("/api/docs/assets", [SWAGGER], include_in_schema=False)
-    docs = SwaggerRenderPlugin(
-        path="/",
-        favicon=FAVICON,
-        js_url="/api/docs/assets/swagger-ui-bundle.js",
-        css_url="/api/docs/assets/swagger-ui.css",
-        standalone_preset_js_url="/api/docs/assets/swagger-ui-standalone-preset.js",
+    documentation = Router(
+        "/api/docs",
+        route_handlers=[start],
+        include_in_schema=False,
+        response_headers={"Content-Security-Policy": DOCUMENTATION_POLICY},
     )
     app = Litestar(
         route_handlers=[
@@ -264,8 +302,8 @@ def create_app(
             title="Boxoffice",
             version="0.1.0",
             description="Money is in minor units of its currency, times are RFC 3339 in UTC, errors are RFC 9457.",
-            path="/api/docs",
-            render_plugins=[docs],
+            openapi_router=documentation,
+            render_plugins=[DocumentationPlugin()],
             use_handler_docstrings=True,
             security=[],
             components=Components(security_schemes={"bearer": WHO}),

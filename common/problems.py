@@ -41,7 +41,7 @@ PROBLEM = "application/problem+json"
 BODY_LIMIT = 1_000_000
 """Bytes of a request body at most."""
 BODY_SECONDS = 60.0
-"""After so long all of a JSON body has to be here."""
+"""After so long all of a body has to be here that is no upload."""
 
 STATUS: Mapping[type[DomainError], int] = {
     Invalid: 422,
@@ -118,13 +118,16 @@ class JsonRequest(Request[Any, Any, Any]):
             raise HTTPException(status_code=415, detail=f"Content-Type: application/json is needed, got {shown(got)}")
         data = self.route_handler.parsed_data_field
         assert data is not None, "only a handler with `data` is asked for it"
+        return parsed(await self.body(), data.annotation)
+
+    async def body(self) -> bytes:
+        """All of the body. Raises HTTPException when it takes too long to come."""
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await self.body()
+                return await super().body()
         except TimeoutError:
             detail = f"The body did not come to its end within {BODY_SECONDS:.0f} s."
             raise HTTPException(status_code=408, detail=detail, headers={"Connection": "close"}) from None
-        return parsed(body, data.annotation)
 
 
 async def refuse_what_would_be_ignored(request: Request[Any, Any, Any]) -> None:

@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
 from common.errors import NotFound
+from common.headers import POLICY
 from common.http import BEARER
 from common.limits import Limited
 from common.problems import problems
@@ -157,10 +158,7 @@ class DocumentController(Controller):
         if row is None:
             raise NotFound(f"You have no document {document_id}.")
         media_type = row["media_type"]
-        headers = {
-            "Content-Disposition": f'attachment; filename="{document_id}.{ENDINGS[media_type]}"',
-            "X-Content-Type-Options": "nosniff",
-        }
+        headers = {"Content-Disposition": f'attachment; filename="{document_id}.{ENDINGS[media_type]}"'}
         if media_type == MEDIA_TYPES["html"]:  # somebody's own page, on our origin
-            headers["Content-Security-Policy"] = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+            headers["Content-Security-Policy"] = f"sandbox; {POLICY}; style-src 'unsafe-inline'; img-src data:"
         return Response(row["content"], media_type=media_type, headers=headers)

@@ -23,6 +23,7 @@ from common.auth import SUBPROTOCOL, RequiresUser, User, UserRequest
 from common.clock import now
 from common.errors import DomainError
 from common.events import Channel, NotificationEvent, NotificationKind
+from common.headers import SCRIPTS_POLICY
 from common.http import BEARER
 from common.limits import Limited
 from common.live import PING, PING_SECONDS, SLOW_SECONDS, event_stream, sent_event
@@ -166,7 +167,7 @@ _ack = msgspec.json.Decoder(Ack).decode
 @get("/api/notifications/client.js", include_in_schema=False, sync_to_thread=False)
 def client(request: Request[Any, Any, State], desk: NamedDependency[NotificationDesk]) -> Response[bytes]:
     """The module that pages listen with; whoever has it already is told so."""
-    headers = {"ETag": desk.script.etag, "Cache-Control": "no-cache"}
+    headers = {"ETag": desk.script.etag, "Cache-Control": "no-cache", "Content-Security-Policy": SCRIPTS_POLICY}
     if desk.script.etag in request.headers.get("if-none-match", ""):
         return Response(b"", status_code=304, headers=headers)
     return Response(desk.script.source, media_type="text/javascript", headers=headers)
