@@ -134,7 +134,14 @@ class Door(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         self._watch_for("")
         super().handle_websocket_upgrade()
-        self._refused = True  # nothing more comes here
+        protocol = self.transport.get_protocol()
+        if getattr(protocol, "handshake_initiated", True):
+            self._refused = True  # nothing more comes here
+        else:  # it would wait for ever, and so would they
+            self._in_body = False
+            self._refuse(
+                HTTPStatus.BAD_REQUEST, "This is no request for a WebSocket: it has a body, or a line too long."
+            )
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -197,7 +204,7 @@ class Door(HttpToolsProtocol):
         if self._is_answering and not self._in_body:
             self.cycle.keep_alive = False
             return
-        if self._in_body:
+        if self._in_body and self.cycle is not None:  # there is none for what would be a WebSocket
             answered = not self._is_answering or self.cycle.response_started or self.pipeline
             self.cycle.disconnected = True
             self.cycle.message_event.set()

@@ -7,12 +7,13 @@ from time import monotonic_ns
 from typing import Literal
 
 import msgspec
+import structlog
 from litestar.enums import HttpMethod, ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from common.errors import TooManyRequests
-from common.settings import Settings
+from common.settings import PREFIX, Settings
 from common.telemetry import LIMITED
 
 What = Literal["login", "orders", "batches", "changes"]
@@ -24,6 +25,8 @@ KEPT = 100_000
 
 SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 NANO = 1_000_000_000
+
+log = structlog.get_logger()
 
 
 class Rate(msgspec.Struct, frozen=True):
@@ -97,6 +100,8 @@ class Limits:
         self._by_key = {what: Limiter(rate.half) for what, rate in rates.items()}
         self._by_address = {what: Limiter(rate) for what, rate in rates.items() if what in ("login", "all")}
         self._clock = clock
+        self._trusts_nobody = not settings.trusted_proxies
+        self._suspected = False
 
     def take(self, what: What | Reads, *, address: str, user: str | None = None, key: str | None = None) -> None:
         """Count a request: in all that it counts for, or in none. Raises TooManyRequests."""
@@ -114,6 +119,17 @@ class Limits:
                 raise too_many(what, by, limiter.rate, wait)
         for _, limiter, whose in limits:
             limiter.take(whose, now)
+
+    def suspect_proxy(self, scope: Scope) -> None:
+        """Say once that all who come through a proxy are taken for one, if it looks like it."""
+        if (
+            self._trusts_nobody
+            and not self._suspected
+            and any(name == b"x-forwarded-for" for name, _ in scope["headers"])
+        ):
+            self._suspected = True
+            mend = f"if it is a proxy of yours, name it in {PREFIX}TRUSTED_PROXIES"
+            log.warning("proxy_taken_for_a_client", address=network_of(scope), mend=mend)
 
 
 OF: Mapping[str, str] = {
@@ -152,12 +168,12 @@ class Limited(ASGIMiddleware):
         limits: Limits = scope["litestar_app"].state.limits
         user = scope.get("user")
         reads = scope["method"] == HttpMethod.GET and user is not None  # a login may begin with a GET
-        limits.take(
-            "reads" if reads else self.what,
-            address=network_of(scope),
-            user=user and user.id,
-            key=getattr(user, "key", None),
-        )
+        what: What | Reads = "reads" if reads else self.what
+        try:
+            limits.take(what, address=network_of(scope), user=user and user.id, key=getattr(user, "key", None))
+        except TooManyRequests:
+            limits.suspect_proxy(scope)
+            raise
         await next_app(scope, receive, send)
 
 

@@ -13,6 +13,7 @@ from litestar.datastructures import State
 from litestar.params import JSONBody
 from litestar.types import Scope
 
+import common.doors
 import common.problems
 from common.doors import HEAD_BYTES, HEADERS, URL_BYTES, Door, proxies
 from common.headers import EVERYWHERE
@@ -103,6 +104,12 @@ class Client:
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
         await self._writer.drain()
+
+    async def send_for_ever(self) -> None:
+        """Raises ConnectionError when it is cut."""
+        while True:
+            await self.send(b"\r\n")
+            await asyncio.sleep(0.01)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """The next answer: its status, headers and body."""
@@ -275,6 +282,46 @@ async def test_a_body_that_stops_coming_is_refused() -> None:
             await asyncio.wait_for(handlers.ended.wait(), SECONDS)
 
 
+async def test_a_body_that_is_none_ends_what_waits_for_it() -> None:
+    async with client() as (connection, handlers):
+        await connection.send(request(b"Transfer-Encoding: chunked", to=b"/file", method=b"POST", body=b"1\r\na\r\n"))
+        await asyncio.wait_for(handlers.begun.wait(), SECONDS)
+        await connection.send(b"no length\r\n")
+        await connection.refused(400, "no request")
+        await asyncio.wait_for(handlers.ended.wait(), SECONDS)
+
+
+@pytest.mark.parametrize("more", [b"Content-Length: 10", b"Transfer-Encoding: chunked", b"Cookie: " + b"a" * 9_000])
+async def test_a_request_for_a_websocket_that_cannot_be_one_is_refused(more: bytes) -> None:
+    upgrade = (b"Upgrade: websocket", b"Connection: Upgrade", b"Sec-WebSocket-Version: 13")
+    key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    async with client() as (connection, _):
+        await connection.send(request(*upgrade, key, more))
+        await connection.refused(400, "no request for a WebSocket")
+    async with client() as (connection, _):
+        await connection.send(request())
+        assert (await connection.answer())[0] == 200
+        await connection.send(request(*upgrade, key, more))
+        await connection.refused(400, "no request for a WebSocket")
+
+
+async def test_the_rest_of_a_body_that_nobody_wants_is_read_and_what_comes_after_it_is_answered() -> None:
+    async with client() as (connection, _):
+        await connection.send(request(b"Content-Length: 500000", to=b"/nowhere", method=b"POST", body=b"a" * 250_000))
+        assert (await connection.answer())[0] == 404
+        await connection.send(b"a" * 250_000 + request())
+        assert (await connection.answer())[0] == 200
+
+
+async def test_a_body_that_nobody_wants_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.doors, "REST_SECONDS", 0.05)
+    async with client() as (connection, _):
+        await connection.send(request(b"Content-Length: 2000000000", to=b"/nowhere", method=b"POST"))
+        assert (await connection.answer())[0] == 404
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(connection.send_for_ever(), SECONDS)
+
+
 async def test_a_handler_that_takes_its_time_is_not_taken_for_a_silent_body() -> None:
     async with client(NoTimeForBodies) as (connection, handlers):
         await connection.send(request(to=b"/wait"))
@@ -294,18 +341,10 @@ async def test_json_has_to_be_whole_after_a_while(monkeypatch: pytest.MonkeyPatc
 
 async def test_who_does_not_take_the_answer_is_cut() -> None:
     handlers = Handlers()
-    async with served(handlers, NoTimeForReaders) as address:
-        _, writer = await asyncio.open_connection(*address, limit=1_000)
-        writer.write(request(to=b"/large"))  # of which nothing is read but what fits into the buffers
+    async with served(handlers, NoTimeForReaders) as address, client_of(address, limit=1_000) as connection:
+        await connection.send(request(to=b"/large"))  # of which nothing is read but what fits into the buffers
         with pytest.raises(ConnectionError):
-            await asyncio.wait_for(write_for_ever(writer), SECONDS)
-
-
-async def write_for_ever(writer: asyncio.StreamWriter) -> None:
-    while True:
-        writer.write(b"\r\n")
-        await writer.drain()
-        await asyncio.sleep(0.01)
+            await asyncio.wait_for(connection.send_for_ever(), SECONDS)
 
 
 async def test_one_connection_too_many_is_refused_and_there_is_room_afterwards() -> None:

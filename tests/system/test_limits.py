@@ -12,6 +12,7 @@ from litestar.enums import ScopeType
 from litestar.middleware import ASGIMiddleware
 from litestar.testing import AsyncTestClient
 from litestar.types import ASGIApp, Receive, Scope, Send
+from structlog.testing import capture_logs
 
 from common.http import BEARER, create_app
 from common.limits import Limited
@@ -175,3 +176,18 @@ async def test_a_key_is_limited_before_its_owner_and_a_login_by_its_address() ->
         assert await works("eve", "four") == 201
         assert [(await http.get("/login")).status_code for _ in range(3)] == [200, 200, 429]
         assert "429" in app.openapi_schema.to_schema()["paths"]["/login"]["get"]["responses"]
+
+
+@pytest.mark.parametrize(("trusted", "headers", "told"), [("", True, 1), ("", False, 0), ("10.0.0.0/8", True, 0)])
+async def test_a_proxy_that_may_be_taken_for_a_client_is_told_once(trusted: str, headers: bool, told: int) -> None:
+    @get("/login", middleware=[Limited("login")], sync_to_thread=False)
+    def login() -> None: ...
+
+    app = create_app([Service("doors", [login])], Settings(rate_login="1/hour", trusted_proxies=trusted))
+    with capture_logs() as logs:
+        async with AsyncTestClient(app) as http:
+            for _ in range(3):
+                await http.get("/login", headers={"X-Forwarded-For": "203.0.113.7"} if headers else {})
+    lines = [line for line in logs if line["event"] == "proxy_taken_for_a_client"]
+    assert len(lines) == told
+    assert all("BOXOFFICE_TRUSTED_PROXIES" in line["mend"] for line in lines)
