@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from common.headers import EVERYWHERE, Header
 from common.problems import PROBLEM
 from common.settings import PREFIX, BadSetting
+from common.telemetry import REFUSED
 
 HEAD_BYTES = 32 * 1024
 HEADERS = 100
@@ -198,6 +199,7 @@ class Door(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus, detail: str) -> None:
         """Say no to what is being received, and hear no more; what was asked before is still answered."""
+        REFUSED.labels(status.value).inc()
         self._refused = True
         self._watch_for("")
         self._unset_keepalive_if_required()

@@ -25,6 +25,7 @@ from tests.harness import eventually
 
 HOST = b"Host: localhost\r\n"
 SECONDS = 20.0
+COUNTED = 'boxoffice_refused_requests_total{status="400"}'
 LONG = 5_000.0
 
 
@@ -205,6 +206,21 @@ async def test_a_head_that_is_too_large_or_none_is_refused(
             await connection.send(sent[start : start + step])
         await connection.refused(status, why)
     assert not handlers.seen
+
+
+async def test_what_is_refused_is_counted() -> None:
+    async def count() -> int:
+        async with client() as (connection, _):
+            await connection.send(request(to=b"/metrics"))
+            lines = (await connection.answer())[2].decode().splitlines()
+        return next((int(float(line.split()[1])) for line in lines if line.startswith(COUNTED)), 0)
+
+    before = await count()
+    for _ in range(3):
+        async with client() as (connection, _):
+            await connection.send(b"hello\r\n\r\n")
+            await connection.refused(400, "no request")
+    assert await count() == before + 3
 
 
 async def test_a_head_within_its_limits_passes_however_it_is_cut() -> None:

@@ -1,5 +1,6 @@
 """Rate limits as who asks too much meets them, on real servers."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from litestar.testing import AsyncTestClient
 from litestar.types import ASGIApp, Receive, Scope, Send
 from structlog.testing import capture_logs
 
+from common.doors import HEAD_BYTES
 from common.http import BEARER, create_app
 from common.limits import Limited
 from common.runtime import Platform, Service
@@ -191,3 +193,14 @@ async def test_a_proxy_that_may_be_taken_for_a_client_is_told_once(trusted: str,
     lines = [line for line in logs if line["event"] == "proxy_taken_for_a_client"]
     assert len(lines) == told
     assert all("BOXOFFICE_TRUSTED_PROXIES" in line["mend"] for line in lines)
+
+
+async def test_what_is_no_http_fills_no_log(platform: Platform, home: Path) -> None:
+    async with ServiceProcess("tickets", platform.settings, home) as process:
+        before = process.log.read_text()
+        for sent in (b"hello\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * HEAD_BYTES):
+            reader, writer = await asyncio.open_connection("127.0.0.1", process.port)
+            writer.write(sent)
+            assert b"HTTP/1.1 4" in await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+        assert process.log.read_text() == before
