@@ -80,9 +80,9 @@ class Limiter:
 class Limits:
     """All rate limits of a process. With n replicas, somebody whom all of them serve may ask n times as much.
 
-    What changes something counts for the user, or for the API key too, and for the address; what only reads, for the
-    user or the key. A key may take half of what its owner may, so that a script that has gone wild leaves the rest to
-    the page. Where nobody is known yet, at a login, it counts for the address alone.
+    What changes something counts for the user, for the API key where there is one, and for the address; what only
+    reads, not for the address. A key may take half of what its owner may, so that a script that has gone wild leaves
+    the rest to the page. Where nobody is known yet, at a login, it counts for the address alone.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], int] = monotonic_ns) -> None:
