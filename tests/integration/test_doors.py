@@ -90,6 +90,7 @@ class Handlers:
                     size += len(part)
             finally:
                 self.ended.set()
+            self.seen.append(request.scope)
             return size
 
         self.routes = [look, wait, large, note, file]
@@ -244,9 +245,10 @@ async def test_trailers_and_extensions_without_end_are_refused_and_are_no_header
             await asyncio.wait_for(handlers.begun.wait(), SECONDS)
             await connection.send(endless)
             await connection.refused(431, "32,768 bytes")
-    async with client() as (connection, _):
+    async with client() as (connection, handlers):
         await connection.send(chunked + b"3\r\nabc\r\n0\r\nAuthorization: Bearer dev:eve\r\n\r\n")
         assert (await connection.answer())[2] == b"3"
+    assert {name for name, _ in handlers.seen[0]["headers"]} == {b"host", b"transfer-encoding"}
 
 
 async def test_what_was_asked_before_is_answered_though_what_follows_is_refused() -> None:
