@@ -57,6 +57,7 @@ class User(msgspec.Struct, frozen=True):
     """A person or program that is let in.
 
     `session`: a person's login; `key`: that of a program, and `scopes` what it is good for (None: all that `role` may).
+    `version`: of the user who has this role; a later one may have another.
     """
 
     id: str
@@ -64,6 +65,7 @@ class User(msgspec.Struct, frozen=True):
     scopes: frozenset[str] | None = None
     key: UUID | None = None
     session: UUID | None = None
+    version: int = 0
 
     def require(self, area: Area | None, role: Role = "buyer", *, write: bool) -> None:
         """Raises Forbidden, and says what is missing."""

@@ -1,9 +1,11 @@
 """What the identity service gave, verified where it is shown: access tokens, API keys and tickets for WebSockets."""
 
 import asyncio
+import re
 import secrets
 from base64 import urlsafe_b64encode
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import aclosing
 from datetime import datetime
 from hashlib import sha256
@@ -29,6 +31,10 @@ ISSUER = "boxoffice"
 ALGORITHMS = ["ES256"]
 """With which our tokens are signed, and no others are believed."""
 
+TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}\.[A-Za-z0-9_-]{1,3000}\.[A-Za-z0-9_-]{86}")
+"""What a token of ours looks like, which nothing else has to be looked into for. As other characters mean nothing in
+base 64, there would be endlessly many ways, and long ones, to write the same token."""
+
 Use = Literal["access", "refresh", "ticket"]
 """What a token is for: its audience. One for something else is not believed."""
 
@@ -39,10 +45,11 @@ KEY_SECONDS = 60.0
 """For so long an API key is believed before identity is asked again. That it was revoked is heard at once."""
 
 KEYS_SECONDS = 300.0
-"""After so long the public keys are asked for again: one that was withdrawn is believed so long at most."""
+"""After so long the public keys are asked for again, and every token is verified with them again: one that was
+withdrawn is believed so long at most, if identity answers."""
 
 ASK_AGAIN_SECONDS = 5.0
-"""A key that nobody knows is asked for so often at most: whoever makes them up costs nothing."""
+"""Public keys are asked for so often at most: whoever makes up the names of keys costs nothing."""
 
 NAMESPACE = UUID("3b1f1d0e-87b6-5a4e-9f0c-2f8e4b8d6a10")
 
@@ -54,16 +61,18 @@ log = structlog.get_logger()
 class Claims(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a token of ours says (RFC 7519). `sid`: the session; `gen`: which refresh token of it this is.
 
-    `csrf`: SHA-256 of what a page sends beside the cookie in which this is. Times are seconds since 1970.
+    `ver`: the version of the user who had this role. `csrf`: SHA-256 of what a page sends beside the cookie in which
+    this is. Times are seconds since 1970.
     """
 
     aud: Use
     exp: float
     iat: float
     jti: str
+    sub: UserId
     iss: str = ""
-    sub: UserId = "-"
     role: Role = "buyer"
+    ver: int = 0
     sid: UUID | None = None
     kid: UUID | None = None
     gen: int = 0
@@ -74,7 +83,7 @@ class Claims(msgspec.Struct, frozen=True, omit_defaults=True):
     def user(self) -> User:
         """Whom it lets in."""
         scopes = None if self.scopes is None else frozenset(self.scopes)
-        return User(self.sub, self.role, scopes, self.kid, self.sid)
+        return User(self.sub, self.role, scopes, self.kid, self.sid, self.ver)
 
 
 def csrf_digest(csrf: str) -> str:
@@ -84,12 +93,19 @@ def csrf_digest(csrf: str) -> str:
 
 def verified(token: str, keys: KeySet, use: Use, at: datetime) -> Claims:
     """The claims of a token of ours. Raises Unauthenticated."""
+    if not TOKEN.fullmatch(token):
+        raise Unauthenticated(f"The {use} token is not believed: it is none of ours.")
     try:
         found = jwt.decode(token, keys, algorithms=ALGORITHMS)
         claims = msgspec.convert(found.claims, Claims)
     except (JoseError, ValueError, msgspec.ValidationError) as error:
         raise Unauthenticated(f"The {use} token is not believed: it is none of ours.") from error
-    if claims.iss != ISSUER or claims.aud != use or found.header.get("typ") != f"{use}+jwt":
+    if (
+        claims.iss != ISSUER
+        or claims.aud != use
+        or found.header.get("typ") != f"{use}+jwt"
+        or "kid" not in found.header
+    ):
         raise Unauthenticated(f"The {use} token is not believed: it is for something else.")
     if claims.exp <= at.timestamp():
         raise Unauthenticated(f"The {use} token is not believed any more: it has expired.")
@@ -134,12 +150,18 @@ class Recent(Generic[V]):
 
 
 class Holder(msgspec.Struct, frozen=True):
-    """Whom something lets in. `issued`: since when; `until`: seconds since 1970 after which it is looked at again."""
+    """Whom something lets in. `until`: seconds since 1970 after which it is looked at again."""
 
     user: User
-    issued: float
     until: float
     csrf: str = ""
+
+
+class Revocation(msgspec.Struct, frozen=True):
+    """Until when it has to be remembered, in seconds since 1970; `since`: as in Revoked."""
+
+    until: float
+    since: int
 
 
 class IssuedCredentials:
@@ -149,107 +171,123 @@ class IssuedCredentials:
     be reached, what was revoked meanwhile is believed for as long as it lives: minutes.
     """
 
-    def __init__(self, event_log: EventLog, requests: Asks) -> None:
+    def __init__(self, event_log: EventLog, requests: Asks, clock: Callable[[], datetime] = now) -> None:
         self.name = "credentials"
         self.problem: str | None = "it is not known yet what was revoked"
         self._log = event_log
         self._requests = requests
+        self._clock = clock
         self._keys = KeySet([])
+        self._keys_until = float("-inf")
         self._asked = float("-inf")
         self._asking = asyncio.Lock()
         self._tokens: Recent[Holder] = Recent(KEPT)
         self._api_keys: Recent[Holder] = Recent(KEPT)
-        self._revoked: dict[tuple[str, str], float] = {}
+        self._heard = False
+        self._revoked: dict[tuple[str, str], Revocation] = {}
 
     async def run(self) -> None:
         """Follow what is revoked until cancelled."""
         position = (await self._log.end("REVOKED")).sequence
-        if not position:
-            self.problem = None
+        if not position or await self._log.event_id("REVOKED", position) is None:
+            self._all_heard()  # there is none, or the last is so old that the stream dropped it
         async with aclosing(self._log.follow("REVOKED")) as batches:
             async for batch in batches:
                 for recorded in batch:
                     assert isinstance(recorded.event, Revoked)
-                    self._revoked[recorded.event.what, recorded.event.whose] = recorded.event.at.timestamp()
-                self._forget(now().timestamp() - BELIEVED_SECONDS)
+                    self._hear(recorded.event)
                 if batch[-1].sequence >= position:
-                    self.problem = None
+                    self._all_heard()
+
+    def _all_heard(self) -> None:
+        self._heard, self.problem = True, None
+
+    def _hear(self, fact: Revoked) -> None:
+        """Remember what was revoked, and forget that of which nothing lives any more that was issued before."""
+        known = self._revoked.pop((fact.what, fact.whose), None)
+        since = max(fact.since, known.since if known else 0)
+        self._revoked[fact.what, fact.whose] = Revocation(fact.at.timestamp() + BELIEVED_SECONDS, since)
+        at = self._clock().timestamp()
+        while self._revoked and self._revoked[oldest := next(iter(self._revoked))].until < at:
+            del self._revoked[oldest]
 
     async def of_access_token(self, token: str, csrf: str | None = None) -> User:
         """Whose an access token is. Raises Unauthenticated, Unavailable; Forbidden for a wrong `csrf`."""
-        holder, at = self._tokens.get(token), now()
-        if holder is None or at.timestamp() >= holder.until:
+        holder = self._tokens.get(token)
+        if holder is None or self._clock().timestamp() >= holder.until:
             claims = await self._verified(token, "access")
-            holder = Holder(claims.user, claims.iat, claims.exp, claims.csrf)
+            holder = Holder(claims.user, min(claims.exp, self._keys_until), claims.csrf)
             self._tokens.put(token, holder)
         if csrf is not None and not secrets.compare_digest(csrf_digest(csrf), holder.csrf):
             raise Forbidden("X-CSRF-Token: It does not belong to this login", field="X-CSRF-Token")
-        return self._still(holder)
+        return self._still(holder.user)
 
     async def of_key(self, key: str) -> User:
         """Whose an API key is. Raises Unauthenticated, Unavailable."""
         key_id, secret = parts_of(key)
         digest = digest_of(secret)
-        holder, at = self._api_keys.get(digest), now().timestamp()
-        if holder is None or at >= holder.until:
+        name, at = f"{key_id} {digest}", self._clock().timestamp()
+        holder = self._api_keys.get(name)
+        if holder is None or at >= holder.until or self._changed(holder.user):
             found = await self._requests.ask(CHECK_KEY, GivenKey(key_id, digest))
-            user = User(found.user_id, found.role, frozenset(found.scopes), key=key_id)
+            user = User(found.user_id, found.role, frozenset(found.scopes), key=key_id, version=found.version)
             until = at + KEY_SECONDS
             if found.expires_at:
                 until = min(until, found.expires_at.timestamp())
-            holder = Holder(user, at, until)
-            self._api_keys.put(digest, holder)
-        return self._still(holder)
+            holder = Holder(user, until)
+            self._api_keys.put(name, holder)
+        return self._still(holder.user)
 
     async def of_ticket(self, ticket: str) -> User:
         """Whose a ticket for a WebSocket is, which is spent with that. Raises Unauthenticated, Unavailable."""
         claims = await self._verified(ticket, "ticket")
-        user = self._still(Holder(claims.user, claims.iat, claims.exp))
+        user = self._still(claims.user)
         await spend(self._log, "ticket", claims.jti)
         return user
 
-    def _still(self, holder: Holder) -> User:
-        """Raises Unauthenticated if it was revoked since it was issued."""
-        user = holder.user
+    def _still(self, user: User) -> User:
+        """Raises Unauthenticated if it was revoked since it was issued; Unavailable while that is not known."""
+        if not self._heard:
+            raise Unavailable("It is not known here yet which logins were revoked; try again.")
         if self._revoked:
             if ("session", str(user.session)) in self._revoked or ("key", str(user.key)) in self._revoked:
                 raise Unauthenticated("This login or key was revoked; log in again.")
-            if self._revoked.get(("user", user.id), 0) >= holder.issued:
+            if self._changed(user):
                 raise Unauthenticated("What you may do has changed since; refresh your login.")
         return user
 
-    def _forget(self, before: float) -> None:
-        """Of what was revoked longer ago, nothing lives any more that was issued before."""
-        self._revoked = {what: at for what, at in self._revoked.items() if at > before}
+    def _changed(self, user: User) -> bool:
+        """Whether somebody may do something else than when they were this user."""
+        return (later := self._revoked.get(("user", user.id))) is not None and later.since > user.version
 
     async def _verified(self, token: str, use: Use) -> Claims:
         """Raises Unauthenticated, Unavailable."""
-        if asyncio.get_running_loop().time() > self._asked + KEYS_SECONDS:
+        if self._clock().timestamp() >= self._keys_until and not (self._keys.keys and self._asking.locked()):
             await self._ask_for_keys()
         try:
-            return verified(token, self._keys, use, now())
+            return verified(token, self._keys, use, self._clock())
         except Unauthenticated as error:
             if not isinstance(error.__cause__, InvalidKeyIdError):
                 raise
         await self._ask_for_keys()  # it may be signed with a new one
-        return verified(token, self._keys, use, now())
+        return verified(token, self._keys, use, self._clock())
 
     async def _ask_for_keys(self) -> None:
         """Raises Unavailable while none are known."""
         asked = self._asked
         async with self._asking:
-            at = asyncio.get_running_loop().time()
-            if self._asked != asked or at < self._asked + ASK_AGAIN_SECONDS:
-                return  # somebody else asked meanwhile, or has just done so
-            try:
-                found = await self._requests.ask(PUBLIC_KEYS, WantedKeys(), within=2)
-            except Unavailable:
-                if not self._keys.keys:
-                    raise
-                log.warning("keys_not_renewed")  # those that are known still hold
-            else:
-                self._keys = KeySet.import_key_set({"keys": found.keys}) if found.keys else KeySet([])
-            self._asked = at
+            at = self._clock().timestamp()
+            pause = ASK_AGAIN_SECONDS if self._keys.keys else 0
+            if self._asked == asked and at >= asked + pause:  # nobody else asked meanwhile, or has just done so
+                try:
+                    found = await self._requests.ask(PUBLIC_KEYS, WantedKeys(), within=2)
+                    self._keys, self._keys_until = KeySet.import_key_set({"keys": found.keys}), at + KEYS_SECONDS
+                except Unavailable:
+                    log.warning("keys_not_renewed")  # those that are known still hold
+                    self._keys_until = at + ASK_AGAIN_SECONDS
+                self._asked = at
+        if not self._keys.keys:
+            raise Unavailable("Identity does not tell now with which keys it signs; try again.")
 
 
 def parts_of(key: str) -> tuple[UUID, str]:

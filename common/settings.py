@@ -12,8 +12,8 @@ from common.explain import explain
 
 PREFIX = "BOXOFFICE_"
 FILE = "_FILE"
-SECRET = ("secret", "password", "key")
-"""How settings are called whose values are shown to nobody."""
+SECRET = {"secret", "password", "key", "providers"}
+"""Words in the names of settings whose values are shown to nobody."""
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
@@ -101,7 +101,7 @@ def load(settings: type[T], environment: Mapping[str, str] = os.environ, of: str
         source = sources[name] or name
         if source.endswith(FILE):
             raise BadSetting(f"{source}={environment[source]!r}: What is in that file: {message}") from error
-        shown = "***" if name.endswith(SECRET) else without_password(values[name])
+        shown = "***" if SECRET & set(name.split("_")) else without_password(values[name])
         raise BadSetting(f"{source}={shown!r}: {message}") from error
 
 

@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeVar
 
 import httpx
 
-from common.rights import everybody, role_of
+from common.rights import everybody, nats_users, role_of
 from common.settings import Settings, variables
 from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
@@ -33,6 +33,12 @@ async def eventually(look: Callable[[], Awaitable[T]], wanted: T, within: float 
 
 PASSWORDS = {user: f"password-of-{user}" for user in everybody()}
 """Of the users of NATS and the roles of Postgres in tests."""
+
+
+def nats_in(data: Path, port: int | None = None) -> NatsServer:
+    """A NATS server, not started yet, whose users have their rights. Who names none, as tests do, may do everything."""
+    test: dict[str, object] = {"user": "test", "password": "test"}
+    return NatsServer(data, port=port, users=[*nats_users(PASSWORDS), test], anybody="test")
 
 
 def logins(settings: Settings) -> dict[str, str]:

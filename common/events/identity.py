@@ -94,12 +94,14 @@ class KeyRevoked(Event, frozen=True, tag="key_revoked"):
 class Revoked(Event, frozen=True, tag="revoked"):
     """What was issued before must not be believed any more: of a session, of a key, or all that a user had.
 
-    In a stream that keeps it for as long as what was issued would be believed.
+    In a stream that keeps it for as long as what was issued would be believed. `since`: of a user, the version from
+    which on they may do something else; what was issued to them as an older one is no longer true.
     """
 
     what: Literal["session", "key", "user"]
     whose: str
     at: datetime
+    since: int = 0
 
 
 class Spent(Event, frozen=True, tag="spent"):

@@ -30,12 +30,13 @@ class GivenKey(msgspec.Struct, frozen=True):
 
 
 class KeyHolder(msgspec.Struct, frozen=True):
-    """Whom an API key lets in, with what, and how long at most."""
+    """Whom an API key lets in, with what, and how long at most. `version`: of the user who has this role."""
 
     user_id: UserId
     role: Role
     scopes: list[str]
     expires_at: datetime | None
+    version: int = 0
 
 
 PUBLIC_KEYS = Endpoint("identity", "public_keys", WantedKeys, PublicKeys)

@@ -80,6 +80,6 @@ async def create_service(platform: Platform, settings: IdentitySettings) -> Asyn
                 Subscription(RevokeWhatWasIssued(Publisher[Revoked]("revoked", log)), platform.client),
                 Projector(READ_MODEL, "IDENTITY", log, database),
                 projected,
-                Responder("identity", answering(issuer, users, keys), platform.client),
+                Responder("identity", answering(issuer, users, keys, dev=settings.auth == "dev"), platform.client),
             ],
         )

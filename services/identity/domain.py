@@ -30,6 +30,9 @@ NAMESPACE = UUID("c1a6a1f4-9d4b-5b0e-8d55-6b7b2d0d9a27")
 DEV = "dev"
 """The issuer of those who say themselves who they are."""
 
+NO_LONGER = "Nobody is let in here by their word any more, as BOXOFFICE_AUTH is not dev; log in with a provider."
+"""To those whom development let in, where it is over."""
+
 GRACE = timedelta(seconds=10)
 """For so long a refresh token that was just exchanged is answered again: its answer may have been lost on the way, or
 two tabs of a page may have sent it. Later it is a stolen one."""
@@ -52,11 +55,14 @@ def place_id_of(user_id: str) -> UUID:
 
 
 class Account(msgspec.Struct, frozen=True):
-    """A user as the events leave them. `by`: who gave them their role, None for the settings."""
+    """A user as the events leave them. `issuer`: who vouches for them; `by`: who gave them their role, None for the
+    settings.
+    """
 
     user_id: str = ""
     role: Role = "buyer"
     by: str | None = None
+    issuer: str = ""
 
 
 class LogIn(msgspec.Struct, frozen=True):
@@ -103,8 +109,8 @@ def decide_user(command: UserCommand, account: Account) -> list[UserEvent]:
 
 def evolve_user(account: Account, event: UserEvent) -> Account:
     match event:
-        case UserRegistered(user_id, role=role):
-            return Account(user_id, role)
+        case UserRegistered(user_id, issuer, role=role):
+            return Account(user_id, role, issuer=issuer)
         case RoleChanged(_, role, by):
             return msgspec.structs.replace(account, role=role, by=by)
         case _:

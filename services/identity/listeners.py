@@ -21,5 +21,5 @@ class RevokeWhatWasIssued(Listener[SessionEnded | KeyRevoked | RoleChanged]):
             case KeyRevoked(key_id=key_id):
                 fact = Revoked(what="key", whose=str(key_id), at=event.at)
             case RoleChanged(user_id=user_id):
-                fact = Revoked(what="user", whose=user_id, at=event.at)
+                fact = Revoked(what="user", whose=user_id, at=event.at, since=event.version)
         await self._revoked.publish(fact_id_of(fact.what, f"{fact.whose} {event.version}"), fact)

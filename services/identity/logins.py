@@ -4,13 +4,13 @@ import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from urllib.parse import urlsplit
 from uuid import UUID
 
 import asyncpg
 import msgspec
 import structlog
 
+from common.auth import User
 from common.clock import new_id, now
 from common.credentials import csrf_digest, spend
 from common.errors import DomainError, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
@@ -21,6 +21,7 @@ from common.settings import BadSetting
 from services.identity import people
 from services.identity.domain import (
     DEV,
+    NO_LONGER,
     EndSession,
     LogIn,
     OpenSession,
@@ -127,19 +128,19 @@ class Logins:
         at, session_id = now(), new_id()
         user_id = user_id_of(identity.issuer, identity.subject)
         log_in = LogIn(identity.issuer, identity.subject, role, self._settings.new_role, at)
-        account = (await self._users.handle(place_id_of(user_id), log_in)).state
+        account = await self._users.handle(place_id_of(user_id), log_in)
         expires_at = at + timedelta(days=self._settings.session_days)
         await self._sessions.handle(session_id, OpenSession(session_id, user_id, provider, at, expires_at), new=True)
         log.info("logged_in", user_id=user_id, provider=provider, session_id=str(session_id))
-        return self._login(user_id, account.role, session_id, 0, csrf, csrf and csrf_digest(csrf), expires_at)
+        user = User(user_id, account.state.role, session=session_id, version=account.version)
+        return self._login(user, 0, csrf, csrf and csrf_digest(csrf), expires_at)
 
-    def _login(
-        self, user_id: str, role: Role, session_id: UUID, generation: int, csrf: str, digest: str, expires_at: datetime
-    ) -> Login:
+    def _login(self, user: User, generation: int, csrf: str, digest: str, expires_at: datetime) -> Login:
+        assert user.session, "people have sessions"
         at = now()
-        access = self._issuer.access(user_id, role, session_id, digest, at)
-        refresh = self._issuer.refresh(user_id, session_id, generation, digest, at, expires_at)
-        return Login(user_id, role, session_id, access, refresh, csrf, expires_at)
+        access = self._issuer.access(user, digest, at)
+        refresh = self._issuer.refresh(user.id, user.session, generation, digest, at, expires_at)
+        return Login(user.id, user.role, user.session, access, refresh, csrf, expires_at)
 
     def _provider(self, name: str) -> tuple[OAuthService, Sealer]:
         """Raises NotFound."""
@@ -169,11 +170,12 @@ class Logins:
             raise Unauthenticated(
                 "This refresh token was used before, so somebody else may have it: the login has ended. Log in again."
             )
+        if session.provider == DEV and self._settings.auth != "dev":
+            raise Unauthenticated(NO_LONGER)
         await self._ask_provider(claims.sid, session.user_id, at)
-        account = (await self._users.load(place_id_of(session.user_id), fresh=True)).state
-        return self._login(
-            session.user_id, account.role, claims.sid, session.generation, csrf or "", claims.csrf, session.expires_at
-        )
+        account = await self._users.load(place_id_of(session.user_id), fresh=True)
+        user = User(session.user_id, account.state.role, session=claims.sid, version=account.version)
+        return self._login(user, session.generation, csrf or "", claims.csrf, session.expires_at)
 
     async def _ask_provider(self, session_id: UUID, user_id: str, at: datetime) -> None:
         """Whether whoever vouched for a user still does. Raises Unauthenticated if not; who is away is asked later."""
@@ -232,7 +234,6 @@ class DevLogins:
 
 def own_path(text: str) -> str:
     """A path of ours to go to afterwards. Raises Invalid for an address of somebody else's, however it is written."""
-    parts = urlsplit(text)
-    if not text.startswith("/") or text.startswith(("//", "/\\")) or parts.netloc or not text.isprintable():
+    if not (text.startswith("/") and text.isascii() and text.isprintable()) or text.startswith(("//", "/\\")):
         raise Invalid("next: Expected a path of this system, such as /", field="next", got=text[:80])
     return text

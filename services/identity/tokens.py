@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc import jwt
@@ -15,7 +16,6 @@ from joserfc.jwk import ECKey, KeySet
 from common.auth import User
 from common.clock import new_id_text
 from common.credentials import ALGORITHMS, ISSUER, Claims, Use, verified
-from common.events import Role
 from common.settings import BadSetting
 
 ACCESS = timedelta(minutes=5)
@@ -41,7 +41,7 @@ class Issuer:
         """`signing_key`: as in IdentitySettings. Raises BadSetting."""
         try:
             keys = [ECKey.import_key(pem) for pem in PEM.findall(signing_key)]
-        except (JoseError, ValueError) as error:
+        except (JoseError, ValueError, TypeError, UnsupportedAlgorithm) as error:  # TypeError: it wants a password
             raise BadSetting("BOXOFFICE_SIGNING_KEY: Expected private keys in PEM") from error
         if not keys or not all(key.is_private and key.curve_name == "P-256" for key in keys):
             mend = "make one with: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
@@ -56,35 +56,39 @@ class Issuer:
         """What others verify with (RFC 7517)."""
         return [{**key, "use": "sig", "alg": ALGORITHMS[0]} for key in self._keys.as_dict(private=False)["keys"]]
 
-    def access(self, user_id: str, role: Role, session_id: UUID, csrf: str, at: datetime) -> str:
+    def access(self, user: User, csrf: str, at: datetime) -> str:
         """An access token; `csrf` is the digest of what a page sends beside it, or empty."""
-        return self._signed("access", at, ACCESS, sub=user_id, role=role, sid=session_id, csrf=csrf)
+        return self._signed("access", at, ACCESS, **named(user), csrf=csrf)
 
     def refresh(
         self, user_id: str, session_id: UUID, generation: int, csrf: str, at: datetime, expires_at: datetime
     ) -> str:
         """A refresh token."""
-        named = {"sub": user_id, "sid": session_id, "gen": generation, "csrf": csrf}
-        return self._signed("refresh", at, expires_at - at, **named)
+        return self._signed("refresh", at, expires_at - at, sub=user_id, sid=session_id, gen=generation, csrf=csrf)
 
     def ticket(self, user: User, at: datetime) -> str:
         """A ticket for one WebSocket."""
-        scopes = None if user.scopes is None else sorted(user.scopes)
-        named = {"sub": user.id, "role": user.role, "sid": user.session, "kid": user.key, "scopes": scopes}
-        return self._signed("ticket", at, TICKET, **named)
+        return self._signed("ticket", at, TICKET, **named(user))
 
     def read_refresh(self, token: str, at: datetime) -> Claims:
         """What a refresh token says. Raises Unauthenticated."""
         return verified(token, self._keys, "refresh", at)
 
-    def _signed(self, use: Use, at: datetime, life: timedelta, **named: Any) -> str:
+    def _signed(self, use: Use, at: datetime, life: timedelta, **more: Any) -> str:
         claims = Claims(
             iss=ISSUER,
             aud=use,
             jti=new_id_text(),
             iat=at.timestamp(),
             exp=(at + life).timestamp(),
-            **named,
+            **more,
         )
         header = {"alg": ALGORITHMS[0], "kid": self._key.kid, "typ": f"{use}+jwt"}
         return jwt.encode(header, msgspec.to_builtins(claims), self._key)
+
+
+def named(user: User) -> dict[str, Any]:
+    """Whom a token lets in, as its claims say it."""
+    scopes = None if user.scopes is None else sorted(user.scopes)
+    told = {"sub": user.id, "role": user.role, "ver": user.version, "sid": user.session, "kid": user.key}
+    return told | {"scopes": scopes}

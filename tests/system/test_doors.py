@@ -31,7 +31,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
 from common import rights
-from common.auth import ROLES, RequiresUser, Scope
+from common.auth import ROLES, RequiresUser, Scope, User
 from common.clock import new_id, now
 from common.credentials import csrf_digest
 from common.errors import Unavailable
@@ -219,7 +219,7 @@ class Person(msgspec.Struct, frozen=True):
     def token(self, csrf: str = "") -> str:
         """An access token of now, which outlives no test."""
         digest = csrf_digest(csrf) if csrf else ""
-        return Issuer(SIGNING_KEY).access(self.user_id, self.role, self.session, digest, now())
+        return Issuer(SIGNING_KEY).access(User(self.user_id, self.role, session=self.session), digest, now())
 
 
 class House(msgspec.Struct):
@@ -288,10 +288,10 @@ async def house(postgres: PostgresServer) -> AsyncIterator[House]:
                         *((role, role) for role in ROLES),
                     )
                 }
-            keys = {"all": await key(http, people["bob"], SCOPES)}
-            for scope in SCOPES:
-                keys[scope] = await key(http, people["bob"], [each for each in SCOPES if each != scope])
-            keys["revoked"] = await key(http, people["bob"], SCOPES, revoked=True)
+            keys = {"all": await key(http, people["bob"], get_args(Scope))}
+            for scope in get_args(Scope):
+                keys[scope] = await key(http, people["bob"], [each for each in get_args(Scope) if each != scope])
+            keys["revoked"] = await key(http, people["bob"], get_args(Scope), revoked=True)
             yield House(process, http, people, keys, await things(http, people["ada"]), app)
 
 

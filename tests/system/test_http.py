@@ -22,8 +22,9 @@ from common.http import create_app
 from common.runtime import Platform, Service, connect
 from common.settings import Settings
 from services.cli import system
+from services.cli.embedded import make_roles
 from services.cli.servers import NatsServer, PostgresServer
-from tests.harness import ServiceProcess, eventually
+from tests.harness import PASSWORDS, ServiceProcess, eventually, nats_in
 
 SAM, EVE, ADA, BOB = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "eve", "ada", "bob"))
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 10}
@@ -84,7 +85,7 @@ async def shop(postgres: PostgresServer) -> AsyncIterator[Shop]:
     """Every service, twice, on real servers."""
     with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        nats = NatsServer(home / "nats")
+        nats = nats_in(home / "nats")
         await nats.start()
         name = f"test_{uuid4().hex}"
         connection = await asyncpg.connect(postgres.url)
@@ -829,6 +830,7 @@ async def test_it_is_live_and_ready(shop: Shop) -> None:
 async def test_it_says_what_is_away_and_goes_on_when_that_is_back(nats: NatsServer, home: Path) -> None:
     postgres = PostgresServer(home / "postgres")
     await postgres.start()
+    await make_roles(postgres.url, PASSWORDS)
     settings = Settings(nats_url=nats.url, database_url=postgres.url, auth="dev")
     await system.migrate(settings, lambda _: None)
     async with (
@@ -876,6 +878,7 @@ async def test_it_says_what_is_away_and_goes_on_when_that_is_back(nats: NatsServ
 async def test_a_frozen_database_is_told_soon(nats: NatsServer, home: Path) -> None:
     postgres = PostgresServer(home / "postgres")
     await postgres.start()
+    await make_roles(postgres.url, PASSWORDS)
     settings = Settings(nats_url=nats.url, database_url=postgres.url, auth="dev")
     await system.migrate(settings, lambda _: None)
     async with (
