@@ -39,7 +39,7 @@ KEY = re.compile(KEY_PREFIX + r"([0-9a-f]{32})_([A-Za-z0-9_-]{43})")
 """What an API key looks like: its id and its secret."""
 
 HEADER = {"alg", "kid", "typ"}
-"""What the header of a token of ours says: which key, never the key itself or where it is, and nothing of later RFCs."""
+"""What the header of a token of ours says: which key, never the key itself or where it is."""
 
 Use = Literal["access", "refresh", "ticket"]
 """What a token is for: its audience. One for something else is not believed."""
