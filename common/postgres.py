@@ -62,7 +62,7 @@ def mend(error: Exception) -> str | None:
         case asyncpg.InvalidCatalogNameError():
             return "create that database, or correct BOXOFFICE_DATABASE_URL"
         case asyncpg.InsufficientPrivilegeError():
-            return "grant that to the user in BOXOFFICE_DATABASE_URL"
+            return "run `boxoffice migrate`, or grant that to the user in BOXOFFICE_DATABASE_URL"
         case asyncpg.ReadOnlySQLTransactionError():
             return "have BOXOFFICE_DATABASE_URL name the primary server, not a standby"
         case _ if isinstance(error, UNSTORABLE):

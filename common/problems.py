@@ -52,6 +52,9 @@ STATUS: Mapping[type[DomainError], int] = {
 }
 """What each kind of error is in HTTP; the only place that says so."""
 
+NOT_LET_IN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
+"""What is logged of what is refused: whoever runs the system wants to see who tries."""
+
 SHOWN = 80
 """Characters at most of what somebody sent us that we show them again."""
 
@@ -228,9 +231,11 @@ def clipped(text: str) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
-def tell_domain_error(_: Request[Any, Any, Any], error: DomainError) -> Response[Any]:
+def tell_domain_error(request: Request[Any, Any, Any], error: DomainError) -> Response[Any]:
     """What the system refused, with the status of its kind."""
     status = next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+    if status in NOT_LET_IN:
+        log_refusal(request, status, error)
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
@@ -241,6 +246,21 @@ def tell_domain_error(_: Request[Any, Any, Any], error: DomainError) -> Response
         got = shown(members.pop("got")) if "got" in members else None
         members["errors"] = [FieldProblem(field, error.detail.removeprefix(f"{field}: "), got)]
     return problem(status, error.detail, headers, **members)
+
+
+def log_refusal(request: Request[Any, Any, Any], status: int, error: DomainError) -> None:
+    """Log that somebody was not let in: where to, who as far as is known, and why. Never what they showed for it."""
+    user, client = request.scope.get("user"), request.client
+    log.info(
+        "refused",
+        status=status,
+        method=request.method,
+        path=clipped(request.scope["path"]),
+        user_id=user.id if user else None,
+        key_id=str(user.key) if user and user.key else None,
+        address=client.host if client else None,
+        reason=error.detail,
+    )
 
 
 def tell_bad_request(_: Request[Any, Any, Any], error: BadRequest) -> Response[Any]:

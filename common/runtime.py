@@ -131,6 +131,10 @@ class _Client(Client):
                 raise asyncio.CancelledError
 
 
+class NotLetIn(Unavailable):
+    """NATS is there, but does not believe that we are whom we say we are."""
+
+
 def user_in(nats_url: str) -> tuple[str | None, str | None]:
     """User and password of an address; None for one that names none, or a token."""
     parts = urlsplit(nats_url)
@@ -143,7 +147,7 @@ def user_in(nats_url: str) -> tuple[str | None, str | None]:
 async def connect(
     settings: Settings, name: str, *, patience: float = 30, connections: Connections | None = None
 ) -> AsyncIterator[Platform]:
-    """What the service of that name stands on. Waits `patience` seconds for NATS, then raises Unavailable.
+    """What the service of that name stands on. Waits `patience` seconds for NATS, then raises Unavailable or NotLetIn.
 
     `connections`: of its process, if there are other services in it.
     """
@@ -189,8 +193,9 @@ async def connect(
             )
     except (OSError, nats.errors.Error) as error:  # a TimeoutError is an OSError
         reason = client.last_error or error
-        if isinstance(reason, nats.errors.AuthorizationError):
-            raise Unavailable(f"NATS refuses {user or 'who names no user'}: {MEND_USER}") from error
+        if "authorization violation" in str(reason).lower():
+            whom = user or "who names no user"
+            raise NotLetIn(f"NATS at {without_password(settings.nats_url)} refuses {whom}: {MEND_USER}") from error
         raise Unavailable(f"NATS does not answer at {without_password(settings.nats_url)}: {reason!r}") from error
     try:
         shared = Connections(settings.connections) if connections is None else connections

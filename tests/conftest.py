@@ -8,7 +8,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from common import rights, topology
+from common import topology
 from common.event_log import EventLog, JetStreamLog
 from common.memory_log import MemoryLog
 from common.runtime import Platform, connect
@@ -16,7 +16,7 @@ from common.settings import Settings
 from services.cli import system
 from services.cli.embedded import make_roles
 from services.cli.servers import NatsServer, PostgresServer, free_port
-from tests.harness import PASSWORDS, Proxy
+from tests.harness import PASSWORDS, Proxy, nats_in
 
 
 @pytest.fixture
@@ -28,10 +28,8 @@ def home() -> Iterator[Path]:
 
 @pytest.fixture
 async def nats(home: Path) -> AsyncIterator[NatsServer]:
-    """A NATS server with nothing in it. Who names no user, as tests do, may do everything."""
-    port = free_port()  # one that nobody takes while a test has it down
-    test: dict[str, object] = {"user": "test", "password": "test"}
-    server = NatsServer(home / "nats", port=port, users=[*rights.nats_users(PASSWORDS), test], anybody="test")
+    """A NATS server with nothing in it."""
+    server = nats_in(home / "nats", free_port())  # one that nobody takes while a test has it down
     await server.start()
     yield server
     await server.stop()

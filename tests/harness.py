@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeVar
 
 import httpx
 
-from common.rights import everybody, role_of
+from common.rights import everybody, nats_users, role_of
 from common.settings import Settings, variables
 from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
@@ -35,6 +35,12 @@ PASSWORDS = {user: f"password-of-{user}" for user in everybody()}
 """Of the users of NATS and the roles of Postgres in tests."""
 
 
+def nats_in(data: Path, port: int | None = None) -> NatsServer:
+    """A NATS server, not started yet, whose users have their rights. Who names none, as tests do, may do everything."""
+    test: dict[str, object] = {"user": "test", "password": "test"}
+    return NatsServer(data, port=port, users=[*nats_users(PASSWORDS), test], anybody="test")
+
+
 def logins(settings: Settings) -> dict[str, str]:
     """The addresses of these servers for each service and for who migrates, as the variables that name them."""
     found = {}
@@ -49,7 +55,7 @@ class ServiceProcess:
 
     def __init__(self, names: str, settings: Settings, home: Path, **variables: str) -> None:
         self.names = names
-        self.port = free_port()
+        self.port = int(variables.get("BOXOFFICE_PORT", 0)) or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = home / f"{names.replace(' ', '+')}.log"
         self._process: asyncio.subprocess.Process | None = None

@@ -18,7 +18,7 @@ from common.errors import Unavailable
 from common.postgres import POSTGRES_FAILED, mend, what
 from common.projector import CheckpointMismatch, ReadModel, connect, fingerprint_of, verify_checkpoint
 from common.rights import MIGRATE
-from common.runtime import Platform
+from common.runtime import NotLetIn, Platform
 from common.runtime import connect as connect_platform
 from common.settings import FILE, PREFIX, BadSetting, Settings, load, named, variables, without_password
 from services.batch.kinds import GROUP, examined
@@ -66,6 +66,8 @@ async def examine(environment: Mapping[str, str], data: Path = DATA) -> AsyncIte
             if not any(finding.state == "wrong" and not finding.what.startswith("consumer") for finding in found):
                 async for finding in read_models(platform, chosen.database_url):
                     yield finding
+    except NotLetIn as error:
+        yield Finding(error.detail, "wrong", f"{PREFIX}MIGRATE_NATS_URL is for doctor, migrate and rebuild")
     except Unavailable as error:
         yield Finding(error.detail, "wrong", f"start it with `make up`, or set {PREFIX}NATS_URL to one that runs")
     for finding in kinds():

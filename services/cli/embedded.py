@@ -323,7 +323,7 @@ async def run(
                         running = msgspec.structs.replace(running, url=url_of(door))
                         running.tell(data)
                         seen = {setting: server.url for setting, server in own.items()}
-                        greet(running, seen, data, console, time.time() - began)
+                        greet(running, seen, data, console, time.time() - began, dev=settings.auth == "dev")
                         await stop.wait()
                 finally:
                     server.should_exit = True
@@ -366,9 +366,13 @@ def demo_of(data: Path) -> str:
     return f"make demo ARGS={shlex.quote(options)}"
 
 
-def greet(running: Running, own: Mapping[str, str], data: Path, console: Console, seconds: float) -> None:
-    """What a person needs to know first; `own` servers by setting, with the address that a person uses."""
+def greet(running: Running, own: Mapping[str, str], data: Path, console: Console, seconds: float, *, dev: bool) -> None:
+    """What a person needs to know first; `own` servers by setting, with the address that a person uses.
+
+    `dev`: whoever says who they are is believed.
+    """
     addresses = {
+        "Log in": f"{running.url}/login",
         "API": f"{running.url}/api/tickets",
         "Documentation": f"{running.url}/api/docs",
         "Health": f"{running.url}/health/ready",
@@ -380,20 +384,23 @@ def greet(running: Running, own: Mapping[str, str], data: Path, console: Console
     console.print(f"\n[bold]Boxoffice is open[/] [dim]after {seconds:.1f} s[/]\n")
     for name, address in addresses.items():
         console.print(f"  [dim]{name:<15}[/] {address}", soft_wrap=True)  # a folded address cannot be copied
+    if dev:
+        console.print(first_steps(running.url, data), highlight=False, markup=False, soft_wrap=True)
+    else:
+        console.print("\nPeople log in there, and make the keys by which their programs get in.\n")
+    console.print("Ctrl-C stops it.")
+
+
+def first_steps(url: str, data: Path) -> str:
+    """What a developer may try."""
     as_json = "-H 'Content-Type: application/json'"
-    console.print(
-        f"""
+    return f"""
 Try it, line by line (or `{demo_of(data)}` in another terminal):
 
-curl -sw '\\n' {running.url}/api/tickets -H 'Authorization: Bearer dev:sam' {as_json} -D /tmp/listed \\
+curl -sw '\\n' {url}/api/tickets -H 'Authorization: Bearer dev:sam' {as_json} -D /tmp/listed \\
   -d '{{"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 100}}'
 TICKET=$(sed -n 's|^location: /api/tickets/||p' /tmp/listed | tr -d '\\r')
-curl -sw '\\n' {running.url}/api/tickets/$TICKET
-curl -sw '\\n' {running.url}/api/orders -H 'Authorization: Bearer dev:ada' {as_json} \\
+curl -sw '\\n' {url}/api/tickets/$TICKET
+curl -sw '\\n' {url}/api/orders -H 'Authorization: Bearer dev:ada' {as_json} \\
   -d "{{\\"ticket_id\\": \\"$TICKET\\", \\"quantity\\": 2}}"
-""",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    console.print("Ctrl-C stops it.")
+"""

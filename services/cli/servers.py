@@ -103,6 +103,11 @@ class Server(ABC):
         return self._started.pid
 
     @property
+    def log_file(self) -> Path:
+        """What the server says."""
+        return self._log_file
+
+    @property
     def running(self) -> bool:
         """Whether the process that was started last is alive."""
         return self._process is not None and self._process.poll() is None

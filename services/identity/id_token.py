@@ -15,9 +15,14 @@ from msgspec import Meta
 from common.errors import Unauthenticated
 
 ALGORITHMS: Mapping[str, str | None] = {"RS256": None, "PS256": None, "ES256": "P-256", "EdDSA": "Ed25519"}
-"""How a token may be signed, and on which curve, whatever it says itself. A secret that both sides know is none."""
+"""How a token may be signed, and on which curve (None: with RSA), whatever it says itself.
 
-KINDS = {"RS256": "RSA", "PS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}
+Nothing that a secret signs which both sides know, and never nothing.
+"""
+
+KINDS = ("RSA", "EC", "OKP")
+"""Of keys."""
+
 RSA_BITS = range(2048, 8193)
 """Of a key: fewer can be broken, and more take long."""
 
@@ -141,7 +146,7 @@ def keys_in(body: bytes) -> list[Key]:
     """The keys of a JWKS with which a token may be signed; others are left out. Raises ValueError for what is none."""
     found = []
     for each in msgspec.json.decode(body, type=KeySet).keys:
-        if each.get("kty") not in KINDS.values() or not is_good_size(each):
+        if each.get("kty") not in KINDS or not is_good_size(each):
             continue
         try:
             found.append(JWKRegistry.import_key(each))
@@ -173,7 +178,6 @@ def fits(key: Key, header: Header) -> bool:
     curve = key.curve_name if isinstance(key, ECKey | OKPKey) else None
     return (
         header.kid in (None, key.kid)
-        and key.key_type == KINDS[header.alg]
         and curve == ALGORITHMS[header.alg]
         and key.get("use") in (None, "sig")
         and key.get("alg") in (None, header.alg)

@@ -170,8 +170,8 @@ class OidcProvider:
         self._loopback = is_loopback(settings.issuer)
         if not self._is_safe(settings.issuer) or urlsplit(settings.issuer).query:
             raise BadSetting(
-                f"The issuer of {settings.name} is {without_password(settings.issuer)!r}: expected an address that begins"
-                " with https:// (http:// for one on this machine), as the provider's documentation has it"
+                f"The issuer of {settings.name} is {without_password(settings.issuer)!r}: expected an address that"
+                " begins with https:// (http:// for one on this machine), as the provider's documentation has it"
             )
         if "openid" not in settings.scopes:
             raise BadSetting(f"The scopes of {settings.name}: `openid` has to be among them")

@@ -19,10 +19,11 @@ class IdentitySettings(Settings, frozen=True, kw_only=True):
     """`signing_key`: private keys on the curve P-256 in PEM, one after the other; the first signs, all are believed.
 
     `encryption_secret`: what providers give us is sealed with it; `encryption_secret_before`: what was used before.
-    `oidc_...`: the provider that people log in with; `oidc_providers`: more of them, as a JSON list of objects with
-    `name`, `issuer`, `client_id` and `client_secret`. `new_role`: what somebody is who logs in for the first time.
-    `session_days`: how long a login lasts at most. `provider_minutes`: how often the provider is asked whether it still
-    vouches for somebody who is logged in.
+    `oidc_...`: the provider that people log in with. With `offline_access` among the scopes many give a refresh token,
+    with which they are asked again; Google gives one anyway. `oidc_providers`: more of them, as a JSON list of objects
+    with `name`, `issuer`, `client_id`, `client_secret` and perhaps a list of `scopes`.
+    `new_role`: what somebody is who logs in for the first time. `session_days`: how long a login lasts at most.
+    `provider_minutes`: how often a provider is asked whether it still vouches for somebody who is logged in.
     """
 
     signing_key: str = ""
@@ -32,6 +33,7 @@ class IdentitySettings(Settings, frozen=True, kw_only=True):
     oidc_issuer: str = GOOGLE
     oidc_client_id: str = ""
     oidc_client_secret: str = ""
+    oidc_scopes: str = "openid email profile"
     oidc_providers: str = "[]"
     new_role: Role = "buyer"
     session_days: Annotated[int, Meta(ge=1, le=365)] = 30
@@ -52,6 +54,7 @@ class IdentitySettings(Settings, frozen=True, kw_only=True):
                     issuer=self.oidc_issuer,
                     client_id=self.oidc_client_id,
                     client_secret=self.oidc_client_secret,
+                    scopes=tuple(self.oidc_scopes.split()),
                 ),
             )
         if len({each.name for each in found}) < len(found):

@@ -138,8 +138,8 @@ async def test_changing_somebody_elses_listing_is_refused_and_the_others_are_don
 
     assert list(told) == [
         Done(str(one)),
-        Refused("The ticket is somebody else's: only its seller may change or withdraw it."),
-        Refused(f"There is no ticket {unknown}."),
+        Refused(f"You have no ticket {two} on sale."),
+        Refused(f"You have no ticket {unknown} on sale."),
         Done(str(three)),
     ]
     details = [(await tickets.load(ticket)).state.details for ticket in (one, two, three)]

@@ -14,11 +14,13 @@ import pytest
 from common import topology
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
+from common.rights import MIGRATE, nats_users
 from common.runtime import Platform, connect
 from common.settings import Settings
+from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
 from tests.facts import STREAM, draft, drafts, first, numbers, whole
-from tests.harness import eventually
+from tests.harness import PASSWORDS, eventually
 from tests.integration.test_event_log_faults import Load, follow_until_told
 
 A = "expiration.a"
@@ -30,7 +32,14 @@ async def nodes(home: Path) -> AsyncIterator[dict[str, NatsServer]]:
     cluster_ports = [free_port() for _ in range(3)]
     routes = [f"nats://127.0.0.1:{port}" for port in cluster_ports]
     nodes = {
-        f"n{n}": NatsServer(home / f"n{n}", port=free_port(), name=f"n{n}", cluster_port=port, routes=routes)
+        f"n{n}": NatsServer(
+            home / f"n{n}",
+            port=free_port(),
+            name=f"n{n}",
+            cluster_port=port,
+            routes=routes,
+            users=nats_users(PASSWORDS),
+        )
         for n, port in enumerate(cluster_ports)
     }
     try:
@@ -42,16 +51,22 @@ async def nodes(home: Path) -> AsyncIterator[dict[str, NatsServer]]:
             node.kill()
 
 
+def at(node: NatsServer, user: str = "expiration") -> Settings:
+    """Settings of somebody who comes to this node first."""
+    return Settings(nats_url=with_login(node.url, user, PASSWORDS[user]))
+
+
 @pytest.fixture
 async def cluster(nodes: dict[str, NatsServer]) -> AsyncIterator[Platform]:
-    """Connected to the cluster, which has the streams with three replicas."""
-    async with connect(Settings(nats_url=nodes["n0"].url), "test") as platform:
+    """Connected as the service whose stream it is to the cluster, which has the streams with three replicas."""
+    async with connect(at(nodes["n0"], MIGRATE), "test") as platform:
         async with asyncio.timeout(60):
             while True:
                 with suppress(nats.errors.Error):
                     await platform.client.jetstream(timeout=0.5).account_info()  # answered once there is a leader
                     break
             await topology.migrate(platform.client, replicas=3)
+    async with connect(at(nodes["n0"]), "test") as platform:
         yield platform
 
 
@@ -68,10 +83,7 @@ async def test_a_killed_leader_takes_no_acknowledged_event_along(
 ) -> None:
     load = Load()
     async with AsyncExitStack() as stack:
-        platforms = [
-            await stack.enter_async_context(connect(Settings(nats_url=node.url), f"at {name}"))
-            for name, node in nodes.items()
-        ]
+        platforms = [await stack.enter_async_context(connect(at(node), f"at {name}")) for name, node in nodes.items()]
         logs = [JetStreamLog(each.client, timeout=timeout) for each in platforms for timeout in (30, 0.1)]
         async with asyncio.TaskGroup() as group:
             writers = [group.create_task(load.write(log)) for log in logs]
@@ -125,7 +137,7 @@ async def test_followers_have_what_the_leader_had(nodes: dict[str, NatsServer], 
     await asyncio.to_thread(nodes[name].kill)
     for node in nodes.values():
         if node.running:
-            async with connect(Settings(nats_url=node.url), "reader") as reader:
+            async with connect(at(node), "reader") as reader:
                 log = JetStreamLog(reader.client, timeout=30)
 
                 async def readable(log: JetStreamLog = log) -> list[int]:

@@ -501,6 +501,10 @@ async def test_a_refresh_is_refused(case: Case, liar: Forger, caplog: pytest.Log
 
 
 REVOCATIONS: dict[str, Case] = {
+    "an error with a secret for a name": (
+        answer("revoke", {"error": LEAK}, 400),
+        *(Unavailable, "refused to revoke .for a reason of its own"),
+    ),
     "a provider that fails": (answer("revoke", LEAK.encode(), 503), Unavailable, "answered 503"),
     "a token of a kind that it keeps": (
         answer("revoke", {"error": "unsupported_token_type", "error_description": LEAK}, 400),
@@ -543,7 +547,9 @@ BELIEVED: dict[str, Tamper] = {
     "no id and one key that fits": both(
         lambda liar: liar.header.pop("kid"), lambda liar: liar.keys.append(jwk(private_key("EC"), kid="two"))
     ),
-    "beside broken keys": lambda liar: liar.keys.extend([{}, {"kty": "RSA", "n": "?", "e": 1}, {"kty": "AKP"}]),
+    "beside broken keys": lambda liar: liar.keys.extend(
+        [{}, {"kty": []}, {"kty": "RSA", "n": "?", "e": 1}, {"kty": "AKP"}]
+    ),
     "where to find its key, which is not looked at": head(jku="https://evil.example/", x5u="https://evil.example/"),
     "a header that means nothing": head(hint="x"),
     "an audience in a list": claim(aud=[CLIENT_ID]),

@@ -242,6 +242,22 @@ async def test_an_interrupted_first_start_does_not_hurt(postgres: PostgresServer
     assert await query(postgres, "SELECT 1") == 1
 
 
+async def test_a_directory_that_let_everybody_in_does_not_any_more(postgres: PostgresServer) -> None:
+    await postgres.start()
+    connection = await asyncpg.connect(postgres.url)
+    await connection.execute("create role sam login password 'secret'")
+    await connection.close()
+    await postgres.stop()
+    door = postgres.log_file.with_name("pgdata") / "pg_hba.conf"
+    door.write_text("local all all trust\n")
+    await postgres.start()
+    sams = postgres.url.replace("postgres@", "sam@")
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(sams)
+    await (await asyncpg.connect(sams, password="secret")).close()  # noqa: S106 (of this test)
+    await (await asyncpg.connect(postgres.url)).close()
+
+
 async def test_a_failed_start_shows_the_end_of_the_log(postgres: PostgresServer, home: Path, after: ExitStack) -> None:
     misconfigured = NatsServer(home / "nats", cluster_port=free_port(), routes=["nats://127.0.0.1:port"])
     after.callback(misconfigured.kill)

@@ -21,6 +21,7 @@ from common.settings import Settings
 from services.cli import doctor, system
 from services.cli.demo import demo
 from services.cli.doctor import Finding, examine
+from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
 from tests.harness import ServiceProcess, eventually
 from tests.system.test_up import boxoffice
@@ -75,6 +76,14 @@ async def test_the_doctor_finds_a_server_that_is_away(settings: Settings) -> Non
     (finding,) = wrong(await findings(environment(settings, BOXOFFICE_NATS_URL=f"nats://127.0.0.1:{free_port()}")))
     assert "NATS does not answer" in finding.what
     assert "make up" in finding.mend
+
+
+async def test_the_doctor_finds_a_password_that_is_wrong(settings: Settings) -> None:
+    url = with_login(settings.nats_url, "migrate", "wrong")
+    (finding,) = wrong(await findings(environment(settings, BOXOFFICE_MIGRATE_NATS_URL=url)))
+    assert "refuses migrate: correct the user and the password" in finding.what
+    assert "BOXOFFICE_MIGRATE_NATS_URL" in finding.mend
+    assert "wrong" not in finding.what
 
 
 async def listed(platform: Platform, number: int, title: str) -> None:

@@ -20,8 +20,9 @@ from common.runtime import Platform, connect
 from common.settings import Settings
 from common.topology import CONSUMERS
 from services.cli import system
+from services.cli.embedded import make_roles
 from services.cli.servers import NatsServer, PostgresServer, free_port
-from tests.harness import ServiceProcess, eventually
+from tests.harness import PASSWORDS, ServiceProcess, eventually, nats_in
 from tests.system.checker import Promises, check, collect
 
 BUYERS = 16
@@ -242,11 +243,12 @@ def complaints(home: Path) -> str:
 @pytest.fixture
 async def town(home: Path) -> AsyncIterator[Town]:
     """Every service as a process of its own, orders twice, on servers of their own."""
-    nats, postgres = NatsServer(home / "nats", port=free_port()), PostgresServer(home / "postgres")
+    nats, postgres = nats_in(home / "nats", free_port()), PostgresServer(home / "postgres")
     async with AsyncExitStack() as stack:
         for server in (nats, postgres):
             await server.start()
             stack.push_async_callback(server.stop)
+        await make_roles(postgres.url, PASSWORDS)
         settings = Settings(nats_url=nats.url, database_url=postgres.url, auth="dev")
         await system.migrate(settings, lambda _: None)
 

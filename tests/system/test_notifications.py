@@ -1,7 +1,6 @@
 """What people are told of what happened to them: over WebSocket, server-sent events and long-polling."""
 
 import asyncio
-from base64 import urlsafe_b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -306,28 +305,10 @@ async def refused(socket: connect) -> int:
     return answer.status_code
 
 
-def page(token: str, **more: Any) -> dict[str, Any]:
-    """A socket as a page opens it: no header is its own, so the token is among the subprotocols."""
-    encoded = urlsafe_b64encode(token.encode()).decode().rstrip("=")
-    return {"subprotocols": ["boxoffice", f"bearer.{encoded}"], **more}
-
-
-async def test_a_page_says_who_it_is_among_the_subprotocols(office: Office) -> None:
-    address = f"ws{office.process.url.removeprefix('http')}/api/notifications/ws"
-    async with connect(address, origin=Origin(office.process.url), **page("dev:ada")) as socket:
-        assert socket.subprotocol == "boxoffice"
-        assert (await heard(socket))["type"] == "resumed"
-        order_id = await office.order(await office.ticket())
-        assert (await heard(socket))["notification"]["about"] == order_id
-    assert await refused(connect(address, **page("nobody"))) == 401
-    assert await refused(connect(address, subprotocols=["boxoffice", "bearer.a*b"])) == 401  # type: ignore[list-item]
-    assert await refused(connect(address, subprotocols=["boxoffice"])) == 401  # type: ignore[list-item]
-
-
 @pytest.mark.parametrize("origin", ["http://127.0.0.1", "https://elsewhere.example", "null", "http://127.0.0.1:1"])
 async def test_a_page_of_somebody_else_opens_no_socket(office: Office, origin: str) -> None:
     address = f"ws{office.process.url.removeprefix('http')}/api/notifications/ws"
-    assert await refused(connect(address, origin=Origin(origin), **page("dev:ada"))) == 403
+    assert await refused(connect(address, origin=Origin(origin), additional_headers=ADA)) == 403
 
 
 async def test_a_socket_that_cannot_be_is_refused_as_http_refuses(office: Office) -> None:

@@ -79,9 +79,9 @@ async def test_a_tail_misses_nothing_while_its_server_is_killed_or_stopped(platf
 
 
 async def test_a_tail_says_why_it_is_not_let_in(platform: Platform, home: Path) -> None:
-    async with ServiceProcess("notification", platform.settings, home, BOXOFFICE_AUTH="off") as teller:
+    async with ServiceProcess("notification", platform.settings, home, BOXOFFICE_AUTH="on") as teller:
         events = notifications(teller.url, "ada", None, Console(file=io.StringIO()))
-        with pytest.raises(Unavailable, match="does not let ada in: Nobody can log in here: BOXOFFICE_AUTH is off"):
+        with pytest.raises(Unavailable, match="does not let ada in: Authorization: Expected"):
             await anext(events)
 
 

@@ -23,6 +23,7 @@ from common.settings import Settings
 from services.cli.embedded import Running, find_running
 from services.cli.servers import free_port
 from tests.harness import ServiceProcess, eventually
+from tests.oidc_server import oidc_server
 
 BOXOFFICE = str(Path(sys.executable).with_name("boxoffice"))
 SECONDS = 60
@@ -477,7 +478,7 @@ async def test_it_says_which_servers_it_waits_for(home: Path, settings: Settings
     [
         ("BOXOFFICE_PORT", "abc", "a whole number"),
         ("BOXOFFICE_HOLD_SECONDS", "-1", "at least 1"),
-        ("BOXOFFICE_AUTH", "maybe", "one of dev, off"),
+        ("BOXOFFICE_AUTH", "maybe", "one of dev, on"),
         ("BOXOFFICE_DATABASE_URL", "mysql://x", "postgresql://"),
     ],
 )
@@ -533,3 +534,36 @@ async def test_a_read_model_is_rebuilt_while_it_is_used(platform: Platform, home
     code, said = await boxoffice("projections", "rebuild", "nosuch", **names)
     assert code == 2
     assert "tickets, orders" in said
+
+
+async def test_with_a_provider_people_log_in_with_it_and_nobody_by_their_word(home: Path) -> None:
+    port = free_port()
+    async with oidc_server(f"http://127.0.0.1:{port}/api/auth/callback/google") as provider:
+        variables = {
+            "BOXOFFICE_OIDC_CLIENT_ID": provider.client_id,
+            "BOXOFFICE_OIDC_CLIENT_SECRET": provider.client_secret,
+            "BOXOFFICE_OPERATORS": "ada@example.org",
+            "BOXOFFICE_OIDC_ISSUER": provider.issuer,  # where Google is not the one
+        }
+        async with (
+            Up(home, port=port, variables=variables) as up,
+            httpx.AsyncClient(base_url=up.url) as browser,
+            httpx.AsyncClient(base_url=up.url) as program,
+        ):
+            await up.start()
+            assert f"Log in          {up.url}/login" in up.said
+            assert "dev:" not in up.said
+            assert (await program.post("/api/auth/dev", json={"name": "ada"})).status_code == 404
+            assert (await program.get("/api/auth/me", headers=ADA)).status_code == 401
+            begun = await browser.get("/api/auth/login/google")
+            await browser.get(await provider.log_in(begun.headers["location"]))
+            me = (await browser.get("/api/auth/me")).json()
+            assert (me["name"], me["role"]) == ("Ada Lovelace", "operator")
+
+            csrf = {"X-CSRF-Token": browser.cookies["boxoffice-csrf"]}
+            wanted = {"name": "import", "scopes": ["tickets:write"]}
+            key = (await browser.post("/api/auth/keys", json=wanted, headers=csrf)).json()["key"]
+            program.headers["Authorization"] = f"Bearer {key}"
+            listed = await program.post("/api/tickets", json=SHOW)
+            assert (listed.status_code, listed.json()["seller_id"]) == (201, me["user_id"])
+            assert (await program.get("/api/orders")).status_code == 403

@@ -39,7 +39,7 @@ def test_a_server_that_is_away_is_waited_for(error: Exception) -> None:
         (asyncpg.InvalidCatalogNameError('no database "nope"'), f"create that database, or correct {ADDRESS}"),
         (asyncpg.InvalidPasswordError('password authentication failed for user "sam"'), f"correct {ADDRESS}"),
         (asyncpg.ClientConfigurationError("invalid DSN"), f"correct {ADDRESS}"),
-        (asyncpg.InsufficientPrivilegeError("permission denied"), f"grant that to the user in {ADDRESS}"),
+        (asyncpg.InsufficientPrivilegeError("permission denied"), "run `boxoffice migrate`, or grant that"),
         (asyncpg.ReadOnlySQLTransactionError("read-only"), f"have {ADDRESS} name the primary server, not a standby"),
         (asyncpg.DataError("integer out of range"), "deploy code that can store this"),
         (asyncpg.PostgresSyntaxError('syntax error at or near "selekt"'), "deploy code that asks otherwise"),

@@ -42,6 +42,43 @@ function wayOf(name) {
   return item;
 }
 
+function keyOf({ id, name, scopes, used_at }) {
+  const item = document.createElement("li");
+  const said = document.createElement("span");
+  said.textContent = name;
+  const small = document.createElement("small");
+  const used = used_at ? `used ${new Date(used_at).toLocaleString()}` : "not used yet";
+  small.textContent = `${scopes.join(", ")}; ${used}`;
+  const revoke = document.createElement("button");
+  revoke.type = "button";
+  revoke.textContent = "Revoke";
+  revoke.setAttribute("aria-label", `Revoke ${name}`);
+  revoke.addEventListener("click", () =>
+    attempt(async () => {
+      const answer = await ask(`/api/auth/keys/${id}`, { method: "DELETE" });
+      await (answer.ok ? showKeys() : failed(answer));
+    }),
+  );
+  item.append(said, small, revoke);
+  return item;
+}
+
+function scopeOf(scope) {
+  const label = document.createElement("label");
+  const box = document.createElement("input");
+  box.type = "checkbox";
+  box.name = "scopes";
+  box.value = scope;
+  label.append(box, scope);
+  return label;
+}
+
+async function showKeys() {
+  const keys = await ask("/api/auth/keys");
+  if (!keys.ok) return failed(keys);
+  $("keys").replaceChildren(...keys.data.map(keyOf));
+}
+
 async function show() {
   const [me, ways] = await Promise.all([ask("/api/auth/me"), ask("/api/auth/providers")]);
   if (!ways.ok) return failed(ways);
@@ -50,8 +87,9 @@ async function show() {
   if (me.ok) {
     $("name").textContent = me.data.name ?? me.data.user_id;
     $("role").textContent = ARTICLES[me.data.role];
+    $("scopes").replaceChildren($("scopes").firstElementChild, ...ways.data.scopes.map(scopeOf));
     $("out").focus();
-    return;
+    return showKeys();
   }
   if (me.status !== 401) return failed(me);
   $("providers").replaceChildren(...ways.data.providers.map(wayOf));
@@ -75,10 +113,27 @@ $("dev").addEventListener("submit", (event) => {
 
 $("out").addEventListener("click", () =>
   attempt(async () => {
+    $("secret").textContent = "";
+    $("made").hidden = true;
     const answer = await ask("/api/auth/logout", { method: "POST" });
     await (answer.ok || answer.status === 401 ? show() : failed(answer));
   }),
 );
+
+$("new-key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const form = new FormData(event.target);
+  attempt(async () => {
+    const key = { name: form.get("name"), scopes: form.getAll("scopes") };
+    if (key.scopes.length === 0) return tell("Choose at least one thing that the key may do.");
+    const answer = await ask("/api/auth/keys", { method: "POST", body: key });
+    if (!answer.ok) return failed(answer);
+    $("secret").textContent = answer.data.key;
+    $("made").hidden = false;
+    event.target.reset();
+    await showKeys();
+  });
+});
 
 attempt(show);
 const problem = new URLSearchParams(location.search).get("problem");

@@ -1,0 +1,133 @@
+"""The page on which people log in, in a real browser."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from litestar.types import Receive, Scope, Send
+
+from common.runtime import Platform
+from services.identity.tokens import new_signing_key
+from tests.asgi import door, serving
+from tests.browser.chromium import Chromium, Page
+from tests.harness import ServiceProcess, eventually
+
+SEEN = "document.querySelector('main').innerText.replace(/\\s+/g, ' ')"
+
+
+@pytest.fixture
+async def shop(platform: Platform, home: Path) -> AsyncIterator[ServiceProcess]:
+    async with ServiceProcess("identity", platform.settings, home, BOXOFFICE_SIGNING_KEY=new_signing_key()) as process:
+        yield process
+
+
+async def shows(page: Page, text: str) -> None:
+    """Wait until the page shows this."""
+
+    async def look() -> bool:
+        return text in await page.run(SEEN)
+
+    await eventually(look, True)
+
+
+async def press(page: Page, text: str) -> None:
+    """Type, as somebody who has a keyboard only."""
+    for key in text:
+        code = {"\t": {"key": "Tab", "windowsVirtualKeyCode": 9}, "\r": {"key": "Enter", "windowsVirtualKeyCode": 13}}
+        event = code.get(key, {"key": key}) | ({"text": key} if key != "\t" else {})
+        await page.call("Input.dispatchKeyEvent", type="keyDown", **event)
+        await page.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+
+async def test_a_developer_logs_in_by_keyboard_stays_and_gets_out(shop: ServiceProcess, home: Path) -> None:
+    async with Chromium(home) as browser, browser.page() as page:
+        await page.go(f"{shop.url}/login")
+        await shows(page, "be whoever you like")
+        await page.run("document.querySelector('#who').focus()")
+        await press(page, "ada\tb\t\r")
+        await shows(page, "You are ada, a buyer.")
+        assert "boxoffice-session" not in await page.run("document.cookie")  # no script reads it
+        await page.go(f"{shop.url}/login")
+        await shows(page, "You are ada, a buyer.")
+        await page.call("Network.deleteCookies", name="boxoffice-session", url=shop.url)  # five minutes pass
+        await page.go(f"{shop.url}/login")
+        await shows(page, "You are ada, a buyer.")
+        await page.run("document.querySelector('#out').click()")
+        await shows(page, "be whoever you like")
+        assert await page.run("document.cookie") == ""
+
+
+async def test_a_key_is_made_shown_once_and_revoked(shop: ServiceProcess, home: Path) -> None:
+    async with Chromium(home) as browser, browser.page() as page, httpx.AsyncClient(base_url=shop.url) as program:
+        await page.go(f"{shop.url}/login")
+        await shows(page, "be whoever you like")
+        await page.run("document.querySelector('#who').value = 'ada'; document.querySelector('#dev button').click()")
+        await shows(page, "API keys")
+        await page.run("document.querySelector('summary').click()")
+        await page.run("document.querySelector('#key-name').value = 'import'")
+        await page.run("document.querySelector('#new-key button').click()")
+        await shows(page, "Choose at least one thing")
+        await page.run("document.querySelector('[value=\"tickets:write\"]').click()")
+        await page.run("document.querySelector('#new-key button').click()")
+        await shows(page, "Copy it now")
+        key = await page.run("document.querySelector('#secret').textContent")
+        program.headers["Authorization"] = f"Bearer {key}"
+        assert (await program.get("/api/auth/me")).json()["scopes"] == ["tickets:write"]
+        await page.go(f"{shop.url}/login")
+        await shows(page, "import tickets:write")
+        assert key not in await page.run("document.documentElement.outerHTML")
+        await page.run("document.querySelector('#keys button').click()")
+
+        async def me() -> int:
+            return (await program.get("/api/auth/me")).status_code
+
+        await eventually(me, 401)
+
+
+async def test_what_went_wrong_is_told_as_text(shop: ServiceProcess, home: Path) -> None:
+    async with Chromium(home) as browser, browser.page() as page:
+        await page.go(f"{shop.url}/login?problem=%3Cimg%20src%3Dx%3E%20Log%20in%20again.")
+        await shows(page, "<img src=x> Log in again.")
+        assert await page.run("document.querySelectorAll('img').length") == 0
+        assert await page.run("location.search") == ""  # and is not told again after a reload
+
+
+async def elsewhere(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """A page of somebody else's."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})
+    await send({"type": "http.response.body", "body": b"<p>Look at these kittens", "more_body": False})
+
+
+async def test_a_page_of_somebody_else_does_nothing_here(shop: ServiceProcess, home: Path) -> None:
+    """It neither logs its victim in, to an account of its own, nor out."""
+    async with (
+        door() as listening,
+        serving(elsewhere, listening) as evil,
+        Chromium(home) as browser,
+        browser.page() as page,
+    ):
+        await page.go(evil)  # another port is another origin, but the same site
+        await attack(page, f"{shop.url}/api/auth/dev", {"name": "eve", "page": True})
+        await page.go(f"{shop.url}/login")
+        await shows(page, "be whoever you like")
+        await page.run("document.querySelector('#who').value = 'ada'")
+        await page.run("document.querySelector('#dev button').click()")
+        await shows(page, "You are ada, a seller.")
+        await page.go(evil)
+        for path, body in (("logout", {}), ("refresh", {}), ("keys", {"name": "x", "scopes": ["tickets:write"]})):
+            await attack(page, f"{shop.url}/api/auth/{path}", body)
+        await page.go(f"{shop.url}/login")
+        await shows(page, "You are ada, a seller.")
+        assert await page.run("fetch('/api/auth/keys').then((answer) => answer.json())") == []
+
+
+async def attack(page: Page, url: str, body: object) -> None:
+    """Post with the victim's cookies, in each of the ways that a page has."""
+    text = msgspec.json.encode(body).decode()
+    for mode, media_type in (("no-cors", "text/plain"), ("cors", "application/json")):
+        options = {"method": "POST", "mode": mode, "credentials": "include", "body": text}
+        given = msgspec.json.encode({**options, "headers": {"Content-Type": media_type}}).decode()
+        script = f"fetch({url!r}, {given})"
+        assert await page.run(f"{script}.then(() => 'sent', () => 'blocked')") in ("sent", "blocked")

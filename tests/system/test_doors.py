@@ -1,0 +1,666 @@
+"""Every door there is, and who is refused at it: a table that fails when a door is made that is not in it."""
+
+import asyncio
+import hmac
+import json
+import tempfile
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, get_args
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+import msgspec
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from joserfc import jwt
+from joserfc.jwk import ECKey
+from litestar import Litestar
+from litestar.handlers import BaseRouteHandler
+from litestar.routes import ASGIRoute, HTTPRoute, WebSocketRoute
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
+
+from common import rights
+from common.auth import ROLES, RequiresUser, Scope, User
+from common.clock import new_id, now
+from common.credentials import csrf_digest
+from common.events import Role
+from common.settings import Settings
+from services.cli import system
+from services.cli.embedded import make_roles
+from services.cli.servers import NatsServer, PostgresServer, free_port
+from services.identity.tokens import Issuer, new_signing_key
+from tests.harness import PASSWORDS, ServiceProcess, eventually, logins
+
+# Every operation of the OpenAPI document, and what it asks for: the least role and the scope, or `account` for what an
+# API key is never good for, or `anyone` for whoever is let in.
+DOORS = """
+GET    /api/auth/keys                                                     buyer    account
+POST   /api/auth/keys                                                     buyer    account
+GET    /api/auth/keys/{key_id}                                            buyer    account
+DELETE /api/auth/keys/{key_id}                                            buyer    account
+POST   /api/auth/logout                                                   buyer    account
+GET    /api/auth/me                                                       buyer    anyone
+GET    /api/auth/sessions                                                 buyer    account
+DELETE /api/auth/sessions/{session_id}                                    buyer    account
+POST   /api/auth/ticket                                                   buyer    anyone
+GET    /api/auth/users                                                    operator account
+PUT    /api/auth/users/{user_id}/role                                     operator account
+GET    /api/batch-kinds                                                   buyer    batches:read
+POST   /api/batch-kinds/{kind}/pause                                      operator batches:write
+POST   /api/batch-kinds/{kind}/resume                                     operator batches:write
+GET    /api/batches                                                       buyer    batches:read
+POST   /api/batches                                                       buyer    batches:write
+GET    /api/batches/{batch_id}                                            buyer    batches:read
+POST   /api/batches/{batch_id}/cancel                                     buyer    batches:write
+GET    /api/batches/{batch_id}/operations                                 buyer    batches:read
+GET    /api/batches/{batch_id}/report.csv                                 buyer    batches:read
+POST   /api/batches/{batch_id}/retry                                      buyer    batches:write
+GET    /api/documents/{document_id}                                       buyer    batches:read
+GET    /api/notifications                                                 buyer    notifications:read
+POST   /api/notifications/ack                                             buyer    notifications:write
+GET    /api/notifications/inbox                                           buyer    notifications:read
+GET    /api/notifications/preferences                                     buyer    notifications:read
+PUT    /api/notifications/preferences                                     buyer    notifications:write
+POST   /api/notifications/read                                            buyer    notifications:write
+GET    /api/notifications/stream                                          buyer    notifications:read
+POST   /api/notifications/{notification_id}/read                          buyer    notifications:write
+POST   /api/operations                                                    buyer    batches:write
+GET    /api/operations/{operation_id}                                     buyer    batches:read
+GET    /api/orders                                                        buyer    orders:read
+POST   /api/orders                                                        buyer    orders:write
+GET    /api/orders/{order_id}                                             buyer    orders:read
+DELETE /api/orders/{order_id}                                             buyer    orders:write
+POST   /api/orders/{order_id}/payment                                     buyer    orders:write
+GET    /api/templates                                                     buyer    batches:read
+POST   /api/templates                                                     buyer    batches:write
+GET    /api/templates/{template_id}                                       buyer    batches:read
+PUT    /api/templates/{template_id}                                       buyer    batches:write
+DELETE /api/templates/{template_id}                                       buyer    batches:write
+POST   /api/tickets                                                       seller   tickets:write
+DELETE /api/tickets/{ticket_id}                                           seller   tickets:write
+PATCH  /api/tickets/{ticket_id}                                           seller   tickets:write
+GET    /api/webhooks                                                      buyer    webhooks:read
+POST   /api/webhooks                                                      buyer    webhooks:write
+GET    /api/webhooks/{webhook_id}                                         buyer    webhooks:read
+DELETE /api/webhooks/{webhook_id}                                         buyer    webhooks:write
+PATCH  /api/webhooks/{webhook_id}                                         buyer    webhooks:write
+GET    /api/webhooks/{webhook_id}/deliveries                              buyer    webhooks:read
+GET    /api/webhooks/{webhook_id}/deliveries/{delivery_id}                buyer    webhooks:read
+POST   /api/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver      buyer    webhooks:write
+POST   /api/webhooks/{webhook_id}/rotate                                  buyer    webhooks:write
+"""
+
+PUBLIC = {
+    "GET /.well-known/jwks.json",
+    "POST /api/auth/dev",
+    "GET /api/auth/login/{provider}",
+    "GET /api/auth/providers",
+    "POST /api/auth/refresh",
+    "GET /api/tickets",
+    "GET /api/tickets/stream",
+    "GET /api/tickets/{ticket_id}",
+}
+"""Operations for whoever asks: what is on sale, and how to get in. To be thought about before one is added."""
+
+UNLISTED = {
+    "GET /",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /metrics",
+    "GET /api/openapi.json",
+    "GET /api/docs",
+    "GET /api/docs/oauth2-redirect.html",
+    "GET /api/docs/openapi.json",
+    "GET /api/docs/{path:str}",
+    "GET /api/docs/assets/{file_path:path}",
+    "GET /api/notifications/client.js",
+    "GET /api/auth/callback/{provider:str}",
+}
+"""Doors for whoever asks that the document leaves out."""
+
+KIND = "records.insert"
+SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 100}
+PAGE = {"name": "Page", "format": "html", "body": "<h1>{{ show }}</h1>"}
+BODIES: Mapping[str, dict[str, Any]] = {
+    "PUT /api/templates/{template_id}": PAGE,
+    "PATCH /api/tickets/{ticket_id}": {"price": 1},
+    "PATCH /api/webhooks/{webhook_id}": {"enabled": False},
+    "POST /api/orders/{order_id}/payment": {"token": "tok_ok"},
+}
+"""What is sent to doors that lead to something of somebody, so that nothing but whose it is stands in the way."""
+
+
+class Door(msgspec.Struct, frozen=True):
+    """An operation: who may."""
+
+    method: str
+    path: str
+    role: Role
+    scope: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} {self.path}"
+
+    @property
+    def scopes(self) -> list[str]:
+        """As the document has it; of what is of an account, only that it is."""
+        return [] if self.scope == "anyone" else [self.scope]
+
+    @property
+    def unsafe(self) -> bool:
+        return self.method != "GET"
+
+    def at(self, ids: Mapping[str, str]) -> str:
+        """Its path, with these in place of its parameters."""
+        nobodys = dict.fromkeys(IDS, str(NOBODYS))
+        return self.path.format_map({"kind": KIND, "user_id": "nobody", **nobodys, **ids})
+
+
+def doors() -> Iterator[Door]:
+    for line in DOORS.split("\n"):
+        if line:
+            method, path, role, scope = line.split()
+            yield Door(method, path, msgspec.convert(role, Role), scope)
+
+
+IDS = (
+    *("order_id", "ticket_id", "batch_id", "operation_id", "document_id", "template_id"),
+    *("webhook_id", "delivery_id", "notification_id", "key_id", "session_id"),
+)
+"""Parameters that name what belongs to somebody."""
+
+NOBODYS = UUID("01920c3c-7a3e-7cc4-8a3e-3d1f0c5b9a10")
+EVERY = list(doors())
+UNSAFE = [door for door in EVERY if door.unsafe]
+SCOPED = [door for door in EVERY if door.scope != "anyone"]
+FOR_SOME = [(door, role) for door in EVERY for role in ROLES[: ROLES.index(door.role)]]
+OWNED = [door for door in EVERY if any(f"{{{name}}}" in door.path for name in IDS)]
+SIGNING_KEY = new_signing_key()
+OTHER_KEY = new_signing_key()
+
+
+def named(door: object) -> str | None:
+    return door.name if isinstance(door, Door) else None
+
+
+each = pytest.mark.parametrize("door", EVERY, ids=named)
+
+
+class Person(msgspec.Struct, frozen=True):
+    """Somebody who is logged in."""
+
+    name: str
+    user_id: str
+    role: Role
+    session: UUID
+
+    def bearer(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token()}"}
+
+    def token(self, csrf: str = "") -> str:
+        """An access token of now, which outlives no test."""
+        digest = csrf_digest(csrf) if csrf else ""
+        return Issuer(SIGNING_KEY).access(User(self.user_id, self.role, session=self.session), digest, now())
+
+
+class House(msgspec.Struct):
+    """The whole system, where only credentials are believed, and people who have been let in."""
+
+    process: ServiceProcess
+    http: httpx.AsyncClient
+    people: dict[str, Person]
+    keys: dict[str, str]
+    """API keys of the operator, by the one scope that each lacks; `all` lacks none, `revoked` is good for nothing."""
+    ids: dict[str, str]
+    """What is Ada's, by the parameter that names it."""
+    app: Litestar
+
+    async def ask(self, door: Door, headers: Mapping[str, str], ids: Mapping[str, str] | None = None) -> httpx.Response:
+        """The answer of a door; of one that is open and streams, the beginning."""
+        body = BODIES.get(door.name, {}) if door.method in ("POST", "PUT", "PATCH") else None
+        more = {"If-Match": "*", **headers}
+        async with self.http.stream(door.method, door.at(ids or {}), headers=more, json=body) as answer:
+            if "event-stream" not in answer.headers.get("content-type", ""):
+                await answer.aread()
+            return answer
+
+    def log(self) -> list[dict[str, Any]]:
+        """What it has logged."""
+        return [json.loads(line) for line in self.process.log.read_text().splitlines() if line.startswith("{")]
+
+
+def problem(answer: httpx.Response, *statuses: int) -> dict[str, Any]:
+    """The problem details of an answer that has one of these statuses."""
+    assert answer.status_code in statuses, (answer.status_code, answer.text)
+    assert answer.headers["content-type"] == "application/problem+json"
+    if answer.status_code == 401:
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+    found: dict[str, Any] = answer.json()
+    assert (found["status"], bool(found["title"]), bool(found["detail"])) == (answer.status_code, True, True)
+    return found
+
+
+@pytest.fixture(scope="module")
+async def house(postgres: PostgresServer) -> AsyncIterator[House]:
+    """Every service in one process; people come in by another, where they are believed."""
+    secrets = {
+        "BOXOFFICE_SIGNING_KEY": SIGNING_KEY,
+        "BOXOFFICE_WEBHOOK_SECRET": "w" * 32,
+        "BOXOFFICE_WEBHOOK_PRIVATE_ADDRESSES": "1",
+    }
+    services = " ".join(system.SERVICES)
+    async with servers(postgres) as (settings, home):
+        (home / "dev").mkdir()
+        dev = ServiceProcess(services, settings, home / "dev", **secrets)
+        real = msgspec.structs.replace(settings, auth="on")
+        # In this process the app is made, and not run: it tells which doors there are that no document names.
+        environment = {**logins(real), "BOXOFFICE_AUTH": "on", **secrets}
+        async with (
+            ServiceProcess(services, real, home, **secrets) as process,
+            httpx.AsyncClient(base_url=process.url, timeout=30) as http,
+            system.app_of(list(system.SERVICES), environment) as app,
+        ):
+            async with dev, httpx.AsyncClient(base_url=dev.url, timeout=30) as open_door:
+                people = {
+                    name: await let_in(open_door, name, role)
+                    for name, role in (
+                        ("ada", "seller"),
+                        ("bob", "operator"),
+                        *((role, role) for role in ROLES),
+                    )
+                }
+            keys = {"all": await key(http, people["bob"], get_args(Scope))}
+            for scope in get_args(Scope):
+                keys[scope] = await key(http, people["bob"], [each for each in get_args(Scope) if each != scope])
+            keys["revoked"] = await key(http, people["bob"], get_args(Scope), revoked=True)
+            yield House(process, http, people, keys, await things(http, people["ada"]), app)
+
+
+@asynccontextmanager
+async def servers(postgres: PostgresServer) -> AsyncIterator[tuple[Settings, Path]]:
+    """Servers that are migrated."""
+    with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        test: dict[str, object] = {"user": "test", "password": "test"}
+        users = [*rights.nats_users(PASSWORDS), test]
+        nats = NatsServer(home / "nats", port=free_port(), users=users, anybody="test")
+        await nats.start()
+        name = f"test_{uuid4().hex}"
+        connection = await asyncpg.connect(postgres.url)
+        await connection.execute(f"create database {name}")
+        url = postgres.url.replace("/postgres?", f"/{name}?")
+        await make_roles(url, PASSWORDS)
+        settings = Settings(nats_url=nats.url, database_url=url, auth="dev")
+        await system.migrate(settings, lambda _: None)
+        yield settings, home
+        await connection.execute(f"drop database {name} with (force)")
+        await connection.close()
+        await nats.stop()
+
+
+async def let_in(http: httpx.AsyncClient, name: str, role: str) -> Person:
+    answer = await http.post("/api/auth/dev", json={"name": name, "role": role})
+    assert answer.status_code == 200, answer.text
+    token = answer.json()["access_token"]
+    session = jwt.decode(token, ECKey.import_key(SIGNING_KEY), algorithms=["ES256"]).claims["sid"]
+    return Person(name, answer.json()["user_id"], msgspec.convert(role, Role), UUID(session))
+
+
+async def key(http: httpx.AsyncClient, person: Person, scopes: Sequence[str], *, revoked: bool = False) -> str:
+    made = await http.post("/api/auth/keys", json={"name": "test", "scopes": list(scopes)}, headers=person.bearer())
+    assert made.status_code == 201, made.text
+    if revoked:
+        assert (await http.delete(f"/api/auth/keys/{made.json()['id']}", headers=person.bearer())).status_code == 204
+    return str(made.json()["key"])
+
+
+async def things(http: httpx.AsyncClient, ada: Person) -> dict[str, str]:
+    """One of everything, Ada's."""
+
+    async def make(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = await http.post(path, json=body, headers=ada.bearer())
+        assert answer.status_code in (201, 202), answer.text
+        made: dict[str, Any] = answer.json()
+        return made
+
+    ticket = await make("/api/tickets", SHOW)
+
+    async def on_sale() -> int:
+        return (await http.post("/api/orders", json=wanted, headers=ada.bearer())).status_code
+
+    wanted = {"ticket_id": ticket["id"], "quantity": 1}
+    await eventually(on_sale, 201)
+    template = await make("/api/templates", PAGE)
+    payload = {"template_id": template["id"], "data": {"show": "x"}}
+    rendered = await make("/api/operations", {"kind": "documents.render", "payload": payload})
+
+    async def document() -> int:
+        return (await http.get(f"/api/documents/{rendered['id']}", headers=ada.bearer())).status_code
+
+    await eventually(document, 200, within=60)
+    news = await http.get("/api/notifications", params={"after": 0, "wait": 20}, headers=ada.bearer())
+    orders = await http.get("/api/orders", headers=ada.bearer())
+    own_key = await make("/api/auth/keys", {"name": "mine", "scopes": ["orders:read"]})
+    batch = await make("/api/batches", {"kind": KIND, "operations": [{"key": "a", "value": "1"}]})
+    return {
+        "ticket_id": ticket["id"],
+        "order_id": orders.json()["items"][0]["id"],
+        "template_id": template["id"],
+        "operation_id": rendered["id"],
+        "document_id": rendered["id"],
+        "batch_id": batch["id"],
+        "webhook_id": (await make("/api/webhooks", {"url": "http://127.0.0.1:9/hooks"}))["id"],
+        "notification_id": news.json()["items"][0]["id"],
+        "key_id": own_key["id"],
+        "session_id": str(ada.session),
+    }
+
+
+# The table itself
+
+
+async def test_every_operation_is_in_the_table_with_what_it_asks_for(house: House) -> None:
+    document = (await house.http.get("/api/openapi.json")).json()
+    found = {
+        f"{method.upper()} {path}": operation
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+    asked = {name: operation["security"][0]["bearer"] for name, operation in found.items() if operation.get("security")}
+    assert {name for name in found if name not in asked} == PUBLIC
+    for door in EVERY:
+        role, *scopes = asked.pop(door.name)
+        assert role == door.role, door.name
+        assert [{"account": "account"}.get(scope.partition(":")[0], scope) for scope in scopes] == door.scopes, (
+            door.name
+        )
+        assert {"401", "403"} <= found[door.name]["responses"].keys(), door.name
+    assert asked == {}, "these are not in the table"
+
+
+async def test_no_door_is_open_that_no_document_names(house: House) -> None:
+    open_doors, listed = set[str](), set[str]()
+    for route in house.app.routes:
+        handlers: list[BaseRouteHandler] = []
+        if isinstance(route, HTTPRoute):
+            handlers += route.route_handlers
+        else:
+            assert isinstance(route, (WebSocketRoute, ASGIRoute))
+            handlers.append(route.route_handler)
+        for handler in handlers:
+            if any(isinstance(each, RequiresUser) for each in handler.resolve_middleware()):
+                continue
+            methods = sorted(getattr(handler, "http_methods", {"WEBSOCKET"}) - {"HEAD", "OPTIONS"})
+            place = listed if getattr(handler, "resolve_include_in_schema", lambda: False)() else open_doors
+            place |= {f"{method} {route.path}" for method in methods}
+    assert open_doors == UNLISTED
+    assert len(listed) == len(PUBLIC), listed
+
+
+# Who is refused
+
+
+@each
+async def test_who_does_not_say_who_they_are_is_asked_to(house: House, door: Door) -> None:
+    problem(await house.ask(door, {}), 401)
+
+
+def signed(key: str, header: dict[str, Any] | None = None, **claims: object) -> str:
+    """A token like ours, but for what is said here."""
+    at = int(now().timestamp())
+    body = {"iss": "boxoffice", "aud": "access", "sub": "ada", "role": "operator", "jti": str(new_id())}
+    own = ECKey.import_key(SIGNING_KEY)
+    own.ensure_kid()
+    head = {"alg": "ES256", "kid": own.kid, "typ": "access+jwt"} | (header or {})
+    given = {**body, "iat": at, "exp": at + 300, "sid": str(new_id()), **claims}
+    if head["alg"] == "HS256":  # signed with what everybody knows, as if it were a secret
+        public = load_pem_private_key(key.encode(), None).public_key()
+        secret = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        text = ".".join(urlsafe_b64encode(json.dumps(each).encode()).rstrip(b"=").decode() for each in (head, given))
+        mac = hmac.digest(secret, text.encode(), "sha256")
+        return f"{text}.{urlsafe_b64encode(mac).rstrip(b'=').decode()}"
+    return jwt.encode(head, given, ECKey.import_key(key))
+
+
+def unsigned() -> str:
+    head, body, _ = signed(SIGNING_KEY).split(".")
+    none = urlsafe_b64encode(b'{"alg":"none","typ":"access+jwt"}').rstrip(b"=").decode()
+    assert head != none
+    return f"{none}.{body}."
+
+
+def tampered() -> str:
+    """Somebody else's role under a signature of ours."""
+    head, _, signature = signed(SIGNING_KEY, role="buyer").split(".")
+    return f"{head}.{signed(SIGNING_KEY).split('.')[1]}.{signature}"
+
+
+def long_ago() -> float:
+    return (now() - timedelta(hours=1)).timestamp()
+
+
+NONSENSE: Mapping[str, Callable[[House], str]] = {
+    "an empty bearer": lambda _: "Bearer",
+    "garbage": lambda _: "Bearer garbage",
+    "a long one": lambda _: "Bearer " + "x" * 4000,
+    "another scheme": lambda _: "Basic YWRhOmFkYQ==",
+    "a name": lambda _: "Bearer dev:ada",
+    "a name and a role": lambda _: "Bearer dev:bob:operator",
+    "two tokens": lambda house: f"Bearer {house.people['bob'].token()} {house.people['bob'].token()}",
+    "no scheme": lambda house: house.people["bob"].token(),
+    "what looks like a token": lambda _: "Bearer eyJhbGciOiJub25lIn0",
+    "alg none": lambda _: f"Bearer {unsigned()}",
+    "alg HS256 by our public key": lambda _: f"Bearer {signed(SIGNING_KEY, {'alg': 'HS256'})}",
+    "another key": lambda _: f"Bearer {signed(OTHER_KEY)}",
+    "another key that says it is unknown": lambda _: f"Bearer {signed(OTHER_KEY, {'kid': 'elsewhere'})}",
+    "other claims under our signature": lambda _: f"Bearer {tampered()}",
+    "expired": lambda _: f"Bearer {signed(SIGNING_KEY, iat=long_ago() - 300, exp=long_ago())}",
+    "that never expires": lambda _: f"Bearer {signed(SIGNING_KEY, exp=None)}",
+    "for something else": lambda _: f"Bearer {signed(SIGNING_KEY, aud='refresh')}",
+    "of another type": lambda _: f"Bearer {signed(SIGNING_KEY, {'typ': 'ticket+jwt'})}",
+    "of another issuer": lambda _: f"Bearer {signed(SIGNING_KEY, iss='elsewhere')}",
+    "a role that there is not": lambda _: f"Bearer {signed(SIGNING_KEY, role='owner')}",
+    "a key that is none": lambda _: "Bearer boxoffice_nonsense",
+    "a key that there is not": lambda _: f"Bearer boxoffice_{NOBODYS.hex}_secret",
+    "a key with another secret": lambda house: f"Bearer {house.keys['all'].rpartition('_')[0]}_secret",
+    "a key that was revoked": lambda house: f"Bearer {house.keys['revoked']}",
+}
+
+
+@pytest.mark.parametrize("given", NONSENSE)
+@each
+async def test_what_is_no_credential_of_ours_is_not_believed(house: House, door: Door, given: str) -> None:
+    problem(await house.ask(door, {"Authorization": NONSENSE[given](house)}), 401)
+
+
+@pytest.mark.parametrize(("door", "role"), FOR_SOME, ids=named)
+async def test_who_may_do_less_is_refused(house: House, door: Door, role: Role) -> None:
+    told = problem(await house.ask(door, house.people[role].bearer()), 403)
+    assert told["detail"] == f"This is for {door.role}s, and you are {role}."
+
+
+@pytest.mark.parametrize("door", SCOPED, ids=named)
+async def test_a_key_that_lacks_just_the_scope_is_refused(house: House, door: Door) -> None:
+    own = house.keys.get(door.scope, house.keys["all"])
+    told = problem(await house.ask(door, {"Authorization": f"Bearer {own}"}), 403)
+    assert (door.scope if door.scope != "account" else "people who have logged in") in told["detail"]
+
+
+@pytest.mark.parametrize("door", [door for door in EVERY if door.scope != "account"], ids=named)
+async def test_a_key_that_has_the_scope_is_let_in(house: House, door: Door) -> None:
+    answer = await house.ask(door, {"Authorization": f"Bearer {house.keys['all']}"})
+    assert answer.status_code not in (401, 403), answer.text
+
+
+# What is somebody else's
+
+
+@pytest.mark.parametrize("door", OWNED, ids=named)
+async def test_what_is_somebody_elses_answers_like_what_is_not_there(house: House, door: Door) -> None:
+    bob = house.people["bob"].bearer()  # who may do everything, but with what is his
+    absent = await house.ask(door, bob)
+    foreign = await house.ask(door, bob, house.ids)
+    problem(absent, 404)
+    text = foreign.text
+    for own in house.ids.values():
+        text = text.replace(own, str(NOBODYS))
+    assert (foreign.status_code, json.loads(text)) == (404, absent.json())
+
+
+@pytest.mark.parametrize("door", [door for door in OWNED if door.method == "GET"], ids=named)
+async def test_what_somebody_else_tried_to_change_is_as_it_was(house: House, door: Door) -> None:
+    answer = await house.ask(door, house.people["ada"].bearer(), house.ids)
+    assert answer.status_code == (404 if "{delivery_id}" in door.path else 200), answer.text
+
+
+# Pages
+
+
+@pytest.mark.parametrize("door", UNSAFE, ids=named)
+async def test_a_cookie_alone_changes_nothing(house: House, door: Door) -> None:
+    session = {"Cookie": f"boxoffice-session={house.people['bob'].token('secret')}"}
+    token, foreign = {"X-CSRF-Token": "secret"}, {"Origin": "https://elsewhere.example"}
+    assert "X-CSRF-Token" in problem(await house.ask(door, session), 403)["detail"]
+    assert "X-CSRF-Token" in problem(await house.ask(door, session | {"X-CSRF-Token": "guess"}), 403)["detail"]
+    assert "X-CSRF-Token" in problem(await house.ask(door, session | {"X-CSRF-Token": ""}), 403)["detail"]
+    for origin in ("https://elsewhere.example", "null", "http://127.0.0.1:1", house.process.url + ".example"):
+        told = problem(await house.ask(door, session | token | {"Origin": origin}), 403)["detail"]
+        assert told.startswith("Origin: ")
+    bearers = {"Cookie": f"boxoffice-session={house.people['bob'].token()}"}  # a program's token as a cookie
+    assert "X-CSRF-Token" in problem(await house.ask(door, bearers | token), 403)["detail"]
+    problem(await house.ask(door, {"Cookie": "boxoffice-session=garbage"} | token), 401)
+    problem(await house.ask(door, token | foreign), 401)
+
+
+async def test_a_page_of_ours_is_let_in(house: House) -> None:
+    session = {"Cookie": f"boxoffice-session={house.people['bob'].token('secret')}", "Origin": house.process.url}
+    made = await house.http.post("/api/tickets", json=SHOW, headers=session | {"X-CSRF-Token": "secret"})
+    assert made.status_code == 201, made.text
+    assert (await house.http.get("/api/auth/me", headers=session)).json()["user_id"] == house.people["bob"].user_id
+
+
+@pytest.mark.parametrize("origin", ["https://elsewhere.example", "null"])
+async def test_no_page_of_others_logs_somebody_in_or_keeps_them(house: House, origin: str) -> None:
+    renewal = await house.http.post("/api/auth/refresh", json={}, headers={"Origin": origin})
+    assert "Origin: " in problem(renewal, 403)["detail"]
+    problem(await house.http.post("/api/auth/refresh", json={}), 401)
+    problem(await house.http.post("/api/auth/refresh", json={"refresh_token": house.people["bob"].token()}), 401)
+    problem(await house.http.post("/api/auth/dev", json={"name": "ada"}), 404)
+
+
+# WebSockets
+
+
+async def refused(house: House, query: str = "", **more: Any) -> int:
+    """With which status a WebSocket is refused."""
+    address = f"ws{house.process.url.removeprefix('http')}/api/notifications/ws{query}"
+    with pytest.raises(InvalidStatus) as error:
+        async with connect(address, **more):
+            pass
+    told = msgspec.json.decode(error.value.response.body or b"")
+    assert (told["status"], bool(told["detail"])) == (error.value.response.status_code, True)
+    return error.value.response.status_code
+
+
+async def ticket_of(house: House, headers: Mapping[str, str]) -> str:
+    made = await house.http.post("/api/auth/ticket", headers=headers)
+    assert made.status_code == 201, made.text
+    return str(made.json()["ticket"])
+
+
+async def test_a_ticket_opens_one_socket_once(house: House) -> None:
+    address = f"ws{house.process.url.removeprefix('http')}/api/notifications/ws"
+    page = {"Cookie": f"boxoffice-session={house.people['ada'].token('secret')}", "X-CSRF-Token": "secret"}
+    for headers in (page, house.people["ada"].bearer(), {"Authorization": f"Bearer {house.keys['all']}"}):
+        ticket = await ticket_of(house, headers)
+        async with connect(f"{address}?ticket={ticket}", origin=Origin(house.process.url)) as socket:
+            assert msgspec.json.decode(await socket.recv())["type"] == "resumed"
+        assert await refused(house, f"?ticket={ticket}") == 401
+
+
+async def test_one_ticket_opens_one_socket_also_when_two_come_at_once(house: House) -> None:
+    address = f"ws{house.process.url.removeprefix('http')}/api/notifications/ws"
+    ticket = await ticket_of(house, house.people["ada"].bearer())
+
+    async def try_it() -> int:
+        try:
+            async with connect(f"{address}?ticket={ticket}"):
+                return 101
+        except InvalidStatus as error:
+            return error.response.status_code
+
+    assert sorted(await asyncio.gather(*(try_it() for _ in range(5)))) == [101, 401, 401, 401, 401]
+
+
+SOCKETS: Mapping[str, Callable[[House], str]] = {
+    "none": lambda _: "",
+    "an empty one": lambda _: "?ticket=",
+    "garbage": lambda _: "?ticket=garbage",
+    "an access token": lambda house: f"?ticket={house.people['ada'].token()}",
+    "an API key": lambda house: f"?ticket={house.keys['all']}",
+    "a name": lambda _: "?ticket=dev:ada",
+    "one without a signature": lambda _: f"?ticket={unsigned()}",
+    "one of another key": lambda _: f"?ticket={signed(OTHER_KEY, {'typ': 'ticket+jwt'}, aud='ticket')}",
+    "an expired one": lambda _: (
+        "?ticket=" + signed(SIGNING_KEY, {"typ": "ticket+jwt"}, aud="ticket", iat=long_ago() - 30, exp=long_ago())
+    ),
+}
+
+
+@pytest.mark.parametrize("given", SOCKETS)
+async def test_a_socket_needs_a_ticket(house: House, given: str) -> None:
+    cookie = {"Cookie": f"boxoffice-session={house.people['ada'].token('secret')}"}  # browsers send it by themselves
+    assert await refused(house, SOCKETS[given](house)) == 401
+    assert await refused(house, SOCKETS[given](house), additional_headers=cookie) == 401
+
+
+@pytest.mark.parametrize("origin", ["https://elsewhere.example", "null", "http://127.0.0.1:1"])
+async def test_a_page_of_others_opens_no_socket(house: House, origin: str) -> None:
+    ticket = await ticket_of(house, house.people["ada"].bearer())
+    assert await refused(house, f"?ticket={ticket}", origin=Origin(origin)) == 403
+    assert await refused(house, origin=Origin(origin), additional_headers=house.people["ada"].bearer()) == 403
+
+
+async def test_a_socket_too_needs_the_scope(house: House) -> None:
+    lacking = {"Authorization": f"Bearer {house.keys['notifications:read']}"}
+    assert await refused(house, additional_headers=lacking) == 403
+    assert await refused(house, f"?ticket={await ticket_of(house, lacking)}") == 403
+
+
+# What is told of it
+
+
+async def test_who_is_refused_is_logged_and_never_what_they_showed(house: House) -> None:
+    mark = f"refusal-{uuid4().hex}"
+    tagged = {"X-Correlation-ID": mark}
+    buyer, lacking = house.people["buyer"], house.keys["orders:read"]
+    secret = f"boxoffice_{NOBODYS.hex}_verysecret"
+    await house.http.get("/api/orders", headers=tagged)
+    await house.http.get("/api/orders", headers=tagged | {"Authorization": f"Bearer {secret}"})
+    await house.http.get("/api/orders", headers=tagged | {"Authorization": f"Bearer {lacking}"})
+    await house.http.post("/api/tickets", json=SHOW, headers=tagged | buyer.bearer())
+    told = [line for line in house.log() if line.get("correlation_id") == mark]
+    bob, key_id = house.people["bob"].user_id, str(UUID(hex=lacking.split("_")[1]))
+    assert [
+        (line["event"], line["status"], line["method"], line["path"], line["user_id"], line["key_id"], line["address"])
+        for line in told
+    ] == [
+        ("refused", 401, "GET", "/api/orders", None, None, "127.0.0.1"),
+        ("refused", 401, "GET", "/api/orders", None, None, "127.0.0.1"),
+        ("refused", 403, "GET", "/api/orders", bob, key_id, "127.0.0.1"),
+        ("refused", 403, "POST", "/api/tickets", buyer.user_id, None, "127.0.0.1"),
+    ]
+    assert all(line["reason"] for line in told)
+    await refused(house, f"?ticket={secret}")
+    assert [line["path"] for line in house.log() if line["event"] == "refused"][-1] == "/api/notifications/ws"
+    written = house.process.log.read_text()
+    for given in (secret, "verysecret", "eyJ", *(own.rpartition("_")[2] for own in house.keys.values())):
+        assert given not in written
