@@ -3,6 +3,7 @@
 import random
 from asyncio import sleep
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -66,7 +67,7 @@ async def notifications(
                         asked = None if message["retry_ms"] is None else message["retry_ms"] / 1000
         except InvalidStatus as error:
             reason = why(error.response)
-            if error.response.status_code < 500:
+            if error.response.status_code < 500 and error.response.status_code != HTTPStatus.TOO_MANY_REQUESTS:
                 raise Unavailable(f"{url} does not let {user} in: {reason}") from error
         except ConnectionClosed as error:
             reason = reason or (error.rcvd.reason if error.rcvd else "")
