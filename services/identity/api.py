@@ -55,6 +55,10 @@ MOST_KEYS = 50
 """Keys that a user may have at a time."""
 
 
+BEARER = "Bearer"
+"""The type of our access tokens (RFC 6749)."""
+
+
 class LoginView(msgspec.Struct, frozen=True, omit_defaults=True):
     """Who was let in. A program gets tokens: the access token as a bearer for `expires_in` seconds, the refresh token,
     which is good once, for a new pair. A page gets them as cookies, and `csrf`, to send as X-CSRF-Token.
@@ -66,7 +70,7 @@ class LoginView(msgspec.Struct, frozen=True, omit_defaults=True):
     access_token: str | None = None
     refresh_token: str | None = None
     csrf: str | None = None
-    token_type: str = "Bearer"  # noqa: S105 (RFC 6749)
+    token_type: str | None = None
 
 
 class Developer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,8 +163,8 @@ class IdentityDesk(msgspec.Struct, frozen=True):
     def told(self, login: Login) -> Response[LoginView]:
         """The answer to who was let in: a page's cookies, or a program's tokens."""
         if not login.csrf:
-            tokens = (login.access_token, login.refresh_token)
-            return no_store(LoginView(login.user_id, login.role, login.expires_in, *tokens))
+            tokens = {"access_token": login.access_token, "refresh_token": login.refresh_token}
+            return no_store(LoginView(login.user_id, login.role, login.expires_in, **tokens, token_type=BEARER))
         view = LoginView(login.user_id, login.role, login.expires_in, csrf=login.csrf)
         return no_store(view, self.cookies(login))
 
