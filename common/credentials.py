@@ -35,6 +35,12 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{1,256}\.[A-Za-z0-9_-]{1,3000}\.[A-Za-z0-9_-]{
 """What a token of ours looks like, which nothing else has to be looked into for. As other characters mean nothing in
 base 64, there would be endlessly many ways, and long ones, to write the same token."""
 
+KEY = re.compile(KEY_PREFIX + r"([0-9a-f]{32})_([A-Za-z0-9_-]{43})")
+"""What an API key looks like: its id and its secret."""
+
+HEADER = {"alg", "kid", "typ"}
+"""What the header of a token of ours says: which key, never the key itself or where it is."""
+
 Use = Literal["access", "refresh", "ticket"]
 """What a token is for: its audience. One for something else is not believed."""
 
@@ -100,14 +106,10 @@ def verified(token: str, keys: KeySet, use: Use, at: datetime) -> Claims:
         claims = msgspec.convert(found.claims, Claims)
     except (JoseError, ValueError, msgspec.ValidationError) as error:
         raise Unauthenticated(f"The {use} token is not believed: it is none of ours.") from error
-    if (
-        claims.iss != ISSUER
-        or claims.aud != use
-        or found.header.get("typ") != f"{use}+jwt"
-        or "kid" not in found.header
-    ):
+    said = (found.header.get("typ"), claims.iss, claims.aud)
+    if found.header.keys() != HEADER or said != (f"{use}+jwt", ISSUER, use):
         raise Unauthenticated(f"The {use} token is not believed: it is for something else.")
-    if claims.exp <= at.timestamp():
+    if not claims.exp > at.timestamp():  # which NaN is not
         raise Unauthenticated(f"The {use} token is not believed any more: it has expired.")
     return claims
 
@@ -292,8 +294,6 @@ class IssuedCredentials:
 
 def parts_of(key: str) -> tuple[UUID, str]:
     """The id and the secret of an API key. Raises Unauthenticated."""
-    key_id, _, secret = key.removeprefix(KEY_PREFIX).partition("_")
-    try:
-        return UUID(hex=key_id), secret
-    except ValueError:
-        raise Unauthenticated(f"The API key is not believed: it is none; they are {KEY_PREFIX}<id>_<secret>.") from None
+    if not (parts := KEY.fullmatch(key)):
+        raise Unauthenticated(f"The API key is not believed: it is none; they are {KEY_PREFIX}<id>_<secret>.")
+    return UUID(hex=parts[1]), parts[2]

@@ -3,6 +3,7 @@
 import random
 from asyncio import sleep
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -65,7 +66,7 @@ async def notifications(
                         asked = None if message["retry_ms"] is None else message["retry_ms"] / 1000
         except InvalidStatus as error:
             status, body = error.response.status_code, bytes(error.response.body or b"")
-            if status < 500 and status != 429:
+            if status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
                 raise who.refused(url, status, body, error.response.headers) from error
             reason = why(status, body)
             asked = seconds(error.response.headers.get("Retry-After"))

@@ -17,6 +17,7 @@ EncryptionSecret = Annotated[
 
 class IdentitySettings(Settings, frozen=True, kw_only=True):
     """`signing_key`: private keys on the curve P-256 in PEM, one after the other; the first signs, all are believed.
+    A new one comes behind the others until every replica has it, then in front of them, and they go a while later.
 
     `encryption_secret`: what providers give us is sealed with it; `encryption_secret_before`: what was used before.
     `oidc_...`: the provider that people log in with. With `offline_access` among the scopes many give a refresh token,

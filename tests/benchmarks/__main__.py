@@ -24,6 +24,7 @@ from rich.table import Table
 
 from common.telemetry import configure_logging
 from tests.benchmarks.append import APPEND
+from tests.benchmarks.auth import API_KEYS, NEW_TOKENS, TOKENS
 from tests.benchmarks.availability import AVAILABILITY
 from tests.benchmarks.bulk import BULK
 from tests.benchmarks.bulk_bad import BULK_BAD
@@ -36,7 +37,7 @@ from tests.benchmarks.rebuild import REBUILD
 from tests.benchmarks.row import Measured, Row, Scene
 
 ROWS = (
-    *(APPEND, MANY, HOT, LISTENER, REBUILD, EXPIRY, BULK, BULK_BAD, BULK_TICKETS),
+    *(APPEND, MANY, HOT, TOKENS, API_KEYS, NEW_TOKENS, LISTENER, REBUILD, EXPIRY, BULK, BULK_BAD, BULK_TICKETS),
     *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY),
 )
 PACKAGES = (

@@ -4,6 +4,7 @@ It reads a `Load` from stdin and writes a `Sold` to stdout, both JSON. So lean t
 """
 
 import asyncio
+import itertools
 import random
 import sys
 from collections import Counter
@@ -20,7 +21,11 @@ READ_BACK = 50
 
 
 class Load(msgspec.Struct, frozen=True):
-    """Who buys what and for how long; `seconds` are measured, after those to `warm_up`."""
+    """Who buys what and for how long; `seconds` are measured, after those to `warm_up`.
+
+    `bearers`: what buyers show, of each the same number and one after the other for each order; without any, names for
+    development.
+    """
 
     port: int
     tickets: list[UUID]
@@ -28,6 +33,7 @@ class Load(msgspec.Struct, frozen=True):
     warm_up: float
     seconds: float
     seed: int
+    bearers: list[str] = []
 
 
 class Sold(msgspec.Struct, frozen=True):
@@ -47,7 +53,9 @@ class Buyer(asyncio.Protocol):
 
     def __init__(self, number: int, load: Load, began: float, tally: "Tally") -> None:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._head = (f"Host: 127.0.0.1:{load.port}\r\nAuthorization: Bearer dev:buyer-{number}\r\n").encode()
+        bearers = load.bearers[number :: load.connections] or [f"dev:buyer-{number}"]
+        heads = [f"Host: 127.0.0.1:{load.port}\r\nAuthorization: Bearer {each}\r\n".encode() for each in bearers]
+        self._heads, self._head = itertools.cycle(heads), b""
         self._choose = random.Random(load.seed + number)  # noqa: S311 (no secret)
         self._tickets = load.tickets
         self._until = began + load.warm_up + load.seconds
@@ -68,6 +76,7 @@ class Buyer(asyncio.Protocol):
 
     def _buy(self) -> None:
         self._reading = False
+        self._head = next(self._heads)
         body = b'{"ticket_id":"%s","quantity":1}' % str(self._choose.choice(self._tickets)).encode()
         self._send(
             b"POST /api/orders HTTP/1.1\r\n%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"

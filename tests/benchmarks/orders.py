@@ -116,31 +116,37 @@ class Reference(Side):
         await until(published, "outbox published")
 
 
+async def sell(scene: Scene, side: Side, tickets: int, bearers: Sequence[str] = ()) -> float:
+    """Orders per second of a round: it sells new tickets, in a process that has just started. `bearers`: as in Load."""
+    async with serving(side.module, side.settings, scene.home) as served:
+        ids = [new_id() for _ in range(tickets)]
+        load = Load(served.port, ids, CONNECTIONS, scene.size(3, 1), scene.size(8, 2), SEED, list(bearers))
+        await side.list(ids)
+        before, used = await side.written(), served.cpu_seconds
+        sold = await buy(load)
+        used = served.cpu_seconds - used
+        await side.settle()
+        if (written := await side.written() - before) != sold.acknowledged:
+            raise RuntimeError(f"{sold.acknowledged} orders were acknowledged, {written} written")
+    side.tell(p50_ms=sold.p50_ms, p99_ms=sold.p99_ms, read_back=sold.read_back, load_cpu=sold.load_cpu)
+    side.tell(cpu_ms_per_order=1000 * used / sold.acknowledged)
+    return sold.orders / load.seconds
+
+
 async def measure(scene: Scene, tickets: int) -> Measured:
-    """Orders per second. Each round sells new tickets, in a process that has just started."""
-
-    async def sell(side: Side) -> float:
-        async with serving(side.module, side.settings, scene.home) as served:
-            ids = [new_id() for _ in range(tickets)]
-            load = Load(served.port, ids, CONNECTIONS, scene.size(3, 1), scene.size(8, 2), SEED)
-            await side.list(ids)
-            before, used = await side.written(), served.cpu_seconds
-            sold = await buy(load)
-            used = served.cpu_seconds - used
-            await side.settle()
-            if (written := await side.written() - before) != sold.acknowledged:
-                raise RuntimeError(f"{sold.acknowledged} orders were acknowledged, {written} written")
-        side.tell(p50_ms=sold.p50_ms, p99_ms=sold.p99_ms, read_back=sold.read_back, load_cpu=sold.load_cpu)
-        side.tell(cpu_ms_per_order=1000 * used / sold.acknowledged)
-        return sold.orders / load.seconds
-
+    """Orders per second."""
     async with scene.system() as platform, Reference.beside(platform) as theirs:
         ours = Ours(platform)
-        figures = await alternate(scene, lambda: sell(ours), lambda: sell(theirs))
-    details: dict[str, Any] = {"connections": CONNECTIONS, "tickets": tickets}
+        figures = await alternate(scene, lambda: sell(scene, ours, tickets), lambda: sell(scene, theirs, tickets))
+    return Measured("/s", *figures, details=details(tickets, ours, theirs))
+
+
+def details(tickets: int, ours: Side, theirs: Side) -> dict[str, Any]:
+    """The further figures of both sides."""
+    told: dict[str, Any] = {"connections": CONNECTIONS, "tickets": tickets}
     for name, side in (("ours", ours), ("reference", theirs)):
-        details[name] = {figure: median(rounds) for figure, rounds in side.told.items()}
-    return Measured("/s", *figures, details=details)
+        told[name] = {figure: median(rounds) for figure, rounds in side.told.items()}
+    return told
 
 
 async def buy(load: Load) -> Sold:

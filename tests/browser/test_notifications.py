@@ -192,13 +192,18 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chr
 
 @pytest.fixture
 async def page(browser: Chromium) -> AsyncIterator[Page]:
+    """A tab, where everything has to go without anything that a page's policy forbids."""
     async with browser.page() as page:
         yield page
+        assert await page.run("violations") == []
 
 
 async def listen(page: Page, url: str, options: str = "{}") -> None:
-    """Open a page of `url` that listens; `options` in JavaScript are those of the module."""
-    await page.go(f"{url}/health/live")
+    """Open a page of `url` that listens; `options` in JavaScript are those of the module.
+
+    The page is the module itself, as text: that has the policy which a page needs that listens.
+    """
+    await page.go(f"{url}/api/notifications/client.js")
     await page.run(LISTEN.replace("OPTIONS", options))
 
 
@@ -235,7 +240,7 @@ async def test_a_page_is_told_over_a_websocket_once_and_acknowledges(office: Off
     assert await page.run("told.resumed") == [{"recovered": True, "cursor": 0, "log": await page.run("heard.log")}]
     await eventually(office.acknowledged, [True] * 5)
     assert await page.run("heard.cursor") == (await cursors(page))[-1]
-    await page.go(f"{office.teller.url}/health/live")
+    await page.go(f"{office.teller.url}/api/notifications/client.js")
     await page.run(LISTEN.replace("OPTIONS", "{}"))
     await eventually(lambda: transport(page), "websocket")
     assert await cursors(page) == [], "it was acknowledged"
@@ -422,7 +427,7 @@ COUNTED = """
 async def test_a_page_that_has_closed_keeps_nothing(office: Office, page: Page, judge: Judge) -> None:
     listeners_before = 0
     async with Doorman(office.teller.port) as doorman:
-        await page.go(f"{doorman.url}/health/live")
+        await page.go(f"{doorman.url}/api/notifications/client.js")
         listeners_before = await listeners(page)
         await page.run(COUNTED)
         await page.run("import('/api/notifications/client.js')")
@@ -580,7 +585,7 @@ async def test_a_page_on_which_nobody_is_logged_in_any_more_is_told_so(office: O
 
 async def test_a_server_that_refuses_for_good_is_not_asked_for_ever(office: Office, page: Page) -> None:
     async with Doorman(office.teller.port) as doorman:
-        await page.go(f"{doorman.url}/health/live")
+        await page.go(f"{doorman.url}/api/notifications/client.js")
         await page.run("import('/api/notifications/client.js')")
         doorman.judge = nothing
         await page.run(LISTEN.replace("OPTIONS", "{}"))
@@ -624,7 +629,7 @@ EVENTS = [
 
 
 async def test_events_are_the_same_wherever_their_bytes_are_cut(office: Office, page: Page) -> None:
-    await page.go(f"{office.teller.url}/health/live")
+    await page.go(f"{office.teller.url}/api/notifications/client.js")
     script = """
     (async () => {
         const { EventStreamParser } = await import("/api/notifications/client.js");
