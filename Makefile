@@ -2,8 +2,9 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+LOCKS := deploy/requirements.lock deploy/requirements-test.lock deploy/requirements-audit.lock
 
-.PHONY: help install up demo doctor check format test test-faults bench lock clean
+.PHONY: help install up demo doctor check format test test-faults bench audit lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,9 +50,21 @@ test-faults: .venv/tested ## The long fault run: every process killed in turn un
 bench: .venv/tested ## Measure both sides of every promise in one run
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+audit: .venv-audit/installed ## Ask PyPI whether what is pinned has known vulnerabilities (needs the internet)
+	@.venv-audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off $(LOCKS:%=--requirement %) || \
+	{ echo "make audit: not all that is pinned is known to be sound; above is why."; \
+	echo "A vulnerable version: raise it with \`make lock\`. No answer, or \"not found on PyPI\": nothing is known of it;"; \
+	echo "the package index has to answer for each version in JSON here, and a mirror often has no such pages."; exit 1; }
+
+.venv-audit/installed: deploy/requirements-audit.lock
+	@test -x .venv-audit/bin/python || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deploy/requirements-audit.lock
+	@touch $@
+
 lock: ## Pin the dependencies again (needs uv)
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet --extra embedded --extra build -o deploy/requirements.lock
 	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet --all-extras -c deploy/requirements.lock -o deploy/requirements-test.lock
+	echo pip-audit | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet -o deploy/requirements-audit.lock
 
 clean: ## Remove the virtual environment and caches (not .boxoffice, your data)
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from common.errors import Forbidden, Unauthenticated
 from common.events import Role
+from common.limits import network_of
 from common.settings import Settings
 
 DEV_TOKEN = re.compile(r"dev:([A-Za-z0-9_.@-]{1,64})(?::(buyer|seller|operator))?")
@@ -191,7 +192,11 @@ class RequiresUser(ASGIMiddleware):
     async def handle(self, scope: AsgiScope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         if (user := scope.get("user")) is None:  # a door may ask for more than the others of its controller
             authenticator: Authenticator = scope["litestar_app"].state.authenticator
-            user = scope["user"] = await authenticator.user(scope)
+            try:
+                user = scope["user"] = await authenticator.user(scope)
+            except Unauthenticated:
+                scope["litestar_app"].state.limits.take("login", address=network_of(scope))  # to guess is to try
+                raise
         user.require(self.area, self.role, write=scope["type"] == ScopeType.HTTP and self.writes(scope["method"]))
         await next_app(scope, receive, send)
 

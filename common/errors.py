@@ -42,6 +42,10 @@ class PreconditionRequired(DomainError):
     """The caller must say which version they looked at."""
 
 
+class TooManyRequests(DomainError):
+    """Somebody asks more than is good for all others; `retry_after`: whole seconds until they may ask again."""
+
+
 class Unavailable(DomainError):
     """A server this depends on does not answer; the same request may succeed later."""
 

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import litestar_offline_docs
-from litestar import Litestar, MediaType, Request, Response, get
+from litestar import Litestar, MediaType, Request, Response, Router, get
 from litestar._openapi.schema_generation import SchemaCreator
 from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugin  # there is no public way to extend it
 from litestar.datastructures import ResponseHeader, State
 from litestar.di import Provide
 from litestar.enums import HttpMethod, OpenAPIMediaType, ScopeType
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import SwaggerRenderPlugin
+from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, Schema, SecurityScheme
-from litestar.plugins import ReceiveRoutePlugin
 from litestar.response import Redirect
-from litestar.routes import BaseRoute, HTTPRoute
+from litestar.routes import HTTPRoute
 from litestar.static_files import create_static_files_router
 from litestar.types import ASGIApp, Message, Method, Receive, Scope, Send
 from litestar.typing import FieldDefinition
@@ -29,6 +28,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.auth import ROLES, Authenticator, Credentials, RequiresUser
 from common.clock import new_id_text
+from common.headers import EVERYWHERE, NO_STORE, SCRIPTS_POLICY, Header, headers_for, with_headers
+from common.limits import Limited, Limits
 from common.live import Connections
 from common.problems import (
     BODY_LIMIT,
@@ -74,25 +75,51 @@ ASKED_AS: Mapping[str, Method] = {
 
 SWAGGER = Path(litestar_offline_docs.__file__).parent / "static"
 
-FAVICON = (
-    "<link rel='icon' href=\"data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>"
-    "<text y='13' font-size='13'>🎟️</text></svg>\">"
-)
+DOCUMENTATION = b"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Boxoffice</title>
+<link rel="icon" href="data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'>\
+<text y='13' font-size='13'>&#127903;&#65039;</text></svg>">
+<link rel="stylesheet" href="/api/docs/assets/swagger-ui.css">
+<script src="/api/docs/assets/swagger-ui-bundle.js" defer></script>
+<script src="/api/docs/start.js" defer></script>
+</head>
+<body><div id="swagger"></div></body>
+</html>
+"""
+START = b"""SwaggerUIBundle({
+  url: "/api/openapi.json",
+  dom_id: "#swagger",
+  deepLinking: true,
+  showExtensions: true,
+  showCommonExtensions: true,
+});
+"""
+"""In a file of its own, as the policy of the page lets it run nothing that stands in the page."""
+
+DOCUMENTATION_POLICY = f"{SCRIPTS_POLICY}; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+"""Swagger UI sets styles in place."""
 
 
-def in_context(app: ASGIApp) -> ASGIApp:
+def in_context(app: ASGIApp, headers: Sequence[Header] = EVERYWHERE) -> ASGIApp:
     """An app around `app` that gives each request its cause, counts and times it, and answers HEAD and OPTIONS.
+
+    Every answer has `headers`, unless it has such ones itself; what is for somebody who is known, or sets a cookie, is
+    kept by nobody.
 
     Around all of Litestar, since a middleware of its own does not see what its router refuses.
     """
 
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
-            await app(scope, receive, telling_failures(scope, send))
+            await app(scope, receive, telling_failures(scope, with_headers_when_refused(send, headers)))
             return
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-correlation-id", b"").decode("latin-1")
-        trace = headers.get(b"traceparent", b"").decode("latin-1")
+        asked = dict(scope["headers"])
+        given = asked.get(b"x-correlation-id", b"").decode("latin-1")
+        trace = asked.get(b"traceparent", b"").decode("latin-1")
         request_id = new_id_text()
         correlation = given if CORRELATION_ID.fullmatch(given) else request_id
         token = cause.set(Cause(correlation, request_id, trace if TRACEPARENT.fullmatch(trace) else None))
@@ -109,6 +136,8 @@ def in_context(app: ASGIApp) -> ASGIApp:
                 if allowed := method == HttpMethod.OPTIONS and status == HTTPStatus.METHOD_NOT_ALLOWED:
                     status, answer = HTTPStatus.NO_CONTENT, [header for header in answer if header[0] == b"allow"]
                 answer.append((b"x-correlation-id", correlation.encode()))
+                private = scope.get("user") is not None or any(name == b"set-cookie" for name, _ in answer)
+                answer = with_headers(answer, [*headers, NO_STORE] if private else headers)
                 message["status"], message["headers"] = status, answer
             elif message["type"] == "http.response.body" and allowed:
                 message["body"] = b""
@@ -122,6 +151,17 @@ def in_context(app: ASGIApp) -> ASGIApp:
             REQUESTS.labels(method, route, status).observe(time.perf_counter() - started)
 
     return handle
+
+
+def with_headers_when_refused(send: Send, headers: Sequence[Header]) -> Send:
+    """A `send` for a WebSocket, whose handshake may be refused by an answer like any other."""
+
+    async def send_on(message: Message) -> None:
+        if message["type"] == "websocket.http.response.start":
+            message["headers"] = with_headers([*message["headers"]], headers)
+        await send(message)
+
+    return send_on
 
 
 @get("/health/live", include_in_schema=False, sync_to_thread=False)
@@ -163,6 +203,22 @@ def openapi(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     return Response(request.app.openapi_schema.to_schema(), media_type=OpenAPIMediaType.OPENAPI_JSON)
 
 
+@get("/start.js", media_type="text/javascript", sync_to_thread=False)
+def start() -> bytes:
+    """What makes the page of documentation."""
+    return START
+
+
+class DocumentationPlugin(OpenAPIRenderPlugin):
+    """Swagger UI without the internet, and without a script in the page."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/")
+
+    def render(self, *_: object) -> bytes:
+        return DOCUMENTATION
+
+
 class StructSchemas(StructSchemaPlugin):
     """Documents of a struct also what it is; of one that refuses unknown fields, that it does, and an example."""
 
@@ -178,20 +234,6 @@ class StructSchemas(StructSchemaPlugin):
         return schema
 
 
-class DocumentsUsers(ReceiveRoutePlugin):
-    """Documents of a handler behind `RequiresUser` who may ask, and how others are refused: it cannot be forgotten."""
-
-    def receive_route(self, route: BaseRoute) -> None:
-        for handler in route.route_handlers if isinstance(route, HTTPRoute) else ():
-            required = [each for each in handler.resolve_middleware() if isinstance(each, RequiresUser)]
-            if required:
-                least = max(required, key=lambda each: ROLES.index(each.role))
-                deed = "write" if any(map(RequiresUser.writes, handler.http_methods)) else "read"
-                scopes = [f"{least.area}:{deed}"] if least.area else []
-                handler.security = [{"bearer": [least.role, *scopes]}]
-                handler.responses = {**(handler.responses or {}), **problems(401, 403)}
-
-
 def given(**things: object) -> dict[str, Provide]:
     """Things that exist once, as dependencies for handlers, by name.
 
@@ -205,6 +247,22 @@ def given(**things: object) -> dict[str, Provide]:
         return Provide(provide, sync_to_thread=False)
 
     return {name: provider(thing) for name, thing in things.items()}
+
+
+def document_refusals(app: Litestar) -> None:
+    """Say of every handler behind `RequiresUser` who may ask, and of all how others are refused: none can forget it."""
+    for route in app.routes:
+        for handler in route.route_handlers if isinstance(route, HTTPRoute) else ():
+            before = handler.resolve_middleware()
+            required = [each for each in before if isinstance(each, RequiresUser)]
+            if required:
+                least = max(required, key=lambda each: ROLES.index(each.role))
+                deed = "write" if any(map(RequiresUser.writes, handler.http_methods)) else "read"
+                scopes = [f"{least.area}:{deed}"] if least.area else []
+                handler.security = [{"bearer": [least.role, *scopes]}]
+                handler.responses = {**(handler.responses or {}), **problems(401, 403)}
+            if any(isinstance(each, Limited) for each in before):
+                handler.responses = {**(handler.responses or {}), **problems(429)}
 
 
 def create_app(
@@ -227,12 +285,11 @@ def create_app(
             yield
 
     assets = create_static_files_router("/api/docs/assets", [SWAGGER], include_in_schema=False)
-    docs = SwaggerRenderPlugin(
-        path="/",
-        favicon=FAVICON,
-        js_url="/api/docs/assets/swagger-ui-bundle.js",
-        css_url="/api/docs/assets/swagger-ui.css",
-        standalone_preset_js_url="/api/docs/assets/swagger-ui-standalone-preset.js",
+    documentation = Router(
+        "/api/docs",
+        route_handlers=[start],
+        include_in_schema=False,
+        response_headers={"Content-Security-Policy": DOCUMENTATION_POLICY},
     )
     app = Litestar(
         route_handlers=[
@@ -248,7 +305,7 @@ def create_app(
         exception_handlers=TELL,
         after_exception=[keep_failure],
         request_class=JsonRequest,
-        plugins=[StructSchemas(), DocumentsUsers()],
+        plugins=[StructSchemas()],
         lifespan=[lifespan],
         request_max_body_size=BODY_LIMIT,
         logging_config=None,
@@ -256,20 +313,23 @@ def create_app(
             title="Boxoffice",
             version="0.1.0",
             description="Money is in minor units of its currency, times are RFC 3339 in UTC, errors are RFC 9457.",
-            path="/api/docs",
-            render_plugins=[docs],
+            openapi_router=documentation,
+            render_plugins=[DocumentationPlugin()],
             use_handler_docstrings=True,
             security=[],
             components=Components(security_schemes={"bearer": WHO}),
         ),
         state=State(
             {
+                "settings": settings,
                 "services": services,
                 "authenticator": Authenticator(settings, credentials),
+                "limits": Limits(settings),
                 "connected": connected,
                 "connections": connections or Connections(settings.connections),
             }
         ),
     )
-    app.asgi_handler = in_context(app.asgi_handler)
+    document_refusals(app)
+    app.asgi_handler = in_context(app.asgi_handler, headers_for(settings.public_url))
     return app

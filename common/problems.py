@@ -1,5 +1,6 @@
 """What is wrong, as HTTP tells it: problem details (RFC 9457) that name the field, what it held and what is allowed."""
 
+import asyncio
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from common.errors import (
     PaymentDeclined,
     PreconditionRequired,
     Stale,
+    TooManyRequests,
     Unauthenticated,
     Unavailable,
 )
@@ -38,6 +40,8 @@ log = structlog.get_logger()
 PROBLEM = "application/problem+json"
 BODY_LIMIT = 1_000_000
 """Bytes of a request body at most."""
+BODY_SECONDS = 60.0
+"""After so long all of a body has to be here that is no upload."""
 
 STATUS: Mapping[type[DomainError], int] = {
     Invalid: 422,
@@ -48,6 +52,7 @@ STATUS: Mapping[type[DomainError], int] = {
     Conflict: 409,
     Stale: 412,
     PreconditionRequired: 428,
+    TooManyRequests: 429,
     Unavailable: 503,
 }
 """What each kind of error is in HTTP; the only place that says so."""
@@ -117,6 +122,15 @@ class JsonRequest(Request[Any, Any, Any]):
         data = self.route_handler.parsed_data_field
         assert data is not None, "only a handler with `data` is asked for it"
         return parsed(await self.body(), data.annotation)
+
+    async def body(self) -> bytes:
+        """All of the body. Raises HTTPException when it takes too long to come."""
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await super().body()
+        except TimeoutError:
+            detail = f"The body did not come to its end within {BODY_SECONDS:.0f} s."
+            raise HTTPException(status_code=408, detail=detail, headers={"Connection": "close"}) from None
 
 
 async def refuse_what_would_be_ignored(request: Request[Any, Any, Any]) -> None:
@@ -239,8 +253,8 @@ def tell_domain_error(request: Request[Any, Any, Any], error: DomainError) -> Re
     headers = {}
     if status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = "Bearer"
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = "1"
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        headers["Retry-After"] = str(error.context.get("retry_after", 1))
     members = dict(error.context)
     if isinstance(field := members.pop("field", None), str):
         got = shown(members.pop("got")) if "got" in members else None

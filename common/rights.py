@@ -155,7 +155,6 @@ do $$ begin
 end $$;
 revoke create on schema public from public;
 """
-# What was made before there were roles.
 TAKE_OVER = """
 do $$
 declare
@@ -180,12 +179,20 @@ end $$;
 def postgres_roles() -> str:
     """SQL, safe to repeat, for whoever administers a database: one role for each service, and one that makes schemas.
 
-    What is there already becomes the latter's; `boxoffice migrate` then lets each service use what is its own.
+    `boxoffice migrate`, as the latter, then lets each service use what is its own.
     """
     roles = [role_of(user) for user in everybody()]
     made = "".join(ROLE.format(role=role) for role in roles)
     database = DATABASE.format(roles=", ".join(roles), migrate=role_of(MIGRATE))
-    return made + database + TAKE_OVER.format(migrate=role_of(MIGRATE))
+    return made + database
+
+
+def postgres_take_over() -> str:
+    """SQL, safe to repeat: what whoever runs it has made in a database becomes that of the role that makes schemas.
+
+    For one that was in use before there were roles, and holds nothing else.
+    """
+    return TAKE_OVER.format(migrate=role_of(MIGRATE))
 
 
 def postgres_configuration() -> str:

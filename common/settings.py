@@ -30,6 +30,22 @@ PublicUrl = Annotated[
     ),
 ]
 
+Proxies = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[0-9A-Fa-f:./, ]*(?!\n)$",
+        description="Addresses and networks with commas between them, as 10.0.0.0/8, fd00::/8",
+    ),
+]
+
+RateText = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(off|[1-9][0-9]{0,8}/(second|minute|hour))(?!\n)$",
+        description="A rate like 60/minute (or /second, /hour), or off",
+    ),
+]
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service needs to know. A service adds its own in a subclass.
@@ -48,6 +64,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     operators: str = "operator"
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
     connections: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 5_000
+    sockets: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
+    trusted_proxies: Proxies = ""
+    rate_login: RateText = "120/minute"
+    rate_orders: RateText = "60/minute"
+    rate_batches: RateText = "60/minute"
+    rate_changes: RateText = "600/minute"
+    rate_reads: RateText = "1200/minute"
+    rate_address: RateText = "3000/minute"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

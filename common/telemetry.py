@@ -42,6 +42,8 @@ def current_cause() -> Cause:
 
 
 REQUESTS = Histogram("boxoffice_http_request_seconds", "HTTP requests", ["method", "route", "status"])
+LIMITED = Counter("boxoffice_limited_requests_total", "Requests over a rate limit, by which", ["of", "by"])
+REFUSED = Counter("boxoffice_refused_requests_total", "Requests refused before they were looked at", ["status"])
 OPEN = Gauge("boxoffice_open_connections", "Connections that stay open: streams of events")
 APPENDED = Counter("boxoffice_events_appended_total", "Events appended to the log", ["stream"])
 CONFLICTS = Counter("boxoffice_append_conflicts_total", "Appends that lost the race for a sequence", ["aggregate"])
@@ -100,3 +102,5 @@ def configure_logging(level: str = "info", *, human: bool | None = None) -> None
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(libraries)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # It warns of everything that is no HTTP, so that anybody could fill the log; `REFUSED` counts them.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

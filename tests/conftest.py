@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import asyncpg
+import msgspec
 import pytest
 
 from common import topology
@@ -16,7 +17,7 @@ from common.settings import Settings
 from services.cli import system
 from services.cli.embedded import make_roles
 from services.cli.servers import NatsServer, PostgresServer, free_port
-from tests.harness import PASSWORDS, Proxy, nats_in
+from tests.harness import PASSWORDS, UNLIMITED, Proxy, nats_in
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ async def database_url(postgres: PostgresServer) -> AsyncIterator[str]:
     connection = await asyncpg.connect(postgres.url)
     await connection.execute(f"create database {name}")
     url = postgres.url.replace("/postgres?", f"/{name}?")
-    await make_roles(url, PASSWORDS)
+    await make_roles(url, {})  # which have their passwords
     yield url
     await connection.execute(f"drop database {name} with (force)")
     await connection.close()
@@ -69,7 +70,9 @@ async def database_url(postgres: PostgresServer) -> AsyncIterator[str]:
 @pytest.fixture
 def settings(nats: NatsServer, database_url: str) -> Settings:
     """Settings that name these servers."""
-    return Settings(nats_url=nats.url, database_url=database_url, auth="dev")
+    rates = {f"rate_{name}": rate for name, rate in UNLIMITED.items()}
+    settings = Settings(nats_url=nats.url, database_url=database_url, auth="dev")
+    return msgspec.structs.replace(settings, **rates)
 
 
 @pytest.fixture

@@ -18,6 +18,9 @@ from services.cli.servers import NatsServer, free_port
 
 READY_SECONDS = 30.0
 
+UNLIMITED = dict.fromkeys(("login", "orders", "batches", "changes", "reads", "address"), "off")
+"""Rates of a system that a few users may ask as much as tests and benchmarks want."""
+
 T = TypeVar("T")
 Fate = Literal["pass", "drop", "cut"]
 Judge = Callable[[bytes], Fate]
@@ -50,6 +53,11 @@ def logins(settings: Settings) -> dict[str, str]:
     return found
 
 
+def unlimited() -> dict[str, str]:
+    """The variables of such a system."""
+    return {f"BOXOFFICE_RATE_{name.upper()}": rate for name, rate in UNLIMITED.items()}
+
+
 class ServiceProcess:
     """`boxoffice serve <names>` as a child, each as its own user. It can be killed and started again on its port."""
 
@@ -64,6 +72,7 @@ class ServiceProcess:
             **logins(settings),
             "BOXOFFICE_AUTH": settings.auth,
             "BOXOFFICE_PORT": str(self.port),
+            **unlimited(),
             **variables,
         }
 

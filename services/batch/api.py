@@ -23,6 +23,7 @@ from common.errors import NotFound
 from common.events import Outcome, Priority
 from common.http import LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
+from common.limits import Limited
 from common.paging import Cursor
 from common.postgres import POSTGRES_FAILED
 from common.problems import BODY_LIMIT, BadRequest, FieldProblem, parsed, problems, shown
@@ -161,7 +162,7 @@ class BatchController(Controller):
 
     path = "/api/batches"
     tags = ("batches",)
-    middleware = (RequiresUser("batches"),)
+    middleware = (RequiresUser("batches"), Limited("batches"))
 
     @post(
         "/",
@@ -316,7 +317,7 @@ class OperationController(Controller):
 
     path = "/api/operations"
     tags = ("operations",)
-    middleware = (RequiresUser("batches"),)
+    middleware = (RequiresUser("batches"), Limited("changes"))
 
     @post("/", status_code=202, responses=problems(400, 404, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
     async def create(
@@ -353,7 +354,7 @@ class KindController(Controller):
 
     path = "/api/batch-kinds"
     tags = ("batches",)
-    middleware = (RequiresUser("batches"),)
+    middleware = (RequiresUser("batches"), Limited("changes"))
 
     @get("/", responses=problems(400, 503))
     async def list(self, desk: NamedDependency[BatchDesk]) -> list[KindView]:

@@ -16,6 +16,8 @@ from msgspec import Meta
 
 from common.auth import RequiresUser, UserRequest
 from common.errors import NotFound
+from common.headers import POLICY
+from common.limits import Limited
 from common.problems import problems
 from services.batch.kinds import Answer, Done, Kind, Refused, Task, Work
 from services.batch.renderers import BadTemplate, Format, Renderers
@@ -143,7 +145,7 @@ class DocumentController(Controller):
 
     path = "/api/documents"
     tags = ("templates",)
-    middleware = (RequiresUser("batches"),)
+    middleware = (RequiresUser("batches"), Limited("changes"))
 
     @get("/{document_id:str}", operation_class=FetchDocument, responses=problems(400, 404, 503))
     async def read(
@@ -154,10 +156,7 @@ class DocumentController(Controller):
         if row is None:
             raise NotFound(f"You have no document {document_id}.")
         media_type = row["media_type"]
-        headers = {
-            "Content-Disposition": f'attachment; filename="{document_id}.{ENDINGS[media_type]}"',
-            "X-Content-Type-Options": "nosniff",
-        }
+        headers = {"Content-Disposition": f'attachment; filename="{document_id}.{ENDINGS[media_type]}"'}
         if media_type == MEDIA_TYPES["html"]:  # somebody's own page, on our origin
-            headers["Content-Security-Policy"] = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+            headers["Content-Security-Policy"] = f"sandbox; {POLICY}; style-src 'unsafe-inline'; img-src data:"
         return Response(row["content"], media_type=media_type, headers=headers)

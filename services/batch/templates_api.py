@@ -16,6 +16,7 @@ from common.errors import Invalid
 from common.etag import ETAG_HEADER, IfMatch, etag_of, version_in
 from common.events import TemplateEvent
 from common.http import LINE, LOCATION_HEADER
+from common.limits import Limited
 from common.paging import Cursor
 from common.problems import problems
 from common.projector import ReadYourWrites
@@ -83,7 +84,7 @@ class TemplateController(Controller):
 
     path = "/api/templates"
     tags = ("templates",)
-    middleware = (RequiresUser("batches"),)
+    middleware = (RequiresUser("batches"), Limited("changes"))
 
     @post("/", responses=problems(400, 413, 415, 422, 503), response_headers=[ETAG_HEADER, LOCATION_HEADER])
     async def create(

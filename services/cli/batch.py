@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from common.clock import new_id
-from common.errors import DomainError, Invalid, Unavailable
+from common.errors import Invalid, Unavailable
 from services.batch.upload import MediaType, rows_as_sent
+from services.cli.who import Refusal, Who
 
 MEDIA_TYPES: Mapping[str, MediaType] = {
     ".csv": "text/csv",
@@ -28,10 +29,6 @@ PAUSE = 1.0
 """How often an upload is asked for whose answer is lost, and seconds between."""
 ERRORS_SHOWN = 10
 COLOURS = {"COMPLETED": "green", "COMPLETED_WITH_ERRORS": "yellow", "FAILED": "red", "CANCELLED": "yellow"}
-
-
-class Refusal(DomainError):
-    """What the system answered instead."""
 
 
 class Batches:
@@ -226,10 +223,10 @@ def told(answer: httpx.Response) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def batches_at(url: str, user: str, console: Console) -> AsyncIterator[Batches]:
-    """The batches of `user` at `url`. Raises Unavailable when nobody answers there."""
-    headers = {"Authorization": f"Bearer dev:{user}"}
-    async with httpx.AsyncClient(base_url=url, timeout=30, headers=headers) as http:
+async def batches_at(url: str, who: Who, console: Console) -> AsyncIterator[Batches]:
+    """Somebody's batches at `url`. Raises Unavailable when nobody answers there, Refusal."""
+    hooks = {"response": [who.refuse]}
+    async with httpx.AsyncClient(base_url=url, timeout=30, headers=who.headers, event_hooks=hooks) as http:
         try:
             yield Batches(http, console)
         except httpx.TransportError as error:

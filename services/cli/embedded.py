@@ -191,7 +191,7 @@ async def make_roles(database_url: str, given: Mapping[str, str]) -> None:
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
-            await connection.execute(rights.postgres_roles())
+            await connection.execute(rights.postgres_roles() + rights.postgres_take_over())
             for user, password in given.items():  # of A-Z a-z 0-9 _ -, as they are made here
                 await connection.execute(f"alter role {rights.role_of(user)} password '{password}'")
     finally:

@@ -2,9 +2,9 @@
 
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rich_click as click
 import uvloop
@@ -17,6 +17,8 @@ from common.settings import BadSetting, Settings, load, named
 from common.telemetry import configure_logging
 
 console = Console(highlight=False)
+
+FC = TypeVar("FC", bound=Callable[..., Any])
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -137,6 +139,26 @@ def url_here(url: str | None, data: Path) -> str:
     return url or (running.url if running and running.url else "http://127.0.0.1:8080")
 
 
+def as_user(otherwise: str) -> Callable[[FC], FC]:
+    """The option that says who one is. There is none for a key, as others could read it in the list of processes."""
+    return click.option(
+        "--user",
+        help="Who you are, where names are believed (BOXOFFICE_AUTH=dev). Elsewhere set BOXOFFICE_API_KEY to an API "
+        "key, or BOXOFFICE_API_KEY_FILE to the path of a file that holds one; no option shows a key to whoever lists "
+        f"processes.  [default: {otherwise}]",
+    )
+
+
+def who_here(user: str | None, otherwise: str) -> Any:
+    """Who asks. What is wrong with how they say it is told in a line."""
+    from services.cli.who import who_asks
+
+    try:
+        return who_asks(user, otherwise)
+    except (BadSetting, DomainError) as error:
+        raise click.ClickException(str(error)) from error
+
+
 @cli.command()
 @at_url
 @in_folder
@@ -181,15 +203,15 @@ def doctor(data: Path) -> None:
 
 @cli.group()
 @at_url
-@click.option("--user", default="sam", show_default=True, help="Who hands it in (`Bearer dev:<user>`).")
+@as_user("sam")
 @in_folder
 @click.pass_context
-def batch(context: click.Context, url: str | None, user: str, data: Path) -> None:
+def batch(context: click.Context, url: str | None, user: str | None, data: Path) -> None:
     """Operations in bulk: hand in a file, watch it, read its report."""
     from services.cli.batch import batches_at
 
-    address = url_here(url, data)
-    context.obj = lambda: batches_at(address, user, console)
+    address, who = url_here(url, data), who_here(user, "sam")
+    context.obj = lambda: batches_at(address, who, console)
 
 
 @batch.command("submit")
@@ -350,14 +372,14 @@ def notifications() -> None:
 
 @notifications.command()
 @at_url
-@click.option("--user", default="ada", show_default=True, help="Who is told (`Bearer dev:<user>`).")
+@as_user("ada")
 @click.option("--after", type=int, help="A cursor: what comes after it; by default what was not acknowledged.")
 @in_folder
-def tail(url: str | None, user: str, after: int | None, data: Path) -> None:
+def tail(url: str | None, user: str | None, after: int | None, data: Path) -> None:
     """Show what somebody is told as it happens, over any loss of the connection."""
     from services.cli.notifications import tail as follow
 
-    run(follow(url_here(url, data), user, after, console))
+    run(follow(url_here(url, data), who_here(user, "ada"), after, console))
 
 
 @cli.command()

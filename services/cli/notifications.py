@@ -3,6 +3,7 @@
 import random
 from asyncio import sleep
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -11,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.http11 import Response
 
-from common.errors import Invalid, Unavailable
+from common.errors import Invalid
+from services.cli.who import Who, why
 
 LONGEST_PAUSE = 5.0
 
@@ -22,15 +23,14 @@ REPLACED = "[yellow]The log was replaced: what the new one has had until now is 
 
 
 async def notifications(
-    url: str, user: str, after: int | None, console: Console
+    url: str, who: Who, after: int | None, console: Console
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """A user's notifications past `after` (by default what was not acknowledged), each once, for ever.
+    """Somebody's notifications past `after` (by default what was not acknowledged), each once, for ever.
 
     They are acknowledged as they are taken. A connection that is lost is made again, from where it was.
-    Raises Invalid for an address that is none, Unavailable when the system refuses.
+    Raises Invalid for an address that is none, Refusal when the system does not let them in.
     """
     address = f"{socket_address(url)}/api/notifications/ws"
-    headers = {"Authorization": f"Bearer dev:{user}"}
     log: str | None = None  # that `after` is a cursor of
     pause, lost = 0.25, False
     told: set[str] = set()  # why it is lost, since it was
@@ -40,7 +40,7 @@ async def notifications(
         reason = ""
         try:
             place = urlencode({name: value for name, value in (("after", after), ("log", log)) if value is not None})
-            async with connect(f"{address}?{place}", additional_headers=headers, open_timeout=5) as socket:
+            async with connect(f"{address}?{place}", additional_headers=who.headers, open_timeout=5) as socket:
                 if lost:
                     console.print("[dim]connected again[/]")
                 pause, lost = 0.25, False
@@ -65,9 +65,11 @@ async def notifications(
                         reason = message["reason"]
                         asked = None if message["retry_ms"] is None else message["retry_ms"] / 1000
         except InvalidStatus as error:
-            reason = why(error.response)
-            if error.response.status_code < 500:
-                raise Unavailable(f"{url} does not let {user} in: {reason}") from error
+            status, body = error.response.status_code, bytes(error.response.body or b"")
+            if status < 500 and status != HTTPStatus.TOO_MANY_REQUESTS:
+                raise who.refused(url, status, body, error.response.headers) from error
+            reason = why(status, body)
+            asked = seconds(error.response.headers.get("Retry-After"))
         except ConnectionClosed as error:
             reason = reason or (error.rcvd.reason if error.rcvd else "")
         except (OSError, WebSocketException):
@@ -79,6 +81,11 @@ async def notifications(
         lost = True
         await sleep(asked or random.uniform(0.5, 1) * pause)  # noqa: S311 (jitter)
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def seconds(given: str | None) -> float | None:
+    """How long a refusal asks to wait, and a moment more: not all come at once."""
+    return float(given) + random.random() if given and given.isdecimal() else None  # noqa: S311 (jitter)
 
 
 def socket_address(url: str) -> str:
@@ -93,18 +100,10 @@ def socket_address(url: str) -> str:
     return f"ws{url.rstrip('/')[4:]}"
 
 
-def why(response: Response) -> str:
-    """What a refusal says."""
-    try:
-        return str(msgspec.json.decode(response.body or b"")["detail"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return f"it answers {response.status_code}."
-
-
-async def tail(url: str, user: str, after: int | None, console: Console) -> None:
-    """Print what a user is told, until somebody ends it."""
-    console.print(f"[dim]what {user} is told; Ctrl-C ends it[/]")
-    async for told in notifications(url, user, after, console):
+async def tail(url: str, who: Who, after: int | None, console: Console) -> None:
+    """Print what somebody is told, until somebody ends it."""
+    console.print(f"[dim]what {who.name} is told; Ctrl-C ends it[/]")
+    async for told in notifications(url, who, after, console):
         line = f"[dim]{told['at'][11:19]}[/] [bold]{told['kind']:<16}[/] "
         console.print(line, end="")
         console.print(told["text"], markup=False, highlight=False, soft_wrap=True)

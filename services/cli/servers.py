@@ -553,7 +553,12 @@ def _postgres_install() -> tuple[Path, _Account | None]:
 
 def _user_name() -> str:
     """The system account that we run as."""
-    return pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise ServerFailed(
+            f"account {os.geteuid()} has no name, which Postgres asks for; add it to /etc/passwd"
+        ) from None
 
 
 def _let_through(path: Path) -> None:

@@ -21,8 +21,10 @@ import services.orders.app
 import services.tickets.app
 from common import projector, rights, topology
 from common.credentials import IssuedCredentials
+from common.doors import Door, proxies
 from common.errors import Unavailable
 from common.events import UndecodableEvent
+from common.headers import headers_for
 from common.http import create_app
 from common.live import Connections, WebSockets
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
@@ -143,14 +145,18 @@ class WebServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def server_of(app: Litestar) -> WebServer:
-    """The web server for an app; `serve(sockets=[...])` runs it."""
+def server_of(app: Litestar, door: type[Door] = Door) -> WebServer:
+    """The web server for an app; `serve(sockets=[...])` runs it. Raises BadSetting."""
+    settings: Settings = app.state.settings
+    trusted = proxies(settings.trusted_proxies)
     config = uvicorn.Config(
         app,
+        http=type("Door", (door,), {"sockets": settings.sockets, "headers_of_all": headers_for(settings.public_url)}),
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # what a client says of itself is not believed
+        proxy_headers=bool(trusted),  # what anybody else says of its clients is not believed
+        forwarded_allow_ips=trusted,
         timeout_graceful_shutdown=5,
         ws=WebSockets,
         ws_per_message_deflate=False,  # it would hold 20 KB of each connection for messages of 0.4

@@ -22,7 +22,9 @@ from common.clock import Moment, new_id, now
 from common.credentials import digest_of
 from common.errors import Conflict, DomainError, Invalid, NotFound, Unauthenticated
 from common.events import KeyEvent, Role, UserEvent
+from common.headers import SCRIPTS_POLICY
 from common.http import LINE, LOCATION_HEADER
+from common.limits import Limited
 from common.paging import Cursor
 from common.problems import problems
 from common.projector import ReadYourWrites
@@ -46,6 +48,8 @@ from services.identity.read_model import KeyView, SessionView, UserPage, UserVie
 from services.identity.tokens import TICKET, Issuer
 
 Next = Annotated[str, QueryParameter(name="next", max_length=1000, description="A path of this system")]
+
+LOGIN_LIMIT = Limited("login")
 
 MOST_KEYS = 50
 """Keys that a user may have at a time."""
@@ -207,6 +211,7 @@ class LoginController(Controller):
 
     @get(
         "/login/{provider:str}",
+        middleware=[LOGIN_LIMIT],
         status_code=303,
         exception_handlers={DomainError: tell_on_page},
         responses=problems(400),
@@ -224,7 +229,12 @@ class LoginController(Controller):
         begun = desk.cookie("login", kept, int(LOGIN.total_seconds()), samesite="lax")  # it is sent as they come back
         return Redirect(url, status_code=303, cookies=[begun], headers={"Cache-Control": "no-store"})
 
-    @get("/callback/{provider:str}", include_in_schema=False, exception_handlers={DomainError: tell_on_page})
+    @get(
+        "/callback/{provider:str}",
+        middleware=[LOGIN_LIMIT],
+        include_in_schema=False,
+        exception_handlers={DomainError: tell_on_page},
+    )
     async def finish(
         self,
         provider: FromPath[str],
@@ -239,7 +249,7 @@ class LoginController(Controller):
         cookies = [*desk.cookies(login), desk.cookie("login", "", 0)]
         return Redirect(then, status_code=303, cookies=cookies, headers={"Cache-Control": "no-store"})
 
-    @post("/dev", status_code=200, responses=problems(400, 404, 413, 415, 503))
+    @post("/dev", middleware=[LOGIN_LIMIT], status_code=200, responses=problems(400, 404, 413, 415, 503))
     async def developer(
         self, data: JSONBody[Developer], request: Request[Any, Any, Any], desk: NamedDependency[IdentityDesk]
     ) -> Response[LoginView]:
@@ -249,7 +259,7 @@ class LoginController(Controller):
         request.app.state.authenticator.require_own_page(request.scope)
         return desk.told(await desk.developers.log_in(data.name, data.role, page=data.page))
 
-    @post("/refresh", status_code=200, responses=problems(400, 401, 403, 413, 415, 503))
+    @post("/refresh", middleware=[LOGIN_LIMIT], status_code=200, responses=problems(400, 401, 403, 413, 415, 503))
     async def refresh(
         self, data: JSONBody[Renewal], request: Request[Any, Any, Any], desk: NamedDependency[IdentityDesk]
     ) -> Response[LoginView]:
@@ -265,31 +275,33 @@ class LoginController(Controller):
             raise Unauthenticated("refresh_token: Required; this browser has no cookie of a login either. Log in.")
         return desk.told(await desk.logins.renew(token, request.headers.get("x-csrf-token", "")))
 
-    @get("/me", middleware=[RequiresUser(None)], responses=problems(400, 503))
+    @get("/me", middleware=[RequiresUser(None), Limited("changes")], responses=problems(400, 503))
     async def me(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> Response[Me]:
         """Who you are here."""
         user = request.user
         name = await people.name_of(desk.pool, user.id)
         return no_store(Me(user.id, name, user.role, None if user.scopes is None else sorted(user.scopes)))
 
-    @post("/logout", status_code=204, middleware=[RequiresUser("account")], responses=problems(400, 503))
+    @post(
+        "/logout",
+        status_code=204,
+        middleware=[RequiresUser("account"), Limited("changes")],
+        responses=problems(400, 503),
+    )
     async def logout(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> Response[None]:
         """Get out: nothing of this login is believed any more."""
         if request.user.session:
             await desk.logins.end(request.user.id, request.user.session)
         return Response(None, status_code=204, cookies=desk.no_cookies())
 
-    @post("/ticket", status_code=201, middleware=[RequiresUser(None)], responses=problems(400, 503))
+    @post("/ticket", status_code=201, middleware=[RequiresUser(None), Limited("changes")], responses=problems(400, 503))
     async def ticket(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> Response[Ticket]:
         """For pages, whose WebSockets can send no header: what opens one, once, within 30 s."""
         ticket = desk.issuer.ticket(request.user, now())
         return no_store(Ticket(ticket, int(TICKET.total_seconds())), status=201)
 
 
-PAGE_POLICY = (
-    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
-)
+PAGE_POLICY = f"{SCRIPTS_POLICY}; style-src 'self'; img-src data:"
 
 
 @get(["/login", "/login/{file:str}"], include_in_schema=False)
@@ -315,7 +327,7 @@ class SessionController(Controller):
 
     path = "/api/auth/sessions"
     tags = ("auth",)
-    middleware = (RequiresUser("account"),)
+    middleware = (RequiresUser("account"), Limited("changes"))
 
     @get("/", responses=problems(400, 503))
     async def list(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> list[SessionView]:
@@ -333,7 +345,7 @@ class KeyController(Controller):
 
     path = "/api/auth/keys"
     tags = ("auth",)
-    middleware = (RequiresUser("account"),)
+    middleware = (RequiresUser("account"), Limited("changes"))
 
     @get("/", responses=problems(400, 503))
     async def list(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> list[KeyView]:
@@ -380,7 +392,7 @@ class UserController(Controller):
 
     path = "/api/auth/users"
     tags = ("auth",)
-    middleware = (RequiresUser("account", "operator"),)
+    middleware = (RequiresUser("account", "operator"), Limited("changes"))
 
     @get("/", responses=problems(400, 503))
     async def list(

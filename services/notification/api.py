@@ -22,6 +22,8 @@ from common.auth import RequiresUser, User, UserRequest
 from common.clock import now
 from common.errors import DomainError
 from common.events import Channel, NotificationEvent, NotificationKind
+from common.headers import SCRIPTS_POLICY
+from common.limits import Limited
 from common.live import PING, PING_SECONDS, SLOW_SECONDS, event_stream, sent_event
 from common.problems import problems
 from common.projector import ReadYourWrites
@@ -151,7 +153,9 @@ _ack = msgspec.json.Decoder(Ack).decode
 @get("/api/notifications/client.js", include_in_schema=False, sync_to_thread=False)
 def client(request: Request[Any, Any, State], desk: NamedDependency[NotificationDesk]) -> Response[bytes]:
     """The module that pages listen with."""
-    return desk.script.answer(request)
+    answer = desk.script.answer(request)
+    answer.headers["Content-Security-Policy"] = SCRIPTS_POLICY
+    return answer
 
 
 class NotificationController(Controller):
@@ -159,7 +163,7 @@ class NotificationController(Controller):
 
     path = "/api/notifications"
     tags = ("notifications",)
-    middleware = (RequiresUser("notifications"),)
+    middleware = (RequiresUser("notifications"), Limited("changes"))
 
     @get("/", responses=problems(400, 503))
     async def poll(

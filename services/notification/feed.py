@@ -16,7 +16,7 @@ import structlog
 from prometheus_client import Counter
 
 from common.clock import now
-from common.errors import DomainError, Invalid, Unavailable
+from common.errors import DomainError, Invalid, TooManyRequests, Unavailable
 from common.event_log import EventLog
 from common.events import (
     Channel,
@@ -391,13 +391,15 @@ class Feed:
     async def session(
         self, user_id: str, channel: Channel, after: int | None, log: str | None = None
     ) -> AsyncIterator[Session]:
-        """A connection of a user from `after` on; by default from what was acknowledged last. Raises Unavailable.
+        """A connection of a user from `after` on; by default from what was acknowledged last.
 
-        `log`: of which log `after` is a cursor, if whoever connects can tell.
+        `log`: of which log `after` is a cursor, if whoever connects can tell. Raises TooManyRequests, Unavailable.
         """
         await until_followed(self._started)
         if len(self._sessions.get(user_id, ())) >= self._per_user:
-            raise Unavailable(f"You have {self._per_user} connections open here, which is all that you may.")
+            raise TooManyRequests(
+                f"You have {self._per_user} connections open here, which is all that you may.", retry_after=1
+            )
         session = Session(self._receipts, user_id, channel, self._clock)
         session.log = self._log
         with self._connections.opened(lambda: session.end(stopping())):

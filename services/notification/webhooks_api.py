@@ -18,6 +18,7 @@ from common.errors import Unavailable
 from common.events import NotificationKind, WebhookDeliveryEvent
 from common.http import LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
+from common.limits import Limited
 from common.paging import Cursor
 from common.problems import problems
 from common.projector import ReadYourWrites
@@ -145,7 +146,7 @@ class WebhookController(Controller):
 
     path = "/api/webhooks"
     tags = ("webhooks",)
-    middleware = (RequiresUser("webhooks"),)
+    middleware = (RequiresUser("webhooks"), Limited("changes"))
 
     @post("/", responses=problems(400, 409, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
     async def register(

@@ -15,6 +15,7 @@ from common.auth import RequiresUser, UserRequest
 from common.clock import new_id, now
 from common.http import LOCATION_HEADER
 from common.idempotency import IdempotencyKey, request_id_of
+from common.limits import Limited
 from common.paging import Cursor
 from common.problems import problems
 from services.orders import read_model
@@ -71,7 +72,7 @@ class OrderController(Controller):
 
     path = "/api/orders"
     tags = ("orders",)
-    middleware = (RequiresUser("orders"),)
+    middleware = (RequiresUser("orders"), Limited("orders"))
 
     @post("/", responses=problems(400, 404, 409, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
     async def place(

@@ -15,6 +15,7 @@ from common.clock import new_id, now
 from common.etag import ETAG_HEADER, IfMatch, etag_of, version_in
 from common.events import TicketEvent
 from common.http import LINE, LOCATION_HEADER, TEXT
+from common.limits import Limited
 from common.live import event_stream
 from common.paging import Cursor
 from common.problems import problems
@@ -30,6 +31,9 @@ from services.tickets.domain import (
 )
 from services.tickets.live import Availability
 from services.tickets.read_model import TicketPage, TicketView
+
+CHANGES = (RequiresUser("tickets", "seller"), Limited("changes"))
+"""What stands before handlers that change something."""
 
 VisibleTickets = ReadYourWrites[TicketCommand, Listing, TicketEvent]
 
@@ -83,7 +87,7 @@ class TicketController(Controller):
 
     @post(
         "/",
-        middleware=[RequiresUser("tickets", "seller")],
+        middleware=CHANGES,
         responses=problems(400, 413, 415, 422, 503),
         response_headers=[ETAG_HEADER, LOCATION_HEADER],
     )
@@ -102,7 +106,7 @@ class TicketController(Controller):
 
     @patch(
         "/{ticket_id:str}",
-        middleware=[RequiresUser("tickets", "seller")],
+        middleware=CHANGES,
         responses=problems(400, 404, 409, 412, 413, 415, 422, 428, 503),
         response_headers=[ETAG_HEADER],
     )
@@ -124,7 +128,7 @@ class TicketController(Controller):
 
     @delete(
         "/{ticket_id:str}",
-        middleware=[RequiresUser("tickets", "seller")],
+        middleware=CHANGES,
         status_code=200,
         responses=problems(400, 404, 503),
         response_headers=[ETAG_HEADER],

@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]  # psutil ships no types
 
 from common.settings import Settings
 from services.cli.servers import free_port
+from tests.harness import unlimited
 
 HERE = Path(__file__).parents[2]
 STOP_SECONDS = 20.0
@@ -98,6 +99,7 @@ async def started(module: Sequence[str], settings: Settings, home: Path, port: i
         "BOXOFFICE_AUTH": settings.auth,
         "BOXOFFICE_PORT": str(port),
         "BOXOFFICE_LOG_LEVEL": "warning",
+        **unlimited(),
     }
     output = home / f"{module[-1]}-{port}.log"
     child = await Served.start([sys.executable, "-m", *module], output, environment | variables)

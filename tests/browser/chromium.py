@@ -25,6 +25,14 @@ ALONE = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
 
+VIOLATIONS = """
+globalThis.violations = [];
+document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI, sample }) => {
+    violations.push(`${violatedDirective} ${blockedURI} ${sample}`);
+});
+"""
+"""What a page wanted to do against its Content-Security-Policy, as long as it is open."""
+
 
 def chromium() -> str:
     """The program."""
@@ -57,6 +65,7 @@ class Page:
         """Open a page, and wait until it has loaded."""
         self._loaded.clear()
         await self.call("Page.enable")
+        await self.call("Page.addScriptToEvaluateOnNewDocument", source=VIOLATIONS)
         await self.call("Page.navigate", url=url)
         await asyncio.wait_for(self._loaded.wait(), SECONDS)
 

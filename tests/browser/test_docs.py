@@ -4,13 +4,14 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from common.runtime import Platform
-from tests.browser.chromium import ALONE, chromium
-from tests.harness import ServiceProcess
+from tests.browser.chromium import ALONE, Chromium, chromium
+from tests.harness import ServiceProcess, eventually
 
 SECONDS = 60
 
@@ -62,3 +63,46 @@ async def test_the_example_of_an_operation_is_one_that_can_be_sent(shop: Service
         headers = {"Authorization": "Bearer dev:sam", "Content-Type": "application/json"}
         made = await http.post("/api/tickets", content=sent, headers=headers)
     assert made.status_code == 201, f"{example}\n{made.text}"
+
+
+async def test_the_documentation_keeps_to_its_policy_which_lets_nothing_else_run(
+    shop: ServiceProcess, home: Path
+) -> None:
+    async with Chromium(home) as browser, browser.page() as page:
+        await page.go(f"{shop.url}/api/docs#/tickets/ApiTicketsCreate")
+
+        async def opened() -> bool:
+            return bool(await page.run("document.querySelector('.opblock.is-open .try-out__btn') !== null"))
+
+        await eventually(opened, True)
+        await page.run("document.querySelector('.opblock.is-open .try-out__btn').click()")
+        await page.run("document.querySelector('.opblock.is-open .execute').click()")
+
+        async def answered() -> Any:
+            return await page.run("document.querySelector('.live-responses-table tbody td')?.textContent")
+
+        await eventually(answered, "401")
+        assert await page.run("violations") == []
+        tries = {
+            "script-src-elem inline": "document.head.append(Object.assign(document.createElement('script'), "
+            "{ textContent: 'globalThis.ran = 1' }))",
+            "script-src-elem data": "document.head.append(Object.assign(document.createElement('script'), "
+            "{ src: 'data:text/javascript,globalThis.ran=1' }))",
+            "script-src-attr inline": "document.body.setAttribute('onclick', 'globalThis.ran = 1')",
+            "connect-src https://elsewhere.example/": "fetch('https://elsewhere.example/').catch(() => 0)",
+            "form-action https://elsewhere.example/": "(() => { const form = document.createElement('form'); "
+            "form.action = 'https://elsewhere.example/'; document.body.append(form); form.submit(); })()",
+            "base-uri https://elsewhere.example/": "document.head.append(Object.assign(document.createElement('base'), "
+            "{ href: 'https://elsewhere.example/' }))",
+            "frame-src https://elsewhere.example": "document.body.append(Object.assign("
+            "document.createElement('iframe'), { src: 'https://elsewhere.example/' }))",
+        }
+        for number, (told, script) in enumerate(tries.items(), start=1):
+            await page.run(script)
+
+            async def refused() -> int:
+                return int(await page.run("violations.length"))
+
+            await eventually(refused, number)
+            assert (await page.run("violations.at(-1)")).startswith(told)
+        assert await page.run("globalThis.ran === undefined")

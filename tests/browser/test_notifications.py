@@ -13,6 +13,7 @@ import pytest
 
 from common.events import NotificationRaised, OrderCreated
 from common.runtime import Platform
+from services.identity.tokens import new_signing_key
 from tests.browser.chromium import Chromium, Page
 from tests.facts import whole
 from tests.harness import ServiceProcess, eventually
@@ -56,6 +57,10 @@ def no_upgrade(head: str) -> Fate:
 
 def no_stream(head: str) -> Fate:
     return "cut" if "/stream" in head.partition("\r\n")[0] else no_upgrade(head)
+
+
+def no_tickets(head: str) -> Fate:
+    return "refuse" if "/auth/ticket" in head.partition("\r\n")[0] else "pass"
 
 
 def cut_streams(head: str) -> Fate:
@@ -170,7 +175,7 @@ class Office:
 @pytest.fixture
 async def office(platform: Platform, home: Path) -> AsyncIterator[Office]:
     shop = ServiceProcess("tickets orders expiration", platform.settings, home)
-    teller = ServiceProcess("notification", platform.settings, home)
+    teller = ServiceProcess("notification identity", platform.settings, home, BOXOFFICE_SIGNING_KEY=new_signing_key())
     async with httpx.AsyncClient(base_url=shop.url, timeout=30) as http:
         try:
             await asyncio.gather(shop.start(), teller.start())
@@ -187,13 +192,18 @@ async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chr
 
 @pytest.fixture
 async def page(browser: Chromium) -> AsyncIterator[Page]:
+    """A tab, where everything has to go without anything that a page's policy forbids."""
     async with browser.page() as page:
         yield page
+        assert await page.run("violations") == []
 
 
 async def listen(page: Page, url: str, options: str = "{}") -> None:
-    """Open a page of `url` that listens; `options` in JavaScript are those of the module."""
-    await page.go(f"{url}/health/live")
+    """Open a page of `url` that listens; `options` in JavaScript are those of the module.
+
+    The page is the module itself, as text: that has the policy which a page needs that listens.
+    """
+    await page.go(f"{url}/api/notifications/client.js")
     await page.run(LISTEN.replace("OPTIONS", options))
 
 
@@ -230,13 +240,13 @@ async def test_a_page_is_told_over_a_websocket_once_and_acknowledges(office: Off
     assert await page.run("told.resumed") == [{"recovered": True, "cursor": 0, "log": await page.run("heard.log")}]
     await eventually(office.acknowledged, [True] * 5)
     assert await page.run("heard.cursor") == (await cursors(page))[-1]
-    await page.go(f"{office.teller.url}/health/live")
+    await page.go(f"{office.teller.url}/api/notifications/client.js")
     await page.run(LISTEN.replace("OPTIONS", "{}"))
     await eventually(lambda: transport(page), "websocket")
     assert await cursors(page) == [], "it was acknowledged"
 
 
-@pytest.mark.parametrize(("judge", "used"), [(no_upgrade, "sse"), (no_stream, "poll")])
+@pytest.mark.parametrize(("judge", "used"), [(no_upgrade, "sse"), (no_tickets, "sse"), (no_stream, "poll")])
 async def test_where_a_transport_is_not_possible_a_lesser_one_tells_the_same(
     office: Office, page: Page, judge: Judge, used: str
 ) -> None:
@@ -417,7 +427,7 @@ COUNTED = """
 async def test_a_page_that_has_closed_keeps_nothing(office: Office, page: Page, judge: Judge) -> None:
     listeners_before = 0
     async with Doorman(office.teller.port) as doorman:
-        await page.go(f"{doorman.url}/health/live")
+        await page.go(f"{doorman.url}/api/notifications/client.js")
         listeners_before = await listeners(page)
         await page.run(COUNTED)
         await page.run("import('/api/notifications/client.js')")
@@ -515,9 +525,67 @@ async def test_a_token_that_is_not_believed_is_the_end(office: Office, page: Pag
     assert "Bearer dev:<name>" in await page.run("told.states.at(-1).reason")
 
 
-async def test_a_server_that_refuses_for_good_is_not_asked_for_ever(office: Office, page: Page) -> None:
+LOGGED_IN = """
+(async () => {
+    const headers = { "Content-Type": "application/json" };
+    const body = JSON.stringify({ name: "ada", page: true });
+    return (await fetch("/api/auth/dev", { method: "POST", headers, body })).status;
+})()
+"""
+AS_LOGGED_IN = "{ token: undefined }"
+
+
+async def forget(page: Page, url: str, *cookies: str) -> None:
+    """Take cookies from the browser, as time does."""
+    for name in cookies:
+        await page.call("Network.deleteCookies", name=f"boxoffice-{name}", url=url)
+
+
+@pytest.mark.parametrize(("judge", "used"), [(everything, "websocket"), (no_upgrade, "sse"), (no_stream, "poll")])
+async def test_a_page_on_which_somebody_is_logged_in_needs_no_token(
+    office: Office, page: Page, judge: Judge, used: str
+) -> None:
+    ticket_id = await office.ticket()
     async with Doorman(office.teller.port) as doorman:
         await page.go(f"{doorman.url}/health/live")
+        assert await page.run(LOGGED_IN) == 200
+        doorman.judge = judge
+        await forget(page, doorman.url, "session")  # what is believed for some minutes only: it is renewed
+        await listen(page, doorman.url, AS_LOGGED_IN)
+        await eventually(lambda: transport(page), used)
+        assert any("/api/auth/refresh" in line for line in doorman.seen)
+        await office.order(ticket_id, 2)
+        await hears_all(page, office, 2)
+        await forget(page, doorman.url, "session")
+        doorman.hang_up()
+        await office.order(ticket_id)
+        await hears_all(page, office, 3)
+        if used == "sse":
+            await eventually(office.acknowledged, [True] * 3)
+        assert await page.run("told.errors") == []
+        await page.run("heard.close()")
+        await forget(page, doorman.url, "session", "refresh", "csrf")
+
+
+async def test_a_page_on_which_nobody_is_logged_in_any_more_is_told_so(office: Office, page: Page) -> None:
+    await page.go(f"{office.teller.url}/health/live")
+    assert await page.run(LOGGED_IN) == 200
+    await listen(page, office.teller.url, AS_LOGGED_IN)
+    await eventually(lambda: transport(page), "websocket")
+    await forget(page, office.teller.url, "session", "refresh")
+    await page.run("heard.close()")
+    await listen(page, office.teller.url, AS_LOGGED_IN)
+
+    async def end() -> Any:
+        return await page.run("told.states.at(-1)?.why")
+
+    await eventually(end, "unauthorized")
+    assert "Log in" in await page.run("told.states.at(-1).reason")
+
+
+async def test_a_server_that_refuses_for_good_is_not_asked_for_ever(office: Office, page: Page) -> None:
+    async with Doorman(office.teller.port) as doorman:
+        await page.go(f"{doorman.url}/api/notifications/client.js")
         await page.run("import('/api/notifications/client.js')")
         doorman.judge = nothing
         await page.run(LISTEN.replace("OPTIONS", "{}"))
@@ -529,8 +597,8 @@ async def test_a_server_that_refuses_for_good_is_not_asked_for_ever(office: Offi
 
 
 async def test_a_server_with_no_room_says_when_to_come_again(platform: Platform, home: Path, page: Page) -> None:
-    few = {"BOXOFFICE_CONNECTIONS_PER_USER": "1"}
-    async with ServiceProcess("notification", platform.settings, home, **few) as teller:
+    few = {"BOXOFFICE_CONNECTIONS_PER_USER": "1", "BOXOFFICE_SIGNING_KEY": new_signing_key()}
+    async with ServiceProcess("notification identity", platform.settings, home, **few) as teller:
         await listen(page, teller.url)
         await eventually(lambda: transport(page), "websocket")
         await page.run("globalThis.first = heard")
@@ -561,7 +629,7 @@ EVENTS = [
 
 
 async def test_events_are_the_same_wherever_their_bytes_are_cut(office: Office, page: Page) -> None:
-    await page.go(f"{office.teller.url}/health/live")
+    await page.go(f"{office.teller.url}/api/notifications/client.js")
     script = """
     (async () => {
         const { EventStreamParser } = await import("/api/notifications/client.js");

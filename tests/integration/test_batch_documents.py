@@ -15,6 +15,7 @@ from litestar import Router
 from common import projector
 from common.aggregate import Aggregate
 from common.clock import new_id, now
+from common.headers import POLICY
 from common.http import create_app, given
 from common.projector import Projected, Projector, ReadModel, ReadYourWrites
 from common.runtime import Platform, Service, running
@@ -249,11 +250,11 @@ async def test_operations_become_documents_which_only_their_owner_fetches(desk: 
     pdf, html = [await desk.client.get(f"/api/documents/{each}", headers=ADA) for each in ids]
     assert (pdf.status_code, pdf.headers["content-type"], pdf.content[:4]) == (200, "application/pdf", b"%PDF")
     assert pdf.headers["content-disposition"] == f'attachment; filename="{ids[0]}.pdf"'
-    assert "content-security-policy" not in pdf.headers
+    assert pdf.headers["content-security-policy"] == POLICY
     assert html.content == b"<html><h1>Opening &lt;night&gt;</h1>"
     assert html.headers["content-type"] == "text/html; charset=utf-8"
     assert html.headers["content-disposition"] == f'attachment; filename="{ids[1]}.html"'
-    assert html.headers["content-security-policy"].startswith("sandbox; default-src 'none';")
+    assert html.headers["content-security-policy"].startswith(f"sandbox; {POLICY}; style-src")
     assert {answer.headers["x-content-type-options"] for answer in (pdf, html)} == {"nosniff"}
     documented = (await desk.client.get("/api/openapi.json")).json()["paths"]["/api/documents/{document_id}"]["get"]
     assert set(documented["responses"]["200"]["content"]) == {

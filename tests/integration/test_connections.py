@@ -15,6 +15,7 @@ import pytest
 from nats.aio.subscription import Subscription
 from websockets.asyncio.client import connect
 
+from common.doors import Door
 from common.http import create_app
 from common.live import WebSockets
 from common.runtime import Platform
@@ -27,7 +28,7 @@ from services.tickets.live import Page
 from tests.harness import eventually
 
 VISITS, AT_ONCE, SEED = 1_000, 50, 4
-OF_A_VISIT = (Session, Page, WebSockets)
+OF_A_VISIT = (Session, Page, WebSockets, Door)
 HEAD = "GET {} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer dev:{}\r\n{}\r\n"
 UPGRADE = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"

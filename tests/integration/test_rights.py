@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -269,14 +270,19 @@ async def test_a_service_can_do_with_its_own_log_all_that_it_must(open_to_all: G
     assert open_to_all.logged().count(" Violation - ") == open_to_all.logged().count('"orders.a"')
 
 
-async def test_the_answers_of_the_server_go_wherever_they_are_asked_to(open_to_all: Guarded) -> None:
+async def test_the_server_answers_wherever_it_is_told_to(open_to_all: Guarded) -> None:
     """A limit of nats-server 2.15, told in common/README.md: when this fails, tell it no more."""
     tickets, migrate = await open_to_all.connected("tickets"), await open_to_all.connected(MIGRATE)
-    await tickets.request("tickets.a", b"{}", timeout=5)
-    await tickets.publish("$JS.API.DIRECT.GET.TICKETS", b'{"seq": 1}', reply="orders.a")
+    await tickets.request("tickets.a", b"", timeout=5)
+    for elsewhere in ("orders.a", "$JS.API.STREAM.DELETE.EXPIRATION"):
+        await tickets.publish("$JS.API.DIRECT.GET.TICKETS", b'{"seq": 1}', reply=elsewhere)
     await tickets.flush()
-    stored = await migrate.jetstream().get_msg("ORDERS", seq=1)
-    assert (stored.subject, stored.data) == ("orders.a", b"{}")
+    assert (await migrate.jetstream().get_msg("ORDERS", seq=1)).subject == "orders.a"
+
+    async def streams() -> set[str]:
+        return {str(info.config.name) for info in await migrate.jetstream().streams_info()}
+
+    await eventually(streams, {stream.name for stream in STREAMS} - {"EXPIRATION"})
 
 
 SCHEMAS = {**{model.name: model.service for model in READ_MODELS.values()}} | {
@@ -455,8 +461,22 @@ async def test_what_was_made_before_there_were_roles_is_taken_over(guarded: Guar
     await admin.close()
 
 
-def test_the_printed_rights_hold_no_password_and_name_everybody() -> None:
+async def test_the_rights_that_are_printed_are_understood_and_hold_no_password(home: Path, database_url: str) -> None:
     nats_told, postgres_told = rights.nats_configuration(), rights.postgres_configuration()
     for user in everybody():
         assert f'"password": $NATS_PASSWORD_{user.upper()},' in nats_told
         assert f"\\password {role_of(user)}\n" in postgres_told
+    (home / "rights.conf").write_text(nats_told)
+    given = {f"NATS_PASSWORD_{user.upper()}": f'"1-{user}"' for user in everybody()}
+    for environment, understood in ((given, True), ({}, False)):
+        server = await asyncio.create_subprocess_exec(
+            *(Path(sys.executable).with_name("nats-server"), "-t", "-c", home / "rights.conf"),
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await server.communicate()
+        assert (b"is valid" in said) == understood, said
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(postgres_told)
+    await connection.close()

@@ -2,11 +2,14 @@
 
 import asyncio
 import hmac
+import io
 import json
+import os
+import sys
 import tempfile
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, get_args
@@ -22,6 +25,7 @@ from joserfc.jwk import ECKey
 from litestar import Litestar
 from litestar.handlers import BaseRouteHandler
 from litestar.routes import ASGIRoute, HTTPRoute, WebSocketRoute
+from rich.console import Console
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
@@ -30,11 +34,15 @@ from common import rights
 from common.auth import ROLES, RequiresUser, Scope, User
 from common.clock import new_id, now
 from common.credentials import csrf_digest
+from common.errors import Unavailable
 from common.events import Role
 from common.settings import Settings
 from services.cli import system
+from services.cli.demo import demo
 from services.cli.embedded import make_roles
+from services.cli.notifications import notifications
 from services.cli.servers import NatsServer, PostgresServer, free_port
+from services.cli.who import who_asks
 from services.identity.tokens import Issuer, new_signing_key
 from tests.harness import PASSWORDS, ServiceProcess, eventually, logins
 
@@ -113,6 +121,8 @@ UNLISTED = {
     "GET /",
     "GET /health/live",
     "GET /health/ready",
+    "GET /login",
+    "GET /login/{file:str}",
     "GET /metrics",
     "GET /api/openapi.json",
     "GET /api/docs",
@@ -178,6 +188,7 @@ IDS = (
 """Parameters that name what belongs to somebody."""
 
 NOBODYS = UUID("01920c3c-7a3e-7cc4-8a3e-3d1f0c5b9a10")
+SCOPES = get_args(Scope)
 EVERY = list(doors())
 UNSAFE = [door for door in EVERY if door.unsafe]
 SCOPED = [door for door in EVERY if door.scope != "anyone"]
@@ -664,3 +675,63 @@ async def test_who_is_refused_is_logged_and_never_what_they_showed(house: House)
     written = house.process.log.read_text()
     for given in (secret, "verysecret", "eyJ", *(own.rpartition("_")[2] for own in house.keys.values())):
         assert given not in written
+
+
+# The command line
+
+
+async def boxoffice(house: House, group: str, *arguments: str, **variables: str) -> tuple[int, str]:
+    """The exit code of a command at this system, and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.cli.main", group, "--url", house.process.url, *arguments),
+        env={**os.environ, "COLUMNS": "500", **variables},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def test_the_command_line_is_let_in_with_an_api_key_from_the_environment_or_a_file(
+    house: House, tmp_path: Path
+) -> None:
+    file = tmp_path / "key"
+    file.write_text(house.keys["all"] + "\n")
+    for variables in ({"BOXOFFICE_API_KEY": house.keys["all"]}, {"BOXOFFICE_API_KEY_FILE": str(file)}):
+        code, said = await boxoffice(house, "batch", "kinds", **variables)
+        assert (code, KIND in said) == (0, True), said
+    bob = who_asks(None, "ada", {"BOXOFFICE_API_KEY": house.keys["all"]})
+    async with aclosing(notifications(house.process.url, bob, 0, Console(file=io.StringIO()))) as told:
+        listening = asyncio.ensure_future(anext(told))
+        order = {"ticket_id": house.ids["ticket_id"], "quantity": 1}
+        placed = await house.http.post("/api/orders", json=order, headers=house.people["bob"].bearer())
+        assert (await asyncio.wait_for(listening, 30))["about"] == placed.json()["id"]
+
+
+@pytest.mark.parametrize(
+    ("variables", "arguments", "says"),
+    [
+        ({}, ("kinds",), "does not let sam in: Authorization: Expected"),
+        ({}, ("kinds",), "put an API key into BOXOFFICE_API_KEY"),
+        ({"BOXOFFICE_API_KEY": f"boxoffice_{NOBODYS.hex}_verysecret"}, ("kinds",), "Make a new one at /api/auth/keys"),
+        ({"BOXOFFICE_API_KEY": "very secret"}, ("kinds",), "BOXOFFICE_API_KEY: What it holds is no API key"),
+        ({"BOXOFFICE_API_KEY": "verysecret"}, ("--user", "ada", "kinds"), "leave out one of them"),
+        ({"BOXOFFICE_API_KEY_FILE": "/nowhere"}, ("kinds",), "BOXOFFICE_API_KEY_FILE='/nowhere': Cannot be read"),
+        ({"BOXOFFICE_API_KEY": "batches:read"}, ("kinds",), "The API key lacks the scope batches:read"),
+    ],
+)
+async def test_the_command_line_says_why_it_is_not_let_in_and_never_its_key(
+    house: House, variables: dict[str, str], arguments: tuple[str, ...], says: str
+) -> None:
+    given = {name: house.keys.get(value, value) for name, value in variables.items()}
+    code, said = await boxoffice(house, "batch", *arguments, **given)
+    assert (code, says in said) == (1, True), said
+    assert "Traceback" not in said
+    assert all(value not in said for name, value in given.items() if name == "BOXOFFICE_API_KEY")
+    assert "secret" not in said
+
+
+async def test_the_demo_says_that_it_needs_a_system_that_believes_names(house: House) -> None:
+    with pytest.raises(Unavailable, match="BOXOFFICE_AUTH=dev"):
+        await demo(house.process.url, Console(file=io.StringIO()))

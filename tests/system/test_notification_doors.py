@@ -152,22 +152,22 @@ async def test_a_cursor_of_the_future_is_not_recovered_and_nothing_can_be_done_u
 
 
 @pytest.mark.parametrize(
-    ("limit", "other", "why"),
+    ("limit", "other", "status", "why"),
     [
-        ("BOXOFFICE_CONNECTIONS_PER_USER", "ada", "You have 1 connections open here"),
-        ("BOXOFFICE_CONNECTIONS", "bob", "All 1 connections"),
+        ("BOXOFFICE_CONNECTIONS_PER_USER", "ada", 429, "You have 1 connections open here"),
+        ("BOXOFFICE_CONNECTIONS", "bob", 503, "All 1 connections"),
     ],
 )
 async def test_one_connection_too_many_is_refused_with_a_reason_and_there_is_room_again_afterwards(
-    platform: Platform, home: Path, limit: str, other: str, why: str
+    platform: Platform, home: Path, limit: str, other: str, status: int, why: str
 ) -> None:
     async with desk_of(platform, home, **{limit: "1"}) as desk:
         async with desk.socket("ada", 0) as socket:
             await heard(socket)
             for path in ("", "/stream"):
                 refused = await desk.http.get(f"/api/notifications{path}", headers=bearer(other))
-                assert (refused.status_code, why in refused.json()["detail"]) == (503, True)
-            with pytest.raises(InvalidStatus, match="HTTP 503") as closed:
+                assert (refused.status_code, why in refused.json()["detail"]) == (status, True)
+            with pytest.raises(InvalidStatus, match=f"HTTP {status}") as closed:
                 async with desk.socket(other, 0):
                     pass
             assert why.encode() in (closed.value.response.body or b"")

@@ -328,11 +328,11 @@ async def test_one_connection_too_many_is_refused_and_not_broken_off(platform: P
             assert {(await heard(first))["type"], (await anext(second))["type"], (await heard(third))["type"]} == {
                 "resumed"
             }
-            for who, why in ((ADA, "You have 2"), (BOB, "All 3")):
-                assert await refused(office.socket(who=who)) == 503
+            for who, status, why in ((ADA, 429, "You have 2"), (BOB, 503, "All 3")):
+                assert await refused(office.socket(who=who)) == status
                 for path in ("", "/stream"):
                     answer = await http.get(f"/api/notifications{path}", headers=who)
-                    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+                    assert (answer.status_code, answer.headers["Retry-After"]) == (status, "1")
                     assert why in answer.json()["detail"]
         assert "Traceback" not in process.tail()
 

@@ -14,10 +14,11 @@ from rich.console import Console
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from common.errors import Invalid, Unavailable
+from common.errors import Invalid
 from common.runtime import Platform
 from services.cli.notifications import notifications
 from services.cli.notifications import tail as follow
+from services.cli.who import Refusal, Who
 from tests.harness import ServiceProcess, eventually
 
 SAM, ADA = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "ada"))
@@ -80,9 +81,10 @@ async def test_a_tail_misses_nothing_while_its_server_is_killed_or_stopped(platf
 
 async def test_a_tail_says_why_it_is_not_let_in(platform: Platform, home: Path) -> None:
     async with ServiceProcess("notification", platform.settings, home, BOXOFFICE_AUTH="on") as teller:
-        events = notifications(teller.url, "ada", None, Console(file=io.StringIO()))
-        with pytest.raises(Unavailable, match="does not let ada in: Authorization: Expected"):
+        events = notifications(teller.url, Who("ada"), None, Console(file=io.StringIO()))
+        with pytest.raises(Refusal, match="does not let ada in: Authorization: Expected") as refusal:
             await anext(events)
+        assert "put an API key into BOXOFFICE_API_KEY" in refusal.value.detail
 
 
 async def test_a_tail_shows_each_once_and_comes_back_when_it_was_asked_to() -> None:
@@ -109,7 +111,7 @@ async def test_a_tail_shows_each_once_and_comes_back_when_it_was_asked_to() -> N
     async with serve(teller, "127.0.0.1", 0) as server:
         (door,) = server.sockets
         url = f"http://127.0.0.1:{door.getsockname()[1]}"
-        async with aclosing(notifications(url, "ada", None, Console(file=io.StringIO()))) as events:
+        async with aclosing(notifications(url, Who("ada"), None, Console(file=io.StringIO()))) as events:
             assert [(await anext(events))["cursor"] for _ in range(3)] == [5, 6, 7]
     assert [place for place, _ in came] == ["ws", "ws?after=6&log=19a"]
     assert came[1][1] - came[0][1] >= 0.9, "as long as it was asked to wait"
@@ -146,7 +148,7 @@ async def test_a_tail_says_once_why_there_is_no_room_for_it(
         address = f"ws{teller.url.removeprefix('http')}/api/notifications/ws"
         async with connect(address, additional_headers=ADA) as socket:
             await asyncio.wait_for(socket.recv(), 20)
-            tailing = asyncio.create_task(follow(teller.url, "ada", None, heard.console))
+            tailing = asyncio.create_task(follow(teller.url, Who("ada"), None, heard.console))
             await asyncio.wait_for(enough.wait(), 20)
         why = "You have 1 connections open here, which is all that you may."
         said = ["what ada is told; Ctrl-C ends it", f"The connection to {teller.url} is lost; trying again: {why}"]
@@ -180,7 +182,7 @@ async def test_a_tail_says_what_its_server_says_and_that_the_log_was_replaced() 
         (door,) = server.sockets
         url = f"http://127.0.0.1:{door.getsockname()[1]}"
         heard = Heard()
-        async with aclosing(notifications(url, "ada", None, heard.console)) as events:
+        async with aclosing(notifications(url, Who("ada"), None, heard.console)) as events:
             assert (await anext(events))["cursor"] == 10
     lost = [f"The connection to {url} is lost; trying again: Too slow [13].", "connected again"]
     replaced = "The log was replaced: what the new one has had until now is in the inbox."
@@ -191,4 +193,4 @@ async def test_a_tail_says_what_its_server_says_and_that_the_log_was_replaced() 
 @pytest.mark.parametrize("url", ["ftp://x", "x", "127.0.0.1:8080", "http://", "http://x:port", "http://[x", ""])
 async def test_a_tail_needs_an_address_that_is_one(url: str) -> None:
     with pytest.raises(Invalid, match=r"--url: An address as .* is needed, not"):
-        await anext(notifications(url, "ada", None, Console(file=io.StringIO())))
+        await anext(notifications(url, Who("ada"), None, Console(file=io.StringIO())))

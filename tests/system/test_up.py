@@ -22,7 +22,7 @@ from common.runtime import Platform
 from common.settings import Settings
 from services.cli.embedded import Running, find_running
 from services.cli.servers import free_port
-from tests.harness import ServiceProcess, eventually
+from tests.harness import ServiceProcess, eventually, unlimited
 from tests.oidc_server import oidc_server
 
 BOXOFFICE = str(Path(sys.executable).with_name("boxoffice"))
@@ -35,7 +35,7 @@ SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """This one, without settings of whoever runs the tests."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("BOXOFFICE_")}
-    return {**ours, "COLUMNS": "200", **variables}
+    return {**ours, "COLUMNS": "200", **unlimited(), **variables}
 
 
 async def boxoffice(*arguments: str, **variables: str) -> tuple[int, str]:

@@ -3,9 +3,10 @@
  * Notifications for a web page: each once, in order, over whatever connection there is.
  *
  *     import { listen } from "/api/notifications/client.js";
- *     const heard = listen({ token: "dev:ada", onNotification: ({ text }) => console.log(text) });
+ *     const heard = listen({ onNotification: ({ text }) => console.log(text) });
  *     heard.close();
  *
+ * It listens to what happens to whoever is logged in on this page, or with a `token` to whose that is.
  * It listens on a WebSocket. Where none can be opened it takes server-sent events, where these are cut off it asks
  * again and again (long-poll), and later it tries the better one. A connection that is lost is made again from the
  * last cursor. What `onNotification` has taken is acknowledged, so that it is not sent again.
@@ -27,11 +28,12 @@
  *     | { state: "open", transport: Transport }
  *     | { state: "waiting", transport: Transport, milliseconds: number, reason: string }
  *     | { state: "ended", why: "closed" | "unauthorized" | "refused", reason: string }} State
- *     How it goes. Nothing comes after `ended`: it was closed, the token was not believed (401), or the server has
- *     refused again and again (4xx).
+ *     How it goes. Nothing comes after `ended`: it was closed, nobody is logged in or the token was not believed
+ *     (401), or the server has refused again and again (4xx).
  *
  * @typedef {object} Options
- * @property {string | (() => string | Promise<string>)} token The bearer, or what gives it for each new connection.
+ * @property {string | (() => string | Promise<string>)} [token] The bearer, or what gives it for each request. Without
+ *     it the page's cookies say who listens, and they are renewed when they are not believed any more.
  * @property {(notification: Notification) => unknown} onNotification Takes a notification; a promise is awaited. If it
  *     fails, the notification is not acknowledged, and is given to it again later. Newer ones do not wait for that.
  * @property {number | null} [after] The last cursor that the page has; by default the last that was acknowledged.
@@ -68,7 +70,7 @@ const POLL_SECONDS = 25;
 const SILENT_PINGS = 2.5; // a connection that misses so many is dead
 
 /**
- * Listen to what happens to whoever the token is for, until it is closed.
+ * Listen to what happens to somebody, until it is closed.
  *
  * @param {Options} options
  * @returns {{ close: () => void, readonly cursor: number | undefined, readonly log: string | undefined }} All up to
@@ -205,10 +207,7 @@ class Listening {
 
     /** @param {AbortSignal} signal */
     async #transport(signal) {
-        const { token } = this.#options;
-        const bearer = typeof token === "function" ? await token() : token;
-        signal.throwIfAborted();
-        return this[TRANSPORTS[this.#level]](bearer, signal);
+        return this[TRANSPORTS[this.#level]](signal);
     }
 
     /** Wait before the next try. @param {End} end */
@@ -260,12 +259,44 @@ class Listening {
         return url;
     }
 
-    /** @param {string} token @param {AbortSignal} signal @returns {Promise<End>} */
-    websocket(token, signal) {
-        const url = this.#url("ws", { after: this.#sentTo, log: this.log });
+    /**
+     * A request of whoever listens: with the bearer; or with the cookies of this page, and what only its own scripts
+     * can read beside them. Cookies that are not believed any more are renewed, once.
+     *
+     * @param {URL} url @param {RequestInit} [options]
+     */
+    async #ask(url, options = {}) {
+        const { token } = this.#options;
+        const bearer = typeof token === "function" ? await token() : token;
+        options.signal?.throwIfAborted();
+        /** @param {URL} at @param {RequestInit} given */
+        const ask = (at, given) => {
+            const who = bearer === undefined ? { "X-CSRF-Token": csrfToken() } : { Authorization: `Bearer ${bearer}` };
+            return fetch(at, { cache: "no-store", ...given, headers: { ...given.headers, ...who } });
+        };
+        const response = await ask(url, options);
+        if (response.status !== 401 || bearer !== undefined) return response;
+        const headers = { "Content-Type": "application/json" };
+        const renewed = await ask(this.#url("../auth/refresh"), {
+            method: "POST",
+            headers,
+            body: "{}",
+            signal: options.signal,
+        });
+        return renewed.ok ? ask(url, options) : renewed;
+    }
+
+    /** @param {AbortSignal} signal @returns {Promise<End>} */
+    async websocket(signal) {
+        // Browsers let a page set no header on a WebSocket; so it gets a ticket first, which is good for one.
+        const response = await this.#ask(this.#url("../auth/ticket"), { method: "POST", signal });
+        // Who gives tickets may be away, and the other transports need none: it does not wait for that.
+        if (!response.ok) return { ...(await refusal(response)), wait: null };
+        const { ticket } = await response.json();
+        signal.throwIfAborted();
+        const url = this.#url("ws", { after: this.#sentTo, log: this.log, ticket });
         url.protocol = url.protocol.replace("http", "ws");
-        // Browsers let a page set no header here.
-        const socket = new WebSocket(url, ["boxoffice", `bearer.${base64url(token)}`]);
+        const socket = new WebSocket(url);
         signal.addEventListener("abort", () => {
             socket.onmessage = socket.onclose = null;
             socket.close();
@@ -282,16 +313,15 @@ class Listening {
         });
     }
 
-    /** @param {string} token @param {AbortSignal} signal @returns {Promise<End>} */
-    async sse(token, signal) {
-        const headers = { Authorization: `Bearer ${token}` }; // EventSource could not send it
+    /** @param {AbortSignal} signal @returns {Promise<End>} */
+    async sse(signal) {
         const url = this.#url("stream", { after: this.#sentTo, log: this.log });
-        const response = await fetch(url, { headers, signal, cache: "no-store" });
+        const response = await this.#ask(url, { signal }); // EventSource could send no header
         if (!response.ok) return refusal(response);
         if (!response.body || !response.headers.get("Content-Type")?.startsWith("text/event-stream")) {
             return { reason: "What came is no stream of events." };
         }
-        const acknowledge = this.#posting(headers);
+        const acknowledge = this.#posting();
         const reader = response.body.getReader();
         const parser = new EventStreamParser();
         for (;;) {
@@ -302,14 +332,13 @@ class Listening {
         }
     }
 
-    /** @param {string} token @param {AbortSignal} signal @returns {Promise<End>} */
-    async poll(token, signal) {
-        const headers = { Authorization: `Bearer ${token}` };
+    /** @param {AbortSignal} signal @returns {Promise<End>} */
+    async poll(signal) {
         for (let wait = 0; ; wait = POLL_SECONDS) {
             this.#expect(wait * 1000 + OPEN_WITHIN);
             const after = this.taken; // with it all up to there is acknowledged
             const url = this.#url("", { after, log: this.log, wait });
-            const response = await fetch(url, { headers, signal, cache: "no-store" });
+            const response = await this.#ask(url, { signal });
             if (!response.ok) return refusal(response);
             /** @type {{ items: Notification[], cursor: number, recovered: boolean, log: string }} */
             const { items, cursor, recovered, log } = await response.json();
@@ -324,7 +353,7 @@ class Listening {
             await this.#giving;
             signal.throwIfAborted();
             this.#acknowledged = after;
-            this.#acknowledge = this.#posting(headers); // for what is taken while it waits
+            this.#acknowledge = this.#posting(); // for what is taken while it waits
             if (items.length && this.taken === after) await sleep(STEADY, signal); // it would get the same again
         }
     }
@@ -332,11 +361,10 @@ class Listening {
     /**
      * Acknowledges by requests: one at a time, and all that comes meanwhile by the next.
      *
-     * @param {Record<string, string>} authorization
      * @returns {(cursor: number) => Promise<void>}
      */
-    #posting(authorization) {
-        const headers = { ...authorization, "Content-Type": "application/json" };
+    #posting() {
+        const headers = { "Content-Type": "application/json" };
         /** @type {number | undefined} */
         let latest;
         let busy = false;
@@ -348,7 +376,7 @@ class Listening {
                 const body = JSON.stringify({ cursor: latest });
                 latest = undefined;
                 // If it fails, the server sends the notifications again, and they are acknowledged again.
-                await fetch(this.#url("ack"), { method: "POST", headers, body, keepalive: true }).catch(() => {});
+                await this.#ask(this.#url("ack"), { method: "POST", headers, body, keepalive: true }).catch(() => {});
             }
             busy = false;
         };
@@ -563,8 +591,12 @@ function sleep(milliseconds, signal) {
     });
 }
 
-/** @param {string} text */
-function base64url(text) {
-    const bytes = String.fromCharCode(...new TextEncoder().encode(text));
-    return btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replace(/=+$/, "");
+/** What a page sends beside its cookies; pages of others cannot read it. */
+function csrfToken() {
+    const cookies = (globalThis.document?.cookie ?? "").split("; ");
+    for (const name of ["__Host-boxoffice-csrf=", "boxoffice-csrf="]) {
+        const found = cookies.find((cookie) => cookie.startsWith(name));
+        if (found) return found.slice(name.length);
+    }
+    return "";
 }
