@@ -1,7 +1,7 @@
 """What it costs to verify who asks: POST /api/orders to readable, against the same with names that are believed.
 
-It costs CPU and nothing else, so what counts are orders for each second of CPU that the service uses: of orders for each
-second of the clock, what else goes on in a machine takes more than verification does.
+It costs CPU and nothing else, so what counts are orders for each second of CPU that the service uses: of those for each
+second of the clock, whatever else goes on in a machine takes more than verification does.
 """
 
 import secrets
