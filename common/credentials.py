@@ -57,6 +57,9 @@ withdrawn is believed so long at most, if identity answers."""
 ASK_AGAIN_SECONDS = 5.0
 """Public keys are asked for so often at most: whoever makes up the names of keys costs nothing."""
 
+ANSWER_SECONDS = 2.0
+"""Whoever has to be asked about at identity waits so long at most, while it is away."""
+
 NAMESPACE = UUID("3b1f1d0e-87b6-5a4e-9f0c-2f8e4b8d6a10")
 
 V = TypeVar("V")
@@ -231,7 +234,7 @@ class IssuedCredentials:
         name, at = f"{key_id} {digest}", self._clock().timestamp()
         holder = self._api_keys.get(name)
         if holder is None or at >= holder.until or self._changed(holder.user):
-            found = await self._requests.ask(CHECK_KEY, GivenKey(key_id, digest))
+            found = await self._requests.ask(CHECK_KEY, GivenKey(key_id, digest), within=ANSWER_SECONDS)
             user = User(found.user_id, found.role, frozenset(found.scopes), key=key_id, version=found.version)
             until = at + KEY_SECONDS
             if found.expires_at:
@@ -282,7 +285,7 @@ class IssuedCredentials:
             pause = ASK_AGAIN_SECONDS if self._keys.keys else 0
             if self._asked == asked and at >= asked + pause:  # nobody else asked meanwhile, or has just done so
                 try:
-                    found = await self._requests.ask(PUBLIC_KEYS, WantedKeys(), within=2)
+                    found = await self._requests.ask(PUBLIC_KEYS, WantedKeys(), within=ANSWER_SECONDS)
                     self._keys, self._keys_until = KeySet.import_key_set({"keys": found.keys}), at + KEYS_SECONDS
                 except Unavailable:
                     log.warning("keys_not_renewed")  # those that are known still hold

@@ -1,7 +1,11 @@
-"""What it costs to verify who asks: POST /api/orders to readable, against the same with names that are believed."""
+"""What it costs to verify who asks: POST /api/orders to readable, against the same with names that are believed.
+
+It costs CPU and nothing else, so what counts are orders for each second of CPU that the service uses: of those for each
+second of the clock, whatever else goes on in a machine takes more than verification does.
+"""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import msgspec
@@ -55,21 +59,26 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 async def measure(scene: Scene, issued: Callable[[Identity], Awaitable[list[str]]]) -> Measured:
-    """Orders per second of buyers with what identity `issued`; the reference are those with names."""
+    """Orders for each second of CPU by buyers with what identity `issued`; the reference are those with names."""
+
+    async def sold(side: Ours, bearers: Sequence[str] = ()) -> float:
+        side.tell(orders_per_s=await sell(scene, side, MANY_TICKETS, bearers))
+        return 1000 / side.told["cpu_ms_per_order"][-1]
+
     async with scene.system() as platform, Identity.answers(platform) as identity:
         ours, theirs = Ours(platform), Ours(platform)
 
         async def known() -> float:
-            return await sell(scene, ours, MANY_TICKETS, await issued(identity))
+            return await sold(ours, await issued(identity))
 
-        figures = await alternate(scene, known, lambda: sell(scene, theirs, MANY_TICKETS))
+        figures = await alternate(scene, known, lambda: sold(theirs))
     return Measured("/s", *figures, details=details(MANY_TICKETS, ours, theirs))
 
 
 AGAINST = "the same with `Bearer dev:<name>`"
 TOKENS = Row(
     "auth-token",
-    "POST /api/orders to readable, with access tokens",
+    "POST /api/orders to readable for each second of CPU, with access tokens",
     AGAINST,
     at_least(0.9),
     lambda scene: measure(scene, Identity.tokens),
