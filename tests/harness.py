@@ -15,8 +15,12 @@ from common.rights import everybody, nats_users, role_of
 from common.settings import Settings, variables
 from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
+from services.identity.tokens import new_signing_key
 
 READY_SECONDS = 30.0
+
+SIGNING_KEY = new_signing_key()
+"""With which identity signs in the processes of a test."""
 
 UNLIMITED = dict.fromkeys(("login", "orders", "batches", "changes", "reads", "address"), "off")
 """Rates of a system that a few users may ask as much as tests and benchmarks want."""
@@ -72,6 +76,7 @@ class ServiceProcess:
             **logins(settings),
             "BOXOFFICE_AUTH": settings.auth,
             "BOXOFFICE_PORT": str(self.port),
+            "BOXOFFICE_SIGNING_KEY": SIGNING_KEY,
             **unlimited(),
             **variables,
         }

@@ -9,7 +9,6 @@ import pytest
 from litestar.types import Receive, Scope, Send
 
 from common.runtime import Platform
-from services.identity.tokens import new_signing_key
 from tests.asgi import door, serving
 from tests.browser.chromium import Chromium, Page
 from tests.harness import ServiceProcess, eventually
@@ -19,7 +18,7 @@ SEEN = "document.querySelector('main').innerText.replace(/\\s+/g, ' ')"
 
 @pytest.fixture
 async def shop(platform: Platform, home: Path) -> AsyncIterator[ServiceProcess]:
-    async with ServiceProcess("identity", platform.settings, home, BOXOFFICE_SIGNING_KEY=new_signing_key()) as process:
+    async with ServiceProcess("identity", platform.settings, home) as process:
         yield process
 
 

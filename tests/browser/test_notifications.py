@@ -547,7 +547,7 @@ async def test_a_page_on_which_somebody_is_logged_in_needs_no_token(
 ) -> None:
     ticket_id = await office.ticket()
     async with Doorman(office.teller.port) as doorman:
-        await page.go(f"{doorman.url}/health/live")
+        await page.go(f"{doorman.url}/api/notifications/client.js")
         assert await page.run(LOGGED_IN) == 200
         doorman.judge = judge
         await forget(page, doorman.url, "session")  # what is believed for some minutes only: it is renewed
@@ -568,7 +568,7 @@ async def test_a_page_on_which_somebody_is_logged_in_needs_no_token(
 
 
 async def test_a_page_on_which_nobody_is_logged_in_any_more_is_told_so(office: Office, page: Page) -> None:
-    await page.go(f"{office.teller.url}/health/live")
+    await page.go(f"{office.teller.url}/api/notifications/client.js")
     assert await page.run(LOGGED_IN) == 200
     await listen(page, office.teller.url, AS_LOGGED_IN)
     await eventually(lambda: transport(page), "websocket")

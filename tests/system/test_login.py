@@ -13,7 +13,6 @@ import pytest
 
 from common.runtime import Platform
 from services.cli.servers import free_port
-from services.identity.tokens import new_signing_key
 from tests.harness import ServiceProcess, eventually
 from tests.oidc_server import OidcServer, oidc_server
 
@@ -72,7 +71,6 @@ async def house(platform: Platform, home: Path) -> AsyncIterator[House]:
             "BOXOFFICE_PORT": str(port),
             "BOXOFFICE_PUBLIC_URL": url,
             "BOXOFFICE_OPERATORS": "ada@example.org,bob@example.org",
-            "BOXOFFICE_SIGNING_KEY": new_signing_key(),
             "BOXOFFICE_ENCRYPTION_SECRET": SECRET,
             "BOXOFFICE_OIDC_NAME": "one",
             "BOXOFFICE_OIDC_ISSUER": provider.issuer,

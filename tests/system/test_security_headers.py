@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 from common.headers import EVERYWHERE, HTTPS_ONLY, headers_for
 from common.runtime import Platform
 from services.cli.system import SERVICES, app_of, listen, server_of, url_of
-from tests.harness import eventually, unlimited
+from tests.harness import SIGNING_KEY, eventually, unlimited
 
 ADA = {"Authorization": "Bearer dev:ada"}
 SAM = {"Authorization": "Bearer dev:sam"}
@@ -55,6 +55,7 @@ def of_nobody(path: str) -> str:
 async def shop(platform: Platform) -> AsyncIterator[Shop]:
     """Behind https, as the settings say."""
     environment = {
+        "BOXOFFICE_SIGNING_KEY": SIGNING_KEY,
         "BOXOFFICE_NATS_URL": platform.settings.nats_url,
         "BOXOFFICE_DATABASE_URL": platform.settings.database_url,
         "BOXOFFICE_AUTH": "dev",
