@@ -200,14 +200,15 @@ class RequiresUser(ASGIMiddleware):
         self.role: Role = role
 
     async def handle(self, scope: AsgiScope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        if (user := scope.get("user")) is None:  # a door may ask for more than the others of its controller
-            authenticator: Authenticator = scope["litestar_app"].state.authenticator
-            try:
-                user = scope["user"] = await authenticator.user(scope)
-            except Unauthenticated:
-                scope["litestar_app"].state.limits.take("login", address=network_of(scope))  # to guess is to try
-                raise
-        user.require(self.area, self.role, write=scope["type"] == ScopeType.HTTP and self.writes(scope["method"]))
+        state = scope["litestar_app"].state
+        writes = scope["type"] == ScopeType.HTTP and self.writes(scope["method"])
+        try:
+            if (user := scope.get("user")) is None:  # a door may ask for more than the others of its controller
+                user = scope["user"] = await state.authenticator.user(scope)
+            user.require(self.area, self.role, write=writes)
+        except (Unauthenticated, Forbidden):
+            state.limits.take("login", address=network_of(scope))  # to guess is to try
+            raise
         await next_app(scope, receive, send)
 
     @staticmethod

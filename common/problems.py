@@ -57,8 +57,8 @@ STATUS: Mapping[type[DomainError], int] = {
 }
 """What each kind of error is in HTTP; the only place that says so."""
 
-NOT_LET_IN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS}
-"""What is logged of what is refused: whoever runs the system wants to see who tries."""
+NOT_LET_IN = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+"""What is logged of what is refused: whoever runs the system wants to see who tries. Who tries too often is counted."""
 
 SHOWN = 80
 """Characters at most of what somebody sent us that we show them again."""

@@ -71,7 +71,6 @@ async def create_service(platform: Platform, settings: IdentitySettings) -> Asyn
             SessionController,
             KeyController,
             UserController,
-            public_keys,
         ]
         yield Service(
             "identity",
