@@ -313,7 +313,7 @@ async def run(
         finally:
             hint.cancel()
         with closing(first_free(settings.host, port or settings.port, console)) as door:
-            if named("public_url", environment) is None and named("oidc_client_id", environment, "identity"):
+            if settings.auth == "on" and named("public_url", environment) is None:  # whoever logs in comes back here
                 environment[PREFIX + "PUBLIC_URL"] = url_of(door)
             async with app_of(list(SERVICES), environment) as app:
                 server = server_of(app)

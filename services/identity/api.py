@@ -172,7 +172,7 @@ class IdentityDesk(msgspec.Struct, frozen=True):
         """Those of a page that is let in; only `csrf` can be read by its scripts."""
         left = int((login.expires_at - now()).total_seconds())
         return [
-            self.cookie("session", login.access_token, login.expires_in, samesite="lax"),
+            self.cookie("session", login.access_token, login.expires_in),
             self.cookie("refresh", login.refresh_token, left),
             self.cookie("csrf", login.csrf, left, httponly=False),
         ]

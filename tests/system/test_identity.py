@@ -265,7 +265,7 @@ async def test_a_page_gets_cookies_and_what_it_sends_beside_them(town: Town) -> 
     given = cookies(answer)
     flags = {name: (each["httponly"], each["samesite"], each["secure"], each["path"]) for name, each in given.items()}
     assert flags == {
-        "boxoffice-session": (True, "lax", "", "/"),
+        "boxoffice-session": (True, "strict", "", "/"),
         "boxoffice-refresh": (True, "strict", "", "/"),
         "boxoffice-csrf": ("", "strict", "", "/"),
     }
