@@ -30,11 +30,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
-from common import rights
+from common import rights, runtime
+from common.aggregate import Aggregate
 from common.auth import ROLES, RequiresUser, Scope, User
 from common.clock import new_id, now
 from common.credentials import csrf_digest
 from common.errors import Unavailable
+from common.event_log import EventLog
 from common.events import Role
 from common.settings import Settings
 from services.cli import system
@@ -43,8 +45,11 @@ from services.cli.embedded import make_roles
 from services.cli.notifications import notifications
 from services.cli.servers import NatsServer, PostgresServer, free_port
 from services.cli.who import who_asks
+from services.identity.domain import SESSIONS, USERS, LogIn, OpenSession, place_id_of, user_id_of
 from services.identity.tokens import Issuer, new_signing_key
 from tests.harness import PASSWORDS, ServiceProcess, eventually, logins
+
+PROVIDER = "https://id.example"
 
 # Every operation of the OpenAPI document, and what it asks for: the least role and the scope, or `account` for what an
 # API key is never good for, or `anyone` for whoever is let in.
@@ -261,7 +266,7 @@ def problem(answer: httpx.Response, *statuses: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 async def house(postgres: PostgresServer) -> AsyncIterator[House]:
-    """Every service in one process; people come in by another, where they are believed."""
+    """Every service in one process; people have come in with a provider before."""
     secrets = {
         "BOXOFFICE_SIGNING_KEY": SIGNING_KEY,
         "BOXOFFICE_WEBHOOK_SECRET": "w" * 32,
@@ -269,8 +274,6 @@ async def house(postgres: PostgresServer) -> AsyncIterator[House]:
     }
     services = " ".join(system.SERVICES)
     async with servers(postgres) as (settings, home):
-        (home / "dev").mkdir()
-        dev = ServiceProcess(services, settings, home / "dev", **secrets)
         real = msgspec.structs.replace(settings, auth="on")
         # In this process the app is made, and not run: it tells which doors there are that no document names.
         environment = {**logins(real), "BOXOFFICE_AUTH": "on", **secrets}
@@ -279,15 +282,9 @@ async def house(postgres: PostgresServer) -> AsyncIterator[House]:
             httpx.AsyncClient(base_url=process.url, timeout=30) as http,
             system.app_of(list(system.SERVICES), environment) as app,
         ):
-            async with dev, httpx.AsyncClient(base_url=dev.url, timeout=30) as open_door:
-                people = {
-                    name: await let_in(open_door, name, role)
-                    for name, role in (
-                        ("ada", "seller"),
-                        ("bob", "operator"),
-                        *((role, role) for role in ROLES),
-                    )
-                }
+            async with runtime.connect(settings, "test") as platform:
+                roles: dict[str, Role] = {"ada": "seller", "bob": "operator", **{role: role for role in ROLES}}
+                people = {name: await let_in(platform.event_log, name, role) for name, role in roles.items()}
             keys = {"all": await key(http, people["bob"], get_args(Scope))}
             for scope in get_args(Scope):
                 keys[scope] = await key(http, people["bob"], [each for each in get_args(Scope) if each != scope])
@@ -317,12 +314,13 @@ async def servers(postgres: PostgresServer) -> AsyncIterator[tuple[Settings, Pat
         await nats.stop()
 
 
-async def let_in(http: httpx.AsyncClient, name: str, role: str) -> Person:
-    answer = await http.post("/api/auth/dev", json={"name": name, "role": role})
-    assert answer.status_code == 200, answer.text
-    token = answer.json()["access_token"]
-    session = jwt.decode(token, ECKey.import_key(SIGNING_KEY), algorithms=["ES256"]).claims["sid"]
-    return Person(name, answer.json()["user_id"], msgspec.convert(role, Role), UUID(session))
+async def let_in(event_log: EventLog, name: str, role: Role) -> Person:
+    """Somebody who has just come back from a provider."""
+    user_id, session_id, at = user_id_of(PROVIDER, name), new_id(), now()
+    opening = OpenSession(session_id, user_id, "test", at, at + timedelta(days=1))
+    await Aggregate(USERS, event_log).handle(place_id_of(user_id), LogIn(PROVIDER, name, role, role, at))
+    await Aggregate(SESSIONS, event_log).handle(session_id, opening)
+    return Person(name, user_id, role, session_id)
 
 
 async def key(http: httpx.AsyncClient, person: Person, scopes: Sequence[str], *, revoked: bool = False) -> str:
