@@ -1,6 +1,7 @@
 """Who asks, and what they may: users, roles, scopes, and the middleware before every door that is not public."""
 
 import re
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 from typing import Annotated, Any, Literal, Protocol, cast, get_args
 from urllib.parse import parse_qs, urlsplit
@@ -8,6 +9,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.enums import HttpMethod, ScopeType
 from litestar.middleware import ASGIMiddleware
@@ -97,6 +99,9 @@ class Credentials(Protocol):
     async def of_ticket(self, ticket: str) -> User:
         """Whose the ticket for a WebSocket is, which is spent with that."""
 
+    def still(self, user: User) -> User:
+        """A user who was let in before, and would be now: nothing was revoked. Asks nobody."""
+
 
 class Authenticator:
     """Tells from a request who asks: by a bearer in its Authorization header, the cookie of a page, or a ticket."""
@@ -121,6 +126,11 @@ class Authenticator:
         if token := cookie(scope, cookie_name(self._settings, "session")):
             return await self._cookie(scope, token)
         raise Unauthenticated(f"Authorization: Required; say who you are: {self._bearers}", field="Authorization")
+
+    def still(self, user: User) -> None:
+        """Raises Unauthenticated if what let this user in was revoked meanwhile."""
+        if self._credentials:
+            self._credentials.still(user)
 
     async def _bearer(self, authorization: str) -> User:
         if given := BEARER.fullmatch(authorization):
@@ -204,6 +214,12 @@ class RequiresUser(ASGIMiddleware):
     def writes(method: str) -> bool:
         """Whether a request changes something."""
         return method not in SAFE
+
+
+def still_let_in(connection: ASGIConnection[Any, User, Any, State]) -> Callable[[], None]:
+    """For a connection that stays open, what raises Unauthenticated once its user's login or key was revoked."""
+    authenticator: Authenticator = connection.app.state.authenticator
+    return lambda: authenticator.still(connection.user)
 
 
 def developer(settings: Settings, name: str, role: Role | None) -> User:

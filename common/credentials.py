@@ -225,7 +225,7 @@ class IssuedCredentials:
             self._tokens.put(token, holder)
         if csrf is not None and not secrets.compare_digest(csrf_digest(csrf), holder.csrf):
             raise Forbidden("X-CSRF-Token: It does not belong to this login", field="X-CSRF-Token")
-        return self._still(holder.user)
+        return self.still(holder.user)
 
     async def of_key(self, key: str) -> User:
         """Whose an API key is. Raises Unauthenticated, Unavailable."""
@@ -241,17 +241,17 @@ class IssuedCredentials:
                 until = min(until, found.expires_at.timestamp())
             holder = Holder(user, until)
             self._api_keys.put(name, holder)
-        return self._still(holder.user)
+        return self.still(holder.user)
 
     async def of_ticket(self, ticket: str) -> User:
         """Whose a ticket for a WebSocket is, which is spent with that. Raises Unauthenticated, Unavailable."""
         claims = await self._verified(ticket, "ticket")
-        user = self._still(claims.user)
+        user = self.still(claims.user)
         await spend(self._log, "ticket", claims.jti)
         return user
 
-    def _still(self, user: User) -> User:
-        """Raises Unauthenticated if it was revoked since it was issued; Unavailable while that is not known."""
+    def still(self, user: User) -> User:
+        """A user who was let in and would be now. Raises Unauthenticated if it was revoked since; Unavailable."""
         if not self._heard:
             raise Unavailable("It is not known here yet which logins were revoked; try again.")
         if self._revoked:

@@ -431,6 +431,10 @@ class ReadYourWrites(Generic[C, S, E]):
         self._aggregate = aggregate
         self._projected = projected
 
+    async def load(self, aggregate_id: UUID) -> S:
+        """What it is now, by the log."""
+        return (await self._aggregate.load(aggregate_id, fresh=True)).state
+
     async def handle(self, aggregate_id: UUID, command: C, *, new: bool = False) -> Handled[S, E]:
         """As `Aggregate.handle`. Slow projectors do not fail it: after 2 s it answers all the same."""
         handled = await self._aggregate.handle(aggregate_id, command, new=new)

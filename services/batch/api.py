@@ -280,7 +280,10 @@ class BatchController(Controller):
     async def retry(
         self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]
     ) -> BatchView:
-        """Try again what failed, and only that."""
+        """Try again what failed, and only that. Who may not hand in its kind (any more) may not do this either."""
+        batch = (await desk.batches.load(batch_id)).owned_by(request.user.id)
+        if kind := desk.kinds.get(batch.kind):
+            request.user.require(kind.area, kind.role, write=True)
         command = RetryBatch(request.user.id, now())
         return await desk.written((await desk.batches.handle(batch_id, command)).state, command.at)
 

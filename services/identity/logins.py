@@ -117,8 +117,8 @@ class Logins:
         await spend(self._log, "login", begun.options.state)
         found = await provider.exchange_code(callback, begun.options)
         identity = found.identity
-        operator = identity.email_verified and identity.email in self._settings.operator_names
-        login = await self.let_in(name, identity, "operator" if operator else None, secrets.token_urlsafe(32))
+        role: Role | None = "operator" if runs_it(identity, self._settings) else None
+        login = await self.let_in(name, identity, role, secrets.token_urlsafe(32))
         sealed = sealer.seal(found.refresh_token, login.user_id) if found.refresh_token else None
         await people.keep(self._pool, login.user_id, name, identity, sealed, now())
         return login, begun.then
@@ -230,6 +230,12 @@ class DevLogins:
     async def log_in(self, name: str, role: Role, *, page: bool) -> Login:
         """Let them in; `page`: with a cookie."""
         return await self._logins.let_in(DEV, Identity(DEV, name), role, secrets.token_urlsafe(32) if page else "")
+
+
+def runs_it(identity: Identity, settings: IdentitySettings) -> bool:
+    """Whether the settings name somebody's address, however it is written, and their provider has verified it."""
+    named = {name.lower() for name in settings.operator_names}
+    return identity.email_verified and identity.email is not None and identity.email.lower() in named
 
 
 def own_path(text: str) -> str:

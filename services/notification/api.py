@@ -1,7 +1,7 @@
 """HTTP and WebSocket -> session: the same notifications with the same cursors, three ways."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any, get_args
 from uuid import UUID
@@ -18,9 +18,9 @@ from litestar.response import Stream
 from msgspec import Meta
 
 from common.assets import Asset
-from common.auth import RequiresUser, User, UserRequest
+from common.auth import RequiresUser, User, UserRequest, still_let_in
 from common.clock import now
-from common.errors import DomainError
+from common.errors import DomainError, Unauthenticated
 from common.events import Channel, NotificationEvent, NotificationKind
 from common.headers import SCRIPTS_POLICY
 from common.limits import Limited
@@ -59,8 +59,8 @@ CHANNELS = Schema(enum=list(get_args(Channel)))
 TOGETHER = 20
 """Notifications that the other side takes in time, or is too slow: 8 KB, more or less."""
 
-TOO_SLOW, RESTART = 1013, 1012
-"""Why a WebSocket is closed (IANA): try again later, the service restarts."""
+TOO_SLOW, RESTART, NOT_LET_IN = 1013, 1012, 1008
+"""Why a WebSocket is closed (IANA): try again later, the service restarts, against the rules."""
 
 
 class Resumed(msgspec.Struct, frozen=True, tag="resumed"):
@@ -178,12 +178,14 @@ class NotificationController(Controller):
 
         `after` acknowledges.
         """
+        still = still_let_in(request)
         async with desk.feed.session(request.user.id, "poll", after, log) as session:
             if after and session.recovered:
                 session.acknowledge(after)
             with suppress(Ended):
                 async with ended_when_gone(request, session):
                     sent = await session.next(wait if session.recovered else 0)
+                still()
                 items = [each.notification for each in sent]
                 return News(items, session.passed, session.recovered, session.log)
             return News([], session.after, session.recovered, session.log)
@@ -202,12 +204,13 @@ class NotificationController(Controller):
         The same over a WebSocket, which OpenAPI cannot describe, at `/api/notifications/ws` with the same
         parameters: JSON with a `type`, which is `resumed` (`recovered`, `cursor`, `log`), `notification`
         (`notification`, `attempt`), `ping` after 15 s of silence, `wrong` (`detail`) for what you sent, and
-        `ended` (`reason`, `retry_ms`) before it is closed: with 1012 as the process stops, with 1013 as you are
-        too slow or there is more. Send `{"ack": <cursor>}` for all that has arrived. A page, which can set no
-        header, gives the `ticket` of a `POST /api/auth/ticket`, which is good for one socket.
+        `ended` (`reason`, `retry_ms`) before it is closed: with 1012 as the process stops, with 1008 as what let you
+        in was revoked, with 1013 as you are too slow or there is more. Send `{"ack": <cursor>}` for all that has
+        arrived. A page, which can set no header, gives the `ticket` of a `POST /api/auth/ticket`, which is good for
+        one socket.
         """
         place = last_event_id if last_event_id is not None else after
-        return await event_stream(sse(desk.feed, request.user.id, place, log))
+        return await event_stream(sse(desk.feed, request.user.id, place, log, still_let_in(request)))
 
     @websocket("/ws")
     async def ws(
@@ -220,7 +223,7 @@ class NotificationController(Controller):
         """JSON: `resumed`, then each `notification`; `ping` in a silence; `{"ack": <cursor>}` from you."""
         async with desk.feed.session(socket.user.id, "websocket", after, log) as session:
             await socket.accept()
-            await serve(socket, session)
+            await serve(socket, session, still_let_in(socket))
 
     @get("/inbox", responses=problems(400, 503))
     async def inbox(
@@ -290,13 +293,16 @@ async def ended_when_gone(request: UserRequest, session: Session) -> AsyncIterat
             await watching
 
 
-async def sse(feed: Feed, user_id: str, after: int | None, log: str | None) -> AsyncGenerator[bytes, None]:
-    """The events of a stream, until the session ends. Raises Unavailable before the first."""
+async def sse(
+    feed: Feed, user_id: str, after: int | None, log: str | None, still: Callable[[], None]
+) -> AsyncGenerator[bytes, None]:
+    """The events of a stream, until the session ends, or `still` raises. Raises Unavailable before the first."""
     async with feed.session(user_id, "sse", after, log) as session:
         try:
             yield sent_event("resumed", resumed(session), session.after)
             while True:
                 sent = await session.next(PING_SECONDS)
+                still()
                 yield (
                     b"".join(sent_event("notification", told(each), each.notification.cursor) for each in sent) or PING
                 )
@@ -307,13 +313,14 @@ async def sse(feed: Feed, user_id: str, after: int | None, log: str | None) -> A
             yield sent_event("ended", Ending(error.detail))
 
 
-async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
-    """Send and hear until one side ends it."""
+async def serve(socket: WebSocket[User, Any, State], session: Session, still: Callable[[], None]) -> None:
+    """Send and hear until one side ends it, or `still` raises."""
     hearing = asyncio.create_task(hear(socket, session))
     try:
         await send(socket, resumed(session))
         while not hearing.done():
             sent = await session.next(PING_SECONDS)
+            still()
             for some in range(0, len(sent), TOGETHER):
                 await send(socket, *map(told, sent[some : some + TOGETHER]))
             if not sent:
@@ -321,6 +328,8 @@ async def serve(socket: WebSocket[User, Any, State], session: Session) -> None:
     except Ended as ended:
         if not ended.gone:
             await close(socket, TOO_SLOW if ended.too_slow else RESTART, Ending(ended.reason, ended.retry_ms))
+    except Unauthenticated as error:
+        await close(socket, NOT_LET_IN, Ending(error.detail))
     except DomainError as error:
         await close(socket, TOO_SLOW, Ending(error.detail))
     except TimeoutError:

@@ -16,7 +16,7 @@ from common.events import WebhookAttempted, WebhookParked, encode
 from common.runtime import Platform
 from common.settings import BadSetting, load
 from services.cli import system
-from services.cli.embedded import webhook_secret
+from services.cli.embedded import SECRETS, webhook_secret
 from services.notification.settings import NotificationSettings
 from tests.facts import whole
 from tests.harness import ServiceProcess, eventually
@@ -418,7 +418,7 @@ def test_a_data_folder_has_one_secret_that_only_its_owner_reads(tmp_path: Path) 
     secret = webhook_secret(tmp_path)
     assert webhook_secret(tmp_path) == secret
     assert load(NotificationSettings, {"BOXOFFICE_WEBHOOK_SECRET": secret}).webhook_secret == secret
-    [kept] = tmp_path.iterdir()
+    [kept] = (tmp_path / SECRETS).iterdir()
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
 
 
