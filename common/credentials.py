@@ -298,5 +298,5 @@ class IssuedCredentials:
 def parts_of(key: str) -> tuple[UUID, str]:
     """The id and the secret of an API key. Raises Unauthenticated."""
     if not (parts := KEY.fullmatch(key)):
-        raise Unauthenticated(f"The API key is not believed: it is none; they are {KEY_PREFIX}<id>_<secret>.")
+        raise Unauthenticated("The API key is not believed: it is none of ours.")
     return UUID(hex=parts[1]), parts[2]

@@ -665,6 +665,17 @@ async def test_whoever_may_do_something_else_now_refreshes_their_login(door: Doo
     assert await outcome(door.bearer(ISSUER.access(before, "", NOON + ACCESS / 2))) == "Unauthenticated"
 
 
+async def test_what_is_heard_late_takes_nothing_back(door: Door, identity: Identity) -> None:
+    """Two replicas of identity may tell it in the wrong order."""
+    revoked = Publisher[Revoked]("revoked", identity.log)
+    for since in (3, 2):
+        await revoked.publish(new_id(), Revoked("user", ADA, NOON, since))
+    await identity.end_session()
+    await eventually(lambda: outcome(door.bearer(ours(sub="eve"))), "Unauthenticated")
+    assert await outcome(door.bearer(ours(sid=str(new_id()), ver=2))) == "Unauthenticated"
+    assert await outcome(door.bearer(ours(sid=str(new_id()), ver=3))) == "buyer"
+
+
 async def test_what_was_revoked_is_remembered_as_long_as_anything_lives(door: Door, identity: Identity) -> None:
     await identity.end_session()
     await eventually(lambda: outcome(door.bearer(GOOD)), "Unauthenticated")
