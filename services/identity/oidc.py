@@ -79,6 +79,11 @@ NOT_TAKEN = frozenset({"invalid_grant", "invalid_request", "invalid_token"})
 T = TypeVar("T")
 
 
+ProviderName = Annotated[
+    str, Meta(pattern=r"^[a-z0-9-]{1,32}(?!\n)$", description="1 to 32 of a-z 0-9 -, as it is a part of addresses")
+]
+
+
 class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
     """A provider, as it knows us. `name` is what people call it.
 
@@ -86,7 +91,7 @@ class ProviderSettings(msgspec.Struct, frozen=True, kw_only=True):
     each time, as OpenID Connect Core 11 has it. Google knows no such scope; it is asked in its own way.
     """
 
-    name: str
+    name: ProviderName
     issuer: str
     client_id: str
     client_secret: str

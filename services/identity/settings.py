@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from common.events import Role
 from common.settings import BadSetting, Settings
-from services.identity.oidc import GOOGLE, ProviderSettings
+from services.identity.oidc import GOOGLE, ProviderName, ProviderSettings
 
 EncryptionSecret = Annotated[
     str,
@@ -30,7 +30,7 @@ class IdentitySettings(Settings, frozen=True, kw_only=True):
     signing_key: str = ""
     encryption_secret: EncryptionSecret = ""
     encryption_secret_before: EncryptionSecret = ""
-    oidc_name: Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}(?!\n)$")] = "google"
+    oidc_name: ProviderName = "google"
     oidc_issuer: str = GOOGLE
     oidc_client_id: str = ""
     oidc_client_secret: str = ""
