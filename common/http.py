@@ -90,15 +90,21 @@ DOCUMENTATION = b"""<!DOCTYPE html>
 <body><div id="swagger"></div></body>
 </html>
 """
-START = b"""SwaggerUIBundle({
+START = rb"""SwaggerUIBundle({
   url: "/api/openapi.json",
   dom_id: "#swagger",
   deepLinking: true,
   showExtensions: true,
   showCommonExtensions: true,
+  requestInterceptor(request) {
+    const csrf = document.cookie.match(/(?:^|; )(?:__Host-)?boxoffice-csrf=([^;]*)/);
+    if (csrf) request.headers["X-CSRF-Token"] = csrf[1];
+    return request;
+  },
 });
 """
-"""In a file of its own, as the policy of the page lets it run nothing that stands in the page."""
+"""In a file of its own, as the policy of the page lets it run nothing that stands in the page. Who is logged in may try
+all that they may do."""
 
 DOCUMENTATION_POLICY = f"{SCRIPTS_POLICY}; style-src 'self' 'unsafe-inline'; img-src 'self' data:"
 """Swagger UI sets styles in place."""

@@ -130,3 +130,28 @@ async def attack(page: Page, url: str, body: object) -> None:
         given = msgspec.json.encode({**options, "headers": {"Content-Type": media_type}}).decode()
         script = f"fetch({url!r}, {given})"
         assert await page.run(f"{script}.then(() => 'sent', () => 'blocked')") in ("sent", "blocked")
+
+
+async def test_who_is_logged_in_tries_doors_in_the_documentation(shop: ServiceProcess, home: Path) -> None:
+    async with Chromium(home) as browser, browser.page() as page:
+        await page.go(f"{shop.url}/login")
+        await shows(page, "be whoever you like")
+        await page.run("document.querySelector('#who').value = 'ada'; document.querySelector('#dev button').click()")
+        await shows(page, "You are ada")
+        document = await page.run("fetch('/api/openapi.json').then((answer) => answer.json())")
+        name = document["paths"]["/api/auth/ticket"]["post"]["operationId"]
+        await page.go(f"{shop.url}/api/docs#/auth/{name}")
+        for button in (".try-out__btn", ".execute"):
+            found = f"document.querySelector('.opblock.is-open {button}')"
+
+            async def there(found: str = found) -> bool:
+                return bool(await page.run(f"{found} !== null"))
+
+            await eventually(there, True)
+            await page.run(f"{found}.click()")
+
+        async def answer() -> str:
+            found = ".live-responses-table tbody .response-col_status"
+            return str(await page.run(f"document.querySelector('{found}')?.innerText.trim()"))
+
+        await eventually(answer, "201")
