@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from common.events import Event, OperationsExecuted, WorkCounted, WorkReleased, type_of
+from common.rights import granted
 from common.runtime import Platform
 from common.topology import CONSUMERS
 from services.batch.collector import SLOTS
@@ -167,6 +168,7 @@ async def ward(platform: Platform, proxy: Proxy, home: Path) -> AsyncIterator[Wa
     database = await asyncpg.connect(platform.settings.database_url)
     ward = Ward(platform, proxy, home, database)
     await database.execute("create table batch_data.entries (operation_id uuid not null, number bigint not null)")
+    await database.execute(granted("batch_data", "batch", "entries"))
     try:
         async with ward.victim:
             yield ward
