@@ -10,7 +10,8 @@ Role = Literal["buyer", "seller", "operator"]
 """What somebody may do; each may also do what those before it may."""
 
 SessionEnd = Literal["logout", "reuse", "provider"]
-"""Why a session ended: its user said so, a refresh token was used twice, or who vouched for the user does not now."""
+"""Why a session ended: its user said so, or a refresh token was used twice. That a provider does not vouch for somebody
+any more was told so until there was `LoginsEnded`."""
 
 
 class UserRegistered(Event, frozen=True, tag="user_registered"):
@@ -31,6 +32,17 @@ class RoleChanged(Event, frozen=True, tag="role_changed"):
 
     user_id: str
     role: Role
+    by: str | None
+    at: datetime
+
+
+class LoginsEnded(Event, frozen=True, tag="logins_ended"):
+    """What let a user in until now, sessions and keys, does not any more.
+
+    `by`: the operator who said so; None where who vouched for them does not any more.
+    """
+
+    user_id: str
     by: str | None
     at: datetime
 
@@ -111,7 +123,7 @@ class Spent(Event, frozen=True, tag="spent"):
     at: datetime
 
 
-UserEvent = UserRegistered | RoleChanged
+UserEvent = UserRegistered | RoleChanged | LoginsEnded
 SessionEvent = SessionOpened | SessionRefreshed | SessionEnded
 KeyEvent = KeyCreated | KeyUsed | KeyRevoked
 IdentityEvent = UserEvent | SessionEvent | KeyEvent

@@ -14,6 +14,7 @@ from common.events import (
     KeyCreated,
     KeyRevoked,
     KeyUsed,
+    LoginsEnded,
     Role,
     RoleChanged,
     SessionEnded,
@@ -23,6 +24,7 @@ from common.events import (
 )
 from common.paging import cursor_of, position_of
 from common.projector import ReadModel
+from services.identity.domain import DEV
 
 TABLES = """
 create table users (
@@ -90,7 +92,15 @@ update keys set used_at = new.at from unnest($1::uuid[], $2::timestamptz[]) as n
 REVOKE = """
 update keys set revoked_at = new.at from unnest($1::uuid[], $2::timestamptz[]) as new (id, at) where keys.id = new.id
 """
-IN_ORDER = (REGISTER, CHANGE_ROLE, OPEN, REFRESH, END, CREATE, USE, REVOKE)
+END_SESSIONS = """
+update sessions set ended = 'ended' from unnest($1::text[], $2::timestamptz[]) as new (user_id, at)
+where sessions.user_id = new.user_id and opened_at <= new.at and ended is null
+"""
+REVOKE_KEYS = """
+update keys set revoked_at = new.at from unnest($1::text[], $2::timestamptz[]) as new (user_id, at)
+where keys.user_id = new.user_id and created_at <= new.at and revoked_at is null
+"""
+IN_ORDER = (REGISTER, CHANGE_ROLE, OPEN, REFRESH, END, CREATE, USE, REVOKE, END_SESSIONS, REVOKE_KEYS)
 
 
 async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
@@ -103,6 +113,8 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 told[REGISTER][place] = (place, user_id, issuer, role, at)
             case RoleChanged(user_id, role):
                 told[CHANGE_ROLE][user_id] = (user_id, role)
+            case LoginsEnded(user_id=user_id, at=at):
+                told[END_SESSIONS][user_id] = told[REVOKE_KEYS][user_id] = (user_id, at)
             case SessionOpened(session_id, user_id, provider, at, expires_at):
                 told[OPEN][session_id] = (session_id, user_id, provider, at, expires_at)
             case SessionRefreshed(session_id=session_id, at=at):
@@ -175,6 +187,10 @@ USER = """
 select place, users.id, issuer, role, people.name, people.email, users.created_at
 from users left join identity_data.people on people.user_id = users.id
 """
+OPERATORS = """
+select users.id, people.email from users left join identity_data.people on people.user_id = users.id
+where role = 'operator' and issuer <> $1
+"""
 USER_OF_ID = USER + " where users.place = $1"
 USERS = (
     USER
@@ -194,6 +210,11 @@ async def sessions(pool: asyncpg.Pool, user_id: str, current: UUID | None, at: d
 async def keys(pool: asyncpg.Pool, user_id: str) -> list[KeyView]:
     """The keys of a user that were not revoked, newest first."""
     return [KeyView(*row) for row in await pool.fetch(KEYS_OF_USER, user_id)]
+
+
+async def operators(pool: asyncpg.Pool) -> list[tuple[str, str | None]]:
+    """Who is an operator and has a provider: their ids and verified addresses."""
+    return [(row["id"], row["email"]) for row in await pool.fetch(OPERATORS, DEV)]
 
 
 async def users(pool: asyncpg.Pool, *, limit: int, cursor: str | None) -> UserPage:
