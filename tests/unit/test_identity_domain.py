@@ -100,13 +100,13 @@ def test_who_is_an_operator_by_the_settings_alone_is_none_when_they_name_somebod
 
 def test_what_let_a_user_in_ends_and_what_comes_later_does_not() -> None:
     user(registered()).when(EndLogins(ADA, "olga", NOON)).then(LoginsEnded(ADA, "olga", NOON))
-    user().when(EndLogins(ADA, "olga", NOON)).refused(NotFound)
-    account = fold(USERS, [registered(), LoginsEnded(ADA, None, NOON)])
+    user().when(EndLogins(ADA, "olga", NOON)).refused(NotFound, "no user")
+    account = user(registered(), LoginsEnded(ADA, None, NOON)).state
     for before in (after(-60), NOON):
         with pytest.raises(Unauthenticated, match="log in again"):
             account.let_in_since(before)
     account.let_in_since(after(1))
-    fold(USERS, [registered()]).let_in_since(NOON)
+    user(registered()).state.let_in_since(NOON)
 
 
 def test_who_comes_again_is_known() -> None:
