@@ -424,21 +424,30 @@ async def test_the_signing_key_is_changed_while_everybody_stays(town: Town) -> N
     async def believed(token: str) -> bool:
         return await town.statuses(token) == [200, 200, 200]
 
+    async def start_all_with(keys: str) -> None:
+        for name in ("one", "other"):
+            replaced: ServiceProcess = getattr(town, name)
+            await replaced.stop()
+            setattr(town, name, town.identity(keys))
+            await getattr(town, name).start()
+
     async with asyncio.TaskGroup() as load:
         load.create_task(go_on())
-        for keys in (OLD + NEW, NEW + OLD):
-            for name in ("one", "other"):
-                replaced: ServiceProcess = getattr(town, name)
-                await replaced.stop()
-                setattr(town, name, town.identity(keys))
-                await getattr(town, name).start()
+        await start_all_with(OLD + NEW)
+        await start_all_with(NEW + OLD)
         new = await town.log_in("ada")
         await eventually(lambda: believed(new["access_token"]), True)
         stop.set()
     assert seen == {200}, "those who were there did not notice"
     kids = [await town.http.get(f"{each.url}/.well-known/jwks.json") for each in (town.one, town.other)]
     assert [len(each.json()["keys"]) for each in kids] == [2, 2]
-    town.kept(await town.refresh(login["refresh_token"], town.other))
+    renewed = town.kept(await town.refresh(login["refresh_token"], town.other))
+
+    await start_all_with(NEW)
+    assert (await town.refresh(new["refresh_token"], town.one)).status_code == 200
+    assert (await town.refresh(renewed["refresh_token"], town.other)).status_code == 200
+    gone = await town.refresh(login["refresh_token"], town.one)  # signed with the old one
+    assert (gone.status_code, "none of ours" in gone.text) == (401, True)
 
 
 # What is left behind
