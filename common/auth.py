@@ -212,7 +212,7 @@ class RequiresUser(ASGIMiddleware):
 
     What is shown and not believed counts for the address (`refused`); what somebody known may not do, for them. Over
     that rate, keys that were never believed here are refused before identity is asked. Tokens and tickets are looked
-    at still, as that costs less than an answer: who has come with a new one is not kept out by others who guess.
+    at still, as their signature is verified here: who comes with a new one is not kept out by others who guess.
 
     A middleware rather than a guard: Litestar 2.25 copies the handler for every call of one.
     """

@@ -181,6 +181,7 @@ class IdentityDesk(msgspec.Struct, frozen=True):
         ]
 
     def cookie(self, what: Any, value: str, seconds: int, **more: Any) -> Cookie:
+        """A cookie of ours."""
         return cookie_of(self.settings, what, value, seconds, **more)
 
     def no_cookies(self) -> list[Cookie]:
