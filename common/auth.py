@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from common.errors import Forbidden, Unauthenticated
 from common.events import Role
-from common.limits import network_of
+from common.limits import count
 from common.settings import Settings
 
 DEV_TOKEN = re.compile(r"dev:([A-Za-z0-9_.@-]{1,64})(?::(buyer|seller|operator))?")
@@ -99,6 +99,9 @@ class Credentials(Protocol):
     async def of_ticket(self, ticket: str) -> User:
         """Whose the ticket for a WebSocket is, which is spent with that."""
 
+    def remembered(self, shown: str) -> bool:
+        """Whether this access token or API key was believed here before, however long ago. Asks nobody."""
+
     def still(self, user: User) -> User:
         """A user who was let in before, and would be now: nothing was revoked. Asks nobody."""
 
@@ -127,6 +130,19 @@ class Authenticator:
             return await self._cookie(scope, token)
         raise Unauthenticated(f"Authorization: Required; say who you are: {self._bearers}", field="Authorization")
 
+    def shown(self, scope: HTTPScope | WebSocketScope) -> str | None:
+        """What a request shows to be let in: a bearer, a ticket or a cookie."""
+        if (authorization := header(scope, b"authorization")) is not None:
+            given = BEARER.fullmatch(authorization)
+            return given[1] if given else authorization
+        if scope["type"] == ScopeType.WEBSOCKET:
+            return ticket_of(scope)
+        return cookie(scope, cookie_name(self._settings, "session"))
+
+    def remembers(self, shown: str) -> bool:
+        """Whether it was believed here before."""
+        return self._credentials is not None and self._credentials.remembered(shown)
+
     def still(self, user: User) -> None:
         """Raises Unauthenticated if what let this user in was revoked meanwhile."""
         if self._credentials:
@@ -144,7 +160,7 @@ class Authenticator:
         raise Unauthenticated(f"Authorization: Expected {self._bearers}", field="Authorization")
 
     async def _ticket(self, scope: WebSocketScope | HTTPScope) -> User:
-        given = parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [""])[0]
+        given = ticket_of(scope)
         if not (given and self._credentials):
             detail = "ticket: Required; get one by POST /api/auth/ticket, or send an Authorization header"
             raise Unauthenticated(detail, field="ticket")
@@ -177,6 +193,11 @@ class Authenticator:
             raise Forbidden(f"Origin: This is for pages of {ours[:80]}, and yours is of {origin[:80]}.")
 
 
+def ticket_of(scope: HTTPScope | WebSocketScope) -> str | None:
+    """The ticket in an address."""
+    return parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [None])[0]
+
+
 def _normal(origin: str) -> tuple[str, str, int | None]:
     """Scheme, host and port. Whatever is no origin is equal to none."""
     try:
@@ -188,6 +209,10 @@ def _normal(origin: str) -> tuple[str, str, int | None]:
 
 class RequiresUser(ASGIMiddleware):
     """Before anything else is looked at, whoever asks has to be known, and may do this.
+
+    What is shown and not believed counts for the address (`refused`); what somebody known may not do, for them. Over
+    that rate, keys that were never believed here are refused before identity is asked. Tokens and tickets are looked
+    at still, as their signature is verified here: who comes with a new one is not kept out by others who guess.
 
     A middleware rather than a guard: Litestar 2.25 copies the handler for every call of one.
     """
@@ -202,14 +227,27 @@ class RequiresUser(ASGIMiddleware):
     async def handle(self, scope: AsgiScope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         state = scope["litestar_app"].state
         writes = scope["type"] == ScopeType.HTTP and self.writes(scope["method"])
+        if (user := scope.get("user")) is None:  # a door may ask for more than the others of its controller
+            user = scope["user"] = await self._believed(scope, state.authenticator)
         try:
-            if (user := scope.get("user")) is None:  # a door may ask for more than the others of its controller
-                user = scope["user"] = await state.authenticator.user(scope)
             user.require(self.area, self.role, write=writes)
-        except (Unauthenticated, Forbidden):
-            state.limits.take("login", address=network_of(scope))  # to guess is to try
+        except Forbidden:
+            count("changes" if writes else "reads", scope, user=user.id, key=user.key and str(user.key))
             raise
         await next_app(scope, receive, send)
+
+    @staticmethod
+    async def _believed(scope: AsgiScope, authenticator: Authenticator) -> User:
+        """Raises what `Authenticator.user` raises, and TooManyRequests."""
+        shown = authenticator.shown(scope)
+        if shown and shown.startswith(KEY_PREFIX) and not authenticator.remembers(shown):
+            count("refused", scope, look=True)
+        try:
+            return await authenticator.user(scope)
+        except Unauthenticated:
+            if shown and not authenticator.remembers(shown):  # what has run out, or was revoked, is no guess
+                count("refused", scope)
+            raise
 
     @staticmethod
     def writes(method: str) -> bool:
@@ -228,7 +266,7 @@ def developer(settings: Settings, name: str, role: Role | None) -> User:
     return User(name, role or ("operator" if name in settings.operator_names else "seller"))
 
 
-def cookie_name(settings: Settings, what: Literal["session", "refresh", "csrf", "login"]) -> str:
+def cookie_name(settings: Settings, what: Literal["session", "refresh", "csrf", "login", "problem"]) -> str:
     """The name of a cookie of ours.
 
     With `__Host-` (RFC 6265bis) no other host and no page without TLS can have set it; so browsers take it only there.

@@ -148,6 +148,9 @@ class Recent(Generic[V]):
             self._values.move_to_end(name)
         return value
 
+    def drop(self, name: str) -> None:
+        self._values.pop(name, None)
+
     def put(self, name: str, value: V) -> None:
         self._values[name] = value
         if len(self._values) > self._limit:
@@ -229,12 +232,15 @@ class IssuedCredentials:
 
     async def of_key(self, key: str) -> User:
         """Whose an API key is. Raises Unauthenticated, Unavailable."""
-        key_id, secret = parts_of(key)
-        digest = digest_of(secret)
+        key_id, digest = parts_of(key)
         name, at = f"{key_id} {digest}", self._clock().timestamp()
         holder = self._api_keys.get(name)
         if holder is None or at >= holder.until or self._changed(holder.user):
-            found = await self._requests.ask(CHECK_KEY, GivenKey(key_id, digest), within=ANSWER_SECONDS)
+            try:
+                found = await self._requests.ask(CHECK_KEY, GivenKey(key_id, digest), within=ANSWER_SECONDS)
+            except Unauthenticated:
+                self._api_keys.drop(name)
+                raise
             user = User(found.user_id, found.role, frozenset(found.scopes), key=key_id, version=found.version)
             until = at + KEY_SECONDS
             if found.expires_at:
@@ -249,6 +255,12 @@ class IssuedCredentials:
         user = self.still(claims.user)
         await spend(self._log, "ticket", claims.jti)
         return user
+
+    def remembered(self, shown: str) -> bool:
+        """Whether this access token or API key was believed here before, and not refused by identity since."""
+        if KEY.fullmatch(shown):
+            return self._api_keys.get("{} {}".format(*parts_of(shown))) is not None
+        return self._tokens.get(shown) is not None
 
     def still(self, user: User) -> User:
         """A user who was let in and would be now. Raises Unauthenticated if it was revoked since; Unavailable."""
@@ -296,7 +308,7 @@ class IssuedCredentials:
 
 
 def parts_of(key: str) -> tuple[UUID, str]:
-    """The id and the secret of an API key. Raises Unauthenticated."""
+    """The id of an API key, and the digest of its secret. Raises Unauthenticated."""
     if not (parts := KEY.fullmatch(key)):
         raise Unauthenticated("The API key is not believed: it is none of ours.")
-    return UUID(hex=parts[1]), parts[2]
+    return UUID(hex=parts[1]), digest_of(parts[2])

@@ -17,7 +17,9 @@ from common.settings import PREFIX, Settings
 from common.telemetry import LIMITED
 
 What = Literal["login", "orders", "batches", "changes"]
-Reads = Literal["reads"]
+Other = Literal["reads", "refused"]
+"""`refused`: what somebody showed to be let in, and was not believed."""
+
 By = Literal["user", "key", "address"]
 
 KEPT = 100_000
@@ -82,13 +84,15 @@ class Limits:
 
     What changes something counts for the user, for the API key where there is one, and for the address; what only
     reads, not for the address. A key may take half of what its owner may, so that a script that has gone wild leaves
-    the rest to the page. Where nobody is known yet, at a login, it counts for the address alone.
+    the rest to the page. Where nobody is known, at a login and when what was shown is not believed, it counts for the
+    address alone, and by itself: who guesses blocks nobody who is in.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], int] = monotonic_ns) -> None:
         """`clock`: nanoseconds."""
         texts = {
             "login": settings.rate_login,
+            "refused": settings.rate_refused,
             "orders": settings.rate_orders,
             "batches": settings.rate_batches,
             "changes": settings.rate_changes,
@@ -98,13 +102,15 @@ class Limits:
         rates = {what: rate for what, text in texts.items() if (rate := Rate.of(text))}
         self._by_user = {what: Limiter(rate) for what, rate in rates.items()}
         self._by_key = {what: Limiter(rate.half) for what, rate in rates.items()}
-        self._by_address = {what: Limiter(rate) for what, rate in rates.items() if what in ("login", "all")}
+        self._by_address = {what: Limiter(rate) for what, rate in rates.items() if what in AT_AN_ADDRESS}
         self._clock = clock
         self._trusts_nobody = not settings.trusted_proxies
         self._suspected = False
 
-    def take(self, what: What | Reads, *, address: str, user: str | None = None, key: str | None = None) -> None:
-        """Count a request: in all that it counts for, or in none. Raises TooManyRequests."""
+    def take(
+        self, what: What | Other, *, address: str, user: str | None = None, key: str | None = None, look: bool = False
+    ) -> None:
+        """Count a request: in all that it counts for, or in none. Raises TooManyRequests. `look`: do only that."""
         known, reads = user is not None, what == "reads"
         found: tuple[tuple[By, Limiter | None, str | None], ...] = (
             ("key", self._by_key.get(what), key),
@@ -117,7 +123,7 @@ class Limits:
             if wait := limiter.wait(whose, now):
                 LIMITED.labels(what, by).inc()
                 raise too_many(what, by, limiter.rate, wait)
-        for _, limiter, whose in limits:
+        for _, limiter, whose in () if look else limits:
             limiter.take(whose, now)
 
     def suspect_proxy(self, scope: Scope) -> None:
@@ -132,8 +138,12 @@ class Limits:
             log.warning("proxy_taken_for_a_client", address=network_of(scope), mend=mend)
 
 
+AT_AN_ADDRESS = ("login", "refused", "all")
+"""What is counted by address."""
+
 OF: Mapping[str, str] = {
     "login": "for logging in",
+    "refused": "that show what is not believed",
     "orders": "for orders",
     "batches": "for batches",
     "changes": "that change something",
@@ -149,7 +159,7 @@ WHO: Mapping[By, str] = {
 def too_many(what: str, by: By, rate: Rate, wait: int) -> TooManyRequests:
     """What somebody is told who has to wait so many nanoseconds."""
     seconds = -(-wait // NANO)  # rounded up
-    of = OF[what if by != "address" or what == "login" else "changes"]
+    of = OF[what if by != "address" or what in AT_AN_ADDRESS else "changes"]
     requests = "1 request" if rate.count == 1 else f"{rate.count:,} requests"
     each = f"an {rate.unit}" if rate.unit == "hour" else f"a {rate.unit}"
     return TooManyRequests(f"{WHO[by]} {requests} {of} {each}; ask again in {seconds} s.", retry_after=seconds)
@@ -165,16 +175,22 @@ class Limited(ASGIMiddleware):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         assert scope["type"] == ScopeType.HTTP
-        limits: Limits = scope["litestar_app"].state.limits
         user = scope.get("user")
         reads = scope["method"] == HttpMethod.GET and user is not None  # a login may begin with a GET
-        what: What | Reads = "reads" if reads else self.what
-        try:
-            limits.take(what, address=network_of(scope), user=user and user.id, key=user and user.key and str(user.key))
-        except TooManyRequests:
-            limits.suspect_proxy(scope)
-            raise
+        count("reads" if reads else self.what, scope, user=user and user.id, key=user and user.key and str(user.key))
         await next_app(scope, receive, send)
+
+
+def count(
+    what: What | Other, scope: Scope, *, user: str | None = None, key: str | None = None, look: bool = False
+) -> None:
+    """Count a request at its address, as `Limits.take` does. Raises TooManyRequests."""
+    limits: Limits = scope["litestar_app"].state.limits
+    try:
+        limits.take(what, address=network_of(scope), user=user, key=key, look=look)
+    except TooManyRequests:
+        limits.suspect_proxy(scope)
+        raise
 
 
 def network_of(scope: Scope) -> str:

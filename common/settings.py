@@ -67,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     sockets: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
     trusted_proxies: Proxies = ""
     rate_login: RateText = "120/minute"
+    rate_refused: RateText = "300/minute"
     rate_orders: RateText = "60/minute"
     rate_batches: RateText = "60/minute"
     rate_changes: RateText = "600/minute"

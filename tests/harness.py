@@ -22,7 +22,7 @@ READY_SECONDS = 30.0
 SIGNING_KEY = new_signing_key()
 """With which identity signs in the processes of a test."""
 
-UNLIMITED = dict.fromkeys(("login", "orders", "batches", "changes", "reads", "address"), "off")
+UNLIMITED = dict.fromkeys(("login", "refused", "orders", "batches", "changes", "reads", "address"), "off")
 """Rates of a system that a few users may ask as much as tests and benchmarks want."""
 
 T = TypeVar("T")

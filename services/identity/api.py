@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, get_args
-from urllib.parse import urlencode
+from urllib.parse import quote
 from uuid import UUID
 
 import asyncpg
@@ -20,13 +20,13 @@ from common.assets import Asset
 from common.auth import KEY_PREFIX, RequiresUser, Scope, UserRequest, cookie, cookie_name
 from common.clock import Moment, new_id, now
 from common.credentials import digest_of
-from common.errors import Conflict, DomainError, Invalid, NotFound, Unauthenticated
+from common.errors import Conflict, DomainError, Invalid, NotFound, TooManyRequests, Unauthenticated
 from common.events import KeyEvent, Role, UserEvent
 from common.headers import SCRIPTS_POLICY
 from common.http import LINE, LOCATION_HEADER
-from common.limits import Limited
+from common.limits import Limited, count
 from common.paging import Cursor
-from common.problems import problems
+from common.problems import problems, tell_domain_error
 from common.projector import ReadYourWrites
 from common.settings import Settings
 from services.identity import people, read_model
@@ -50,6 +50,9 @@ from services.identity.tokens import TICKET, Issuer
 Next = Annotated[str, QueryParameter(name="next", max_length=1000, description="A path of this system")]
 
 LOGIN_LIMIT = Limited("login")
+
+TOLD_SECONDS = 60
+"""In which the page comes for what it has to tell."""
 
 MOST_KEYS = 50
 """Keys that a user may have at a time."""
@@ -179,13 +182,17 @@ class IdentityDesk(msgspec.Struct, frozen=True):
 
     def cookie(self, what: Any, value: str, seconds: int, **more: Any) -> Cookie:
         """A cookie of ours."""
-        secure = self.settings.public_url.startswith("https:")
-        flags = {"httponly": True, "samesite": "strict", "secure": secure, **more}
-        return Cookie(key=cookie_name(self.settings, what), value=value, path="/", max_age=seconds, **flags)
+        return cookie_of(self.settings, what, value, seconds, **more)
 
     def no_cookies(self) -> list[Cookie]:
         """Those by which a browser forgets the others."""
         return [self.cookie(what, "", 0) for what in ("session", "refresh", "csrf")]
+
+
+def cookie_of(settings: Settings, what: Any, value: str, seconds: int, **more: Any) -> Cookie:
+    """A cookie of ours."""
+    flags = {"httponly": True, "samesite": "strict", "secure": settings.public_url.startswith("https:"), **more}
+    return Cookie(key=cookie_name(settings, what), value=value, path="/", max_age=seconds, **flags)
 
 
 def no_store(content: Any, cookies: list[Cookie] | None = None, status: int = 200) -> Response[Any]:
@@ -193,9 +200,16 @@ def no_store(content: Any, cookies: list[Cookie] | None = None, status: int = 20
     return Response(content, status_code=status, headers={"Cache-Control": "no-store"}, cookies=cookies or [])
 
 
-def tell_on_page(_: Request[Any, Any, Any], error: DomainError) -> Redirect:
-    """What went wrong, for a person whose browser came back from a provider."""
-    return Redirect("/login?" + urlencode({"problem": error.detail}), status_code=303)
+def tell_on_page(request: Request[Any, Any, Any], error: DomainError) -> Redirect:
+    """What went wrong, for a person whose browser came back from a provider.
+
+    In a cookie that the page reads once: anybody can write an address, and have us seem to say what is in it.
+    """
+    told = cookie_of(request.app.state.settings, "problem", quote(error.detail, safe=""), TOLD_SECONDS, httponly=False)
+    return Redirect("/login", status_code=303, cookies=[told], headers={"Cache-Control": "no-store"})
+
+
+TELL_ON_PAGE: Any = {TooManyRequests: tell_domain_error, DomainError: tell_on_page}
 
 
 class LoginController(Controller):
@@ -213,7 +227,7 @@ class LoginController(Controller):
         "/login/{provider:str}",
         middleware=[LOGIN_LIMIT],
         status_code=303,
-        exception_handlers={DomainError: tell_on_page},
+        exception_handlers=TELL_ON_PAGE,
         responses=problems(400),
     )
     async def begin(
@@ -233,7 +247,7 @@ class LoginController(Controller):
         "/callback/{provider:str}",
         middleware=[LOGIN_LIMIT],
         include_in_schema=False,
-        exception_handlers={DomainError: tell_on_page},
+        exception_handlers=TELL_ON_PAGE,
     )
     async def finish(
         self,
@@ -259,7 +273,7 @@ class LoginController(Controller):
         request.app.state.authenticator.require_own_page(request.scope)
         return desk.told(await desk.developers.log_in(data.name, data.role, page=data.page))
 
-    @post("/refresh", middleware=[LOGIN_LIMIT], status_code=200, responses=problems(400, 401, 403, 413, 415, 503))
+    @post("/refresh", status_code=200, responses=problems(400, 401, 403, 413, 415, 429, 503))
     async def refresh(
         self, data: JSONBody[Renewal], request: Request[Any, Any, Any], desk: NamedDependency[IdentityDesk]
     ) -> Response[LoginView]:
@@ -267,13 +281,20 @@ class LoginController(Controller):
 
         A refresh token is good once. One that comes again after 10 s was stolen, or its successor was: the login ends.
         """
-        if data.refresh_token:
-            return desk.told(await desk.logins.renew(data.refresh_token, None))
-        request.app.state.authenticator.require_own_page(request.scope)
-        token = cookie(request.scope, cookie_name(desk.settings, "refresh"))
+        token, csrf = data.refresh_token, None
+        if token is None:
+            request.app.state.authenticator.require_own_page(request.scope)
+            token = cookie(request.scope, cookie_name(desk.settings, "refresh"))
+            csrf = request.headers.get("x-csrf-token", "")
         if token is None:
             raise Unauthenticated("refresh_token: Required; this browser has no cookie of a login either. Log in.")
-        return desk.told(await desk.logins.renew(token, request.headers.get("x-csrf-token", "")))
+        try:
+            session = desk.issuer.read_refresh(token, now()).sid
+        except Unauthenticated:
+            count("refused", request.scope)
+            raise
+        count("login", request.scope, user=str(session))  # for each login: all in an office have one address
+        return desk.told(await desk.logins.renew(token, csrf))
 
     @get("/me", middleware=[RequiresUser(None), Limited("changes")], responses=problems(400, 503))
     async def me(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> Response[Me]:

@@ -153,7 +153,7 @@ class Logins:
         """Raises NotFound."""
         if name not in self.providers or self._sealer is None:
             there = ", ".join(self.providers) or "none"
-            raise NotFound(f"There is no provider {name!r} to log in with; there are: {there}.")
+            raise NotFound(f"There is no such provider to log in with; there are: {there}.")
         return self.providers[name], self._sealer
 
     # --- renewed

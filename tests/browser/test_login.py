@@ -87,10 +87,23 @@ async def test_a_key_is_made_shown_once_and_revoked(shop: ServiceProcess, home: 
 
 async def test_what_went_wrong_is_told_as_text(shop: ServiceProcess, home: Path) -> None:
     async with Chromium(home) as browser, browser.page() as page:
-        await page.go(f"{shop.url}/login?problem=%3Cimg%20src%3Dx%3E%20Log%20in%20again.")
+        await page.go(f"{shop.url}/api/auth/login/nobody")
+        await shows(page, "There is no such provider")
+        await page.go(f"{shop.url}/login")
+        await shows(page, "be whoever you like")
+        assert "provider" not in await page.run(SEEN), "it is told once"
+        await page.run("document.cookie = 'boxoffice-problem=%3Cimg%20src%3Dx%3E%20Log%20in%20again.; Path=/'")
+        await page.go(f"{shop.url}/login")
         await shows(page, "<img src=x> Log in again.")
         assert await page.run("document.querySelectorAll('img').length") == 0
-        assert await page.run("location.search") == ""  # and is not told again after a reload
+
+
+async def test_nobody_elses_words_are_told_as_ours(shop: ServiceProcess, home: Path) -> None:
+    async with Chromium(home) as browser, browser.page() as page:
+        for path in ("/login?problem=Call%20555-0100", "/api/auth/login/Call%20555-0100"):
+            await page.go(f"{shop.url}{path}")
+            await shows(page, "be whoever you like")
+            assert "555" not in await page.run(SEEN)
 
 
 async def elsewhere(_scope: Scope, _receive: Receive, send: Send) -> None:

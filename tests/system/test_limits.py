@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from common.http import create_app
 from common.limits import Limited
 from common.runtime import Platform, Service
 from common.settings import Settings
-from tests.harness import ServiceProcess
+from tests.harness import ServiceProcess, eventually
 
+WRONG_KEY = f"boxoffice_{'0' * 32}_{'a' * 43}"
 SAM, EVE, ADA, BOB = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "eve", "ada", "bob"))
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 1000}
 RECORD = {"kind": "records.insert", "payload": {"key": "a", "value": "1"}}
@@ -137,6 +139,94 @@ async def test_every_operation_of_somebody_is_limited_and_says_so(shop: httpx.As
     for method, path in sorted(theirs):
         answer = await shop.request(method, path.replace("{", "").replace("}", ""), headers=BOB)
         assert answer.status_code == 429, f"{method} {path}"
+
+
+@asynccontextmanager
+async def identity(platform: Platform, home: Path, **rates: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Doors that believe what identity gave."""
+    async with (
+        ServiceProcess("identity tickets orders", platform.settings, home, **rates) as process,
+        httpx.AsyncClient(base_url=process.url, timeout=20) as http,
+    ):
+        yield http
+
+
+def bearer(shown: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {shown}"}
+
+
+async def test_who_guesses_is_held_off_and_nobody_else_is(platform: Platform, home: Path) -> None:
+    async with identity(platform, home, BOXOFFICE_RATE_REFUSED="3/hour") as shop:
+        person = bearer((await shop.post("/api/auth/dev", json={"name": "ada"})).json()["access_token"])
+        new_key = {"name": "import", "scopes": ["orders:read"]}
+        used, unused = [
+            bearer((await shop.post("/api/auth/keys", json=new_key, headers=person)).json()["key"]) for _ in range(2)
+        ]
+        assert (await shop.get("/api/orders", headers=used)).status_code == 200
+        for _ in range(10):
+            assert (await shop.get("/api/auth/me")).status_code == 401, "who shows nothing does not guess"
+        for _ in range(3):
+            assert (await shop.get("/api/orders", headers=bearer(WRONG_KEY))).status_code == 401
+        for guess in (WRONG_KEY, "eyJ.eyJ.x", "garbage"):
+            told = await shop.get("/api/orders", headers=bearer(guess))
+            assert 0 < refused(told, "All at your address may send 3 requests that show what is not believed") <= 1200
+        refused(await shop.get("/api/auth/me", headers={"Cookie": "boxoffice-session=garbage"}), "not believed")
+        refused(await shop.post("/api/auth/refresh", json={"refresh_token": "garbage"}), "not believed")
+        refused(await shop.get("/api/orders", headers=unused), "not believed")  # also one that is right: nobody asks
+
+        assert (await shop.get("/api/auth/me")).status_code == 401
+        assert (await shop.get("/api/orders", headers=used)).status_code == 200
+        assert (await shop.get("/api/orders", headers=person)).status_code == 200
+        login = (await shop.post("/api/auth/dev", json={"name": "bob"})).json()
+        assert (await shop.get("/api/orders", headers=bearer(login["access_token"]))).status_code == 200
+        token = {"refresh_token": login["refresh_token"]}
+        renewed = (await shop.post("/api/auth/refresh", json=token)).json()
+        bob = bearer(renewed["access_token"])
+        assert (await shop.get("/api/orders", headers=bob)).status_code == 200
+        assert (await shop.post("/api/auth/logout", headers=bob)).status_code == 204
+
+        async def revoked() -> int:
+            return (await shop.get("/api/orders", headers=bob)).status_code
+
+        await eventually(revoked, 401)  # what was believed once is no guess
+
+
+async def test_what_somebody_may_not_do_counts_for_them(platform: Platform, home: Path) -> None:
+    rates = {"BOXOFFICE_RATE_CHANGES": "2/hour", "BOXOFFICE_RATE_REFUSED": "1/hour", "BOXOFFICE_RATE_LOGIN": "1/hour"}
+    async with identity(platform, home, **rates) as shop:
+        for _ in range(2):
+            answer = await shop.post("/api/tickets", json=SHOW, headers=bearer("dev:bob:buyer"))
+            assert answer.status_code == 403
+        refused(await shop.post("/api/tickets", json=SHOW, headers=bearer("dev:bob:buyer")), "You may send 2 requests")
+        assert (await shop.post("/api/tickets", json=SHOW, headers=SAM)).status_code == 201
+
+
+async def test_logins_are_renewed_each_for_itself(platform: Platform, home: Path) -> None:
+    async with identity(platform, home, BOXOFFICE_RATE_LOGIN="2/hour") as shop:
+        tokens = [
+            (await shop.post("/api/auth/dev", json={"name": name})).json()["refresh_token"] for name in ("ada", "bob")
+        ]
+        refused(await shop.post("/api/auth/dev", json={"name": "eve"}), "All at your address may send 2 requests")
+        for token in tokens:
+            latest = token
+            for _ in range(2):
+                answer = await shop.post("/api/auth/refresh", json={"refresh_token": latest})
+                assert answer.status_code == 200, answer.text
+                latest = answer.json()["refresh_token"]
+            refused(await shop.post("/api/auth/refresh", json={"refresh_token": latest}), "You may send 2 requests")
+
+
+@pytest.mark.parametrize("door", ["login", "callback"])
+async def test_a_browser_that_logs_in_too_often_is_told_when_to_come_again(
+    platform: Platform, home: Path, door: str
+) -> None:
+    async with identity(platform, home, BOXOFFICE_RATE_LOGIN="2/hour") as shop:
+        for _ in range(2):
+            answer = await shop.get(f"/api/auth/{door}/one")
+            assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+        told = await shop.get(f"/api/auth/{door}/one")
+        assert 0 < refused(told, "All at your address may send 2 requests for logging in an hour") <= 1800
+        assert "location" not in told.headers
 
 
 class Keyed(ASGIMiddleware):

@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import asyncpg
 import httpx
@@ -115,11 +115,11 @@ def csrf(browser: httpx.AsyncClient) -> dict[str, str]:
 def problem(answer: httpx.Response) -> str:
     """What the page on which one logs in is told to say, for a browser that was sent there."""
     assert answer.status_code == 303, answer.text
-    there = urlsplit(answer.headers["location"])
-    assert there.path == "/login"
-    [told] = parse_qs(there.query)["problem"]
+    assert answer.headers["location"] == "/login", "an address is not where it is told: anybody can write one"
     assert not any(answer.cookies.get(name) for name in (SESSION, REFRESH, CSRF))
-    return told
+    [line] = [each for each in answer.headers.get_list("set-cookie") if each.startswith("boxoffice-problem=")]
+    assert {"SameSite=strict", "Max-Age=60", "Path=/"} <= set(line.split("; "))
+    return unquote(answer.cookies["boxoffice-problem"])
 
 
 async def test_somebody_logs_in_stays_and_gets_out(house: House) -> None:
@@ -340,7 +340,7 @@ async def test_somebody_comes_back_to_where_they_wanted_to_go(house: House) -> N
 async def test_a_provider_that_is_not_there_is_told(house: House) -> None:
     async with house.browser() as browser:
         told = problem(await browser.get("/api/auth/login/three"))
-    assert told == "There is no provider 'three' to log in with; there are: one, two."
+    assert told == "There is no such provider to log in with; there are: one, two."
 
 
 async def test_nothing_that_was_issued_is_in_the_log(house: House) -> None:

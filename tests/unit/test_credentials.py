@@ -763,6 +763,21 @@ async def test_a_key_is_asked_for_again_when_it_expires(door: Door, identity: Id
     assert identity.asked == ["check_key"] * 2
 
 
+async def test_what_was_believed_is_remembered_until_identity_says_no(door: Door, identity: Identity) -> None:
+    """Nobody who was here before is taken for somebody who guesses."""
+    await identity.register()
+    key, wrong = await identity.make_key(), f"{KEY_PREFIX}{'0' * 32}_{'a' * 43}"
+    assert not any(map(door.credentials.remembered, (key, wrong, GOOD, "garbage")))
+    assert [await outcome(door.bearer(each)) for each in (key, GOOD)] == ["buyer", "buyer"]
+    for shown in (wrong, "garbage"):
+        await refused(Unauthenticated, door.bearer(shown))
+    door.clock.passes(KEY_SECONDS * 60)  # both have run out
+    assert [door.credentials.remembered(each) for each in (key, GOOD, wrong, "garbage")] == [True, True, False, False]
+    await identity.revoke_key(key)
+    await refused(Unauthenticated, door.bearer(key))
+    assert not door.credentials.remembered(key)
+
+
 async def test_a_revoked_key_is_not_believed(door: Door, identity: Identity) -> None:
     await identity.register()
     known, unknown, other = [await identity.make_key() for _ in range(3)]

@@ -10,7 +10,8 @@ from common.errors import TooManyRequests
 from common.limits import NANO, SECONDS, Limiter, Limits, Rate, network_of
 from common.settings import BadSetting, Settings, load
 
-OFF: dict[str, Any] = {f"rate_{name}": "off" for name in ("login", "orders", "batches", "changes", "reads", "address")}
+NAMES = ("login", "refused", "orders", "batches", "changes", "reads", "address")
+OFF: dict[str, Any] = {f"rate_{name}": "off" for name in NAMES}
 
 
 class Watch:
@@ -126,6 +127,18 @@ def test_a_login_counts_for_its_address_alone() -> None:
     assert passed(found, "orders", user="ada") == 2
 
 
+def test_what_is_not_believed_counts_for_its_address_and_takes_nothing_from_logins() -> None:
+    found, _ = limits(rate_refused="3/minute", rate_login="2/minute", rate_address="1/minute")
+    assert passed(found, "refused", look=True) == 100, "to look takes nothing"
+    assert passed(found, "refused") == 3
+    assert passed(found, "refused", look=True) == 0
+    assert passed(found, "refused", look=True, address="10.0.0.2") == 100
+    assert passed(found, "login") == 2
+    assert passed(found, "orders", user="ada") == 1
+    with pytest.raises(TooManyRequests, match="All at your address may send 3 requests that show what is not believed"):
+        found.take("refused", address="10.0.0.1")
+
+
 def test_what_is_refused_takes_nothing_from_any_limit() -> None:
     found, watch = limits(rate_orders="2/minute", rate_address="4/minute")
     assert passed(found, "orders", user="ada") == 2
@@ -179,7 +192,7 @@ def test_what_is_refused_takes_nothing_from_any_limit() -> None:
     ],
 )
 def test_a_refusal_says_what_is_limited_and_when_to_come_back(
-    rates: dict[str, str], given: dict[str, str], detail: str, after: int
+    rates: dict[str, str], given: dict[str, Any], detail: str, after: int
 ) -> None:
     found, _ = limits(**rates)
     most = int("".join(each for each in detail.partition(" request")[0] if each.isdigit()))

@@ -10,6 +10,14 @@ function cookie(what) {
   return found?.slice(found.indexOf("=") + 1);
 }
 
+/** What the server left to be told on this page, once. */
+function leftToTell() {
+  const problem = cookie("problem");
+  document.cookie = "boxoffice-problem=; Path=/; Max-Age=0; SameSite=Strict";
+  document.cookie = "__Host-boxoffice-problem=; Path=/; Max-Age=0; SameSite=Strict; Secure";
+  return decodeURIComponent(problem ?? "");
+}
+
 function tell(problem) {
   $("problem").textContent = problem;
   $("problem").hidden = !problem;
@@ -136,8 +144,4 @@ $("new-key").addEventListener("submit", (event) => {
 });
 
 attempt(show);
-const problem = new URLSearchParams(location.search).get("problem");
-if (problem) {
-  tell(problem);
-  history.replaceState(null, "", location.pathname);
-}
+tell(leftToTell());
