@@ -263,7 +263,10 @@ def warnings_of(settings: Settings, providers: Sequence[ProviderSettings], *, be
     `believed`: it was asked for by name that whoever says who they are is believed.
     """
     if providers and not settings.public_url and not is_here(settings.host.lower()):
-        raise BadSetting("BOXOFFICE_PUBLIC_URL: Required where browsers of others come back to from a provider")
+        why = (
+            f"with a provider, as browsers come back to it and BOXOFFICE_HOST={settings.host!r} is no address for that"
+        )
+        raise BadSetting(f"BOXOFFICE_PUBLIC_URL: Required {why}")
     if settings.auth == "on":
         return [] if providers else ["nobody can log in: no provider is named (BOXOFFICE_OIDC_CLIENT_ID and so on)"]
     if is_here(settings.host.lower()):
