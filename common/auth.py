@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal, Protocol, cast, get_args
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 from uuid import UUID
 
 import msgspec
@@ -24,6 +24,8 @@ from common.settings import Settings
 
 DEV_TOKEN = re.compile(r"dev:([A-Za-z0-9_.@-]{1,64})(?::(buyer|seller|operator))?")
 BEARER = re.compile(r"(?i:bearer) +(\S+)")
+ORIGIN = re.compile(r"(https?)://(\[[0-9a-f:.]+\]|[^/?#@:\s\[\]]+)(?::([0-9]{1,5}))?")
+"""Scheme, host and port, and nothing else (RFC 6454)."""
 KEY_PREFIX = "boxoffice_"
 """What every API key begins with, so that whoever finds one knows what it is."""
 
@@ -123,7 +125,7 @@ class Authenticator:
         if socket:
             self.require_own_page(scope)
         if (authorization := header(scope, b"authorization")) is not None:
-            return await self._bearer(authorization)
+            return await self._bearer(scope, authorization)
         if socket:
             return await self._ticket(scope)
         if token := cookie(scope, cookie_name(self._settings, "session")):
@@ -148,10 +150,12 @@ class Authenticator:
         if self._credentials:
             self._credentials.still(user)
 
-    async def _bearer(self, authorization: str) -> User:
+    async def _bearer(self, scope: HTTPScope | WebSocketScope, authorization: str) -> User:
         if given := BEARER.fullmatch(authorization):
             token = given[1]
             if self._settings.auth == "dev" and (dev := DEV_TOKEN.fullmatch(token)):
+                self._require_own_host(scope)  # a page that reads from where it came says no Origin
+                self.require_own_page(scope)
                 return developer(self._settings, dev[1], cast(Role | None, dev[2]))
             if self._credentials and token.startswith(KEY_PREFIX):
                 return await self._credentials.of_key(token)
@@ -188,9 +192,23 @@ class Authenticator:
         if self._settings.public_url:
             ours = self._settings.public_url
         else:  # it is not known under which address pages find us
+            self._require_own_host(scope)
             ours = f"{'https' if scope['scheme'] in ('https', 'wss') else 'http'}://{header(scope, b'host') or ''}"
-        if _normal(origin) != _normal(ours):
+        if (theirs := place_of(origin)) is None or theirs != place_of(ours):
             raise Forbidden(f"Origin: This is for pages of {ours[:80]}, and yours is of {origin[:80]}.")
+
+    def _require_own_host(self, scope: HTTPScope | WebSocketScope) -> None:
+        """Raises Forbidden for a name that is not ours: anybody can make a name of theirs lead here (DNS rebinding).
+
+        An address is nobody's name, and browsers always say the Host.
+        """
+        if (host := header(scope, b"host")) is None:
+            return
+        place, public = place_of(f"http://{host}"), place_of(self._settings.public_url)
+        ours = {self._settings.host.lower(), public[1] if public else ""}
+        if place is None or not (is_here(place[1]) or is_address(place[1]) or place[1] in ours):
+            mend = "ask for 127.0.0.1, or set BOXOFFICE_PUBLIC_URL to what browsers call this"
+            raise Forbidden(f"Host: {host[:80]} is no name of this system; {mend}.")
 
 
 def ticket_of(scope: HTTPScope | WebSocketScope) -> str | None:
@@ -198,13 +216,26 @@ def ticket_of(scope: HTTPScope | WebSocketScope) -> str | None:
     return parse_qs(scope["query_string"].decode("latin-1")).get("ticket", [None])[0]
 
 
-def _normal(origin: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port. Whatever is no origin is equal to none."""
+def place_of(origin: str) -> tuple[str, str, int] | None:
+    """Scheme, host (an IPv6 address without its brackets) and port of an origin; None for what is none."""
+    if not (parts := ORIGIN.fullmatch(origin.lower())):
+        return None
+    scheme, host, port = parts.groups()
+    return scheme, host.strip("[]"), int(port or {"http": 80, "https": 443}[scheme])
+
+
+def is_address(host: str) -> bool:
+    """Whether that is an IP address."""
     try:
-        parts = urlsplit(origin)
-        return parts.scheme, parts.hostname or origin, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+        ip_address(host)
     except ValueError:
-        return "", origin, None
+        return False
+    return True
+
+
+def is_here(host: str) -> bool:
+    """Whether that is a name or address by which this machine alone calls itself (RFC 6761)."""
+    return host == "localhost" or host.endswith(".localhost") or (is_address(host) and ip_address(host).is_loopback)
 
 
 class RequiresUser(ASGIMiddleware):
@@ -279,9 +310,12 @@ def header(scope: AsgiScope, name: bytes) -> str | None:
 
 
 def cookie(scope: AsgiScope, name: str) -> str | None:
-    """The value of a cookie."""
-    try:
-        found = SimpleCookie(header(scope, b"cookie") or "").get(name)
-    except CookieError:
-        return None
-    return found.value if found else None
+    """The value of a cookie, as it was sent: the first of that name. The others may be whatever other pages left.
+
+    With `__Host-` there is one at most; without, browsers send that of the longest path first.
+    """
+    for pair in (header(scope, b"cookie") or "").split(";"):
+        each, _, value = pair.partition("=")
+        if each.strip(" \t") == name:
+            return value.strip(" \t")
+    return None

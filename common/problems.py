@@ -263,9 +263,13 @@ def tell_domain_error(request: Request[Any, Any, Any], error: DomainError) -> Re
 
 
 def log_refusal(request: Request[Any, Any, Any], status: int, error: DomainError) -> None:
-    """Log that somebody was not let in: where to, who as far as is known, and why. Never what they showed for it."""
+    """Log that somebody was not let in: where to, who as far as is known, and why. Never what they showed for it.
+
+    As a warning, but for whoever showed nothing: every browser begins so.
+    """
     user, client = request.scope.get("user"), request.client
-    log.info(
+    shown_something = status != HTTPStatus.UNAUTHORIZED or request.app.state.authenticator.shown(request.scope)
+    (log.warning if shown_something else log.info)(
         "refused",
         status=status,
         method=request.method,

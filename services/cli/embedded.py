@@ -23,10 +23,13 @@ from litestar import Litestar
 from rich.console import Console
 
 from common import rights
+from common.auth import is_here
 from common.http import reasons_not_ready
-from common.settings import PREFIX, Settings, load, named, variables, without_password
+from common.settings import PREFIX, BadSetting, Settings, load, named, variables, without_password
 from services.cli.servers import NatsServer, PostgresServer, Server, ServerFailed
 from services.cli.system import SERVICES, WebServer, app_of, listen, migrate, server_of, url_of
+from services.identity.oidc import ProviderSettings
+from services.identity.settings import IdentitySettings
 from services.identity.tokens import new_signing_key
 
 DATA = Path(".boxoffice")
@@ -248,13 +251,44 @@ async def watch(server: Server, console: Console) -> None:
         console.print(f"  [green]✓[/] {server.name} is back")
 
 
+def names_provider(environment: Mapping[str, str]) -> bool:
+    """Whether anything is said of a provider, be it enough or not: then nobody is believed by their word."""
+    prefixes = tuple(variables("oidc_", "identity"))
+    return any(name.startswith(prefixes) for name in environment)
+
+
+def warnings_of(settings: Settings, providers: Sequence[ProviderSettings], *, believed: bool) -> list[str]:
+    """What one should know before it starts. Raises BadSetting.
+
+    `believed`: it was asked for by name that whoever says who they are is believed.
+    """
+    if providers and not settings.public_url and not is_here(settings.host.lower()):
+        why = (
+            f"with a provider, as browsers come back to it and BOXOFFICE_HOST={settings.host!r} is no address for that"
+        )
+        raise BadSetting(f"BOXOFFICE_PUBLIC_URL: Required {why}")
+    if settings.auth == "on":
+        return [] if providers else ["nobody can log in: no provider is named (BOXOFFICE_OIDC_CLIENT_ID and so on)"]
+    if is_here(settings.host.lower()):
+        return []
+    everybody = f"whoever reaches {settings.host} is whoever they say, also an operator"
+    if not believed:
+        mend = "name a provider to log in with, or set BOXOFFICE_AUTH=dev if that is what you want"
+        raise BadSetting(f"BOXOFFICE_HOST={settings.host!r}: Refused, as {everybody}; {mend}")
+    return [f"{everybody} (BOXOFFICE_AUTH is dev)"]
+
+
 async def up(port: int | None, data: Path, *, fresh: bool, console: Console) -> None:
     """Run the whole system until Ctrl-C. Raises CannotStart, ServerFailed, BadSetting, Unavailable, OSError."""
-    provider = named("oidc_client_id", os.environ, "identity") or named("oidc_providers", os.environ, "identity")
-    environment = {PREFIX + "AUTH": "on" if provider else "dev", **os.environ}
+    environment = dict(os.environ)
+    if (told_auth := named("auth", environment)) is None:
+        environment[PREFIX + "AUTH"] = "on" if names_provider(environment) else "dev"
     for name, (_, settings) in SERVICES.items():
         load(settings, environment, of=name)  # what is wrong is told before anything is started
-    listen(load(Settings, environment).host, 0).close()
+    identity = load(IdentitySettings, environment, of="identity")
+    for line in warnings_of(identity, identity.providers, believed=told_auth is not None):
+        console.print(f"  [yellow]![/] {line}", highlight=False, soft_wrap=True)
+    listen(identity.host, 0).close()
     with held(data, fresh=fresh):
         environment |= own_secrets(data, environment)
         own = own_servers(data, environment)
@@ -313,8 +347,11 @@ async def run(
         finally:
             hint.cancel()
         with closing(first_free(settings.host, port or settings.port, console)) as door:
-            if settings.auth == "on" and named("public_url", environment) is None:  # whoever logs in comes back here
+            identity = load(IdentitySettings, environment, of="identity")
+            if identity.providers and not identity.public_url:  # whoever logs in comes back here
                 environment[PREFIX + "PUBLIC_URL"] = url_of(door)
+                if door.getsockname()[1] != (port or settings.port):
+                    tell_where_back(url_of(door), identity.providers, console)
             async with app_of(list(SERVICES), environment) as app:
                 server = server_of(app)
                 serving = asyncio.create_task(server.serve(sockets=[door]))
@@ -329,6 +366,13 @@ async def run(
                     server.should_exit = True
                     await serving
                     console.print("  [green]✓[/] services stopped")
+
+
+def tell_where_back(url: str, providers: Sequence[ProviderSettings], console: Console) -> None:
+    """That the port is another than the one that providers were told of, as far as one can know."""
+    console.print("  [yellow]![/] so the redirect URI that is registered at the provider has to be:")
+    for provider in providers:
+        console.print(f"      {url}/api/auth/callback/{provider.name}", highlight=False, soft_wrap=True)
 
 
 async def opened(server: WebServer, serving: asyncio.Task[None], app: Litestar, began: float, console: Console) -> bool:

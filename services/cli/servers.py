@@ -28,6 +28,8 @@ import asyncpg
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
 import structlog
 
+from common.settings import PREFIX
+
 START_SECONDS = 60.0  # a server that recovers a large store may take its time
 STOP_SECONDS = 10.0
 KILL_SECONDS = 5.0
@@ -176,7 +178,8 @@ class Server(ABC):
         return None
 
     def _environment(self) -> Mapping[str, str]:
-        return os.environ
+        """Ours, without our settings: some are secrets, and none is for the server."""
+        return {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
 
     @property
     def _started(self) -> subprocess.Popen[bytes]:
@@ -522,7 +525,7 @@ class PostgresServer(Server):
         return self._owner
 
     def _environment(self) -> Mapping[str, str]:
-        ours = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+        ours = {key: value for key, value in super()._environment().items() if not key.startswith("PG")}
         return ours | {"LC_ALL": "C", "TZ": "UTC"}
 
 

@@ -17,7 +17,7 @@ from litestar.response import Redirect
 from msgspec import Meta
 
 from common.assets import Asset
-from common.auth import KEY_PREFIX, RequiresUser, Scope, UserRequest, cookie, cookie_name
+from common.auth import KEY_PREFIX, RequiresUser, Scope, UserRequest, cookie, cookie_name, place_of
 from common.clock import Moment, new_id, now
 from common.credentials import digest_of
 from common.errors import Conflict, DomainError, Invalid, NotFound, TooManyRequests, Unauthenticated
@@ -184,6 +184,19 @@ class IdentityDesk(msgspec.Struct, frozen=True):
         """A cookie of ours."""
         return cookie_of(self.settings, what, value, seconds, **more)
 
+    def at_home(self, request: Request[Any, Any, Any], path: str) -> Redirect | None:
+        """To the same at the public address, for a browser on this machine that calls it otherwise (localhost).
+
+        Cookies of one name are not sent to the other, and providers send back to the public one.
+        """
+        public = self.settings.public_url
+        # Not where it is https: behind a proxy that has its own name for us, that would go in circles.
+        if not public.startswith("http:") or place_of(f"http://{request.headers.get('host')}") == place_of(public):
+            return None
+        query = request.scope["query_string"].decode("latin-1")
+        url = f"{public}{path}{query and '?'}{query}"
+        return Redirect(url, status_code=303, headers={"Cache-Control": "no-store"})
+
     def no_cookies(self) -> list[Cookie]:
         """Those by which a browser forgets the others."""
         return [self.cookie(what, "", 0) for what in ("session", "refresh", "csrf")]
@@ -233,12 +246,15 @@ class LoginController(Controller):
     async def begin(
         self,
         provider: FromPath[str],
+        request: Request[Any, Any, Any],
         desk: NamedDependency[IdentityDesk],
         then: Annotated[
             str, QueryParameter(name="next", max_length=1000, description="A path of this system")
         ] = "/login",
     ) -> Redirect:
         """For browsers: send them to a provider, where they log in, and come back with cookies."""
+        if home := desk.at_home(request, f"/api/auth/login/{quote(provider, safe='')}"):
+            return home
         url, kept = await desk.logins.begin(provider, then)
         begun = desk.cookie("login", kept, int(LOGIN.total_seconds()), samesite="lax")  # it is sent as they come back
         return Redirect(url, status_code=303, cookies=[begun], headers={"Cache-Control": "no-store"})
@@ -328,10 +344,12 @@ PAGE_POLICY = f"{SCRIPTS_POLICY}; style-src 'self'; img-src data:"
 @get(["/login", "/login/{file:str}"], include_in_schema=False)
 async def login_page(
     request: Request[Any, Any, Any], desk: NamedDependency[IdentityDesk], file: FromPath[str] = "login.html"
-) -> Response[bytes]:
+) -> Response[bytes] | Redirect:
     """The page on which people log in."""
     if file not in desk.page:
         raise NotFound(f"There is nothing at {request.url.path[:80]}.")
+    if home := desk.at_home(request, request.scope["path"]):
+        return home
     answer = desk.page[file].answer(request)
     answer.headers["Content-Security-Policy"] = PAGE_POLICY
     return answer

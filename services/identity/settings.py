@@ -6,8 +6,10 @@ import msgspec
 from msgspec import Meta
 
 from common.events import Role
-from common.settings import BadSetting, Settings
+from common.settings import BadSetting, Settings, variables
 from services.identity.oidc import GOOGLE, ProviderName, ProviderSettings
+
+SCOPES = "openid email profile"
 
 EncryptionSecret = Annotated[
     str,
@@ -34,7 +36,7 @@ class IdentitySettings(Settings, frozen=True, kw_only=True):
     oidc_issuer: str = GOOGLE
     oidc_client_id: str = ""
     oidc_client_secret: str = ""
-    oidc_scopes: str = "openid email profile"
+    oidc_scopes: str = SCOPES
     oidc_providers: str = "[]"
     new_role: Role = "buyer"
     session_days: Annotated[int, Meta(ge=1, le=365)] = 30
@@ -51,7 +53,12 @@ class IdentitySettings(Settings, frozen=True, kw_only=True):
             found = msgspec.json.decode(self.oidc_providers, type=list[ProviderSettings])
         except msgspec.MsgspecError as error:
             raise BadSetting(f"BOXOFFICE_OIDC_PROVIDERS: {error}") from error
-        if self.oidc_client_id:
+        needed = {"oidc_client_id": self.oidc_client_id, "oidc_client_secret": self.oidc_client_secret}
+        if missing := [variables(name)[0] for name, value in needed.items() if not value]:
+            first = (self.oidc_name, self.oidc_issuer, self.oidc_scopes, *needed.values())
+            if first != ("google", GOOGLE, SCOPES, "", ""):
+                raise BadSetting(f"{' and '.join(missing)}: Required where other BOXOFFICE_OIDC_... name a provider")
+        else:
             found.insert(
                 0,
                 ProviderSettings(

@@ -97,7 +97,9 @@ async def desk(platform: Platform, renderers: Renderers) -> AsyncIterator[Desk]:
         )
         router = Router("/", route_handlers=[TemplateController, DocumentController], dependencies=things)
         app = create_app([Service("batch", [router])], platform.settings)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(cast(Any, app)), base_url="http://test") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(cast(Any, app)), base_url="http://127.0.0.1"
+        ) as client:
             yield Desk(client, RenderDocuments(shelf, renderers), pool, projected, platform)
 
 

@@ -234,7 +234,7 @@ async def test_json_that_is_too_large_is_better_sent_as_a_file(office: Office, *
 
 async def test_a_file_that_is_too_large_is_told_how_large_one_may_be(office: Office) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", office.process.port)
-    headers = {"Host": "here", **ADA, **CSV, "Content-Length": "2000000001", "Connection": "close"}
+    headers = {"Host": "127.0.0.1", **ADA, **CSV, "Content-Length": "2000000001", "Connection": "close"}
     lines = ["POST /api/batches?kind=records.insert HTTP/1.1", *map(": ".join, headers.items()), "", ""]
     writer.write("\r\n".join(lines).encode())  # and nothing of the file
     answer = (await asyncio.wait_for(reader.read(), 30)).decode()

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import msgspec
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
 import pytest
 
 from common.runtime import Platform
-from common.settings import Settings
-from services.cli.embedded import Running, find_running
+from common.settings import BadSetting, Settings
+from services.cli.embedded import Running, find_running, warnings_of
 from services.cli.servers import free_port
+from services.identity.oidc import ProviderSettings
 from tests.harness import ServiceProcess, eventually, unlimited
 from tests.oidc_server import oidc_server
 
@@ -480,6 +482,7 @@ async def test_it_says_which_servers_it_waits_for(home: Path, settings: Settings
         ("BOXOFFICE_HOLD_SECONDS", "-1", "at least 1"),
         ("BOXOFFICE_AUTH", "maybe", "one of dev, on"),
         ("BOXOFFICE_DATABASE_URL", "mysql://x", "postgresql://"),
+        ("BOXOFFICE_HOST", "0.0.0.0", "BOXOFFICE_AUTH=dev"),  # noqa: S104  # nothing listens there
     ],
 )
 async def test_a_bad_setting_is_told_before_anything_starts(
@@ -567,3 +570,89 @@ async def test_with_a_provider_people_log_in_with_it_and_nobody_by_their_word(ho
             listed = await program.post("/api/tickets", json=SHOW)
             assert (listed.status_code, listed.json()["seller_id"]) == (201, me["user_id"])
             assert (await program.get("/api/orders")).status_code == 403
+
+
+HALF = [
+    ("BOXOFFICE_OIDC_CLIENT_SECRET", "BOXOFFICE_OIDC_CLIENT_ID: Required"),
+    ("BOXOFFICE_OIDC_CLIENT_ID", "BOXOFFICE_OIDC_CLIENT_SECRET: Required"),
+    ("BOXOFFICE_IDENTITY_OIDC_CLIENT_ID", "BOXOFFICE_OIDC_CLIENT_SECRET: Required"),
+]
+
+
+@pytest.mark.parametrize(("variable", "told"), HALF)
+async def test_half_a_provider_lets_nobody_in_by_their_word(home: Path, variable: str, told: str) -> None:
+    code, said = await boxoffice("up", "--data", str(home / "data"), **{variable: "hunter2"})
+    assert (code, told in said, "hunter2" in said, "nats" in said) == (1, True, False, False), said
+
+
+@pytest.mark.parametrize("variable", ["BOXOFFICE_OIDC_PROVIDERS", "BOXOFFICE_OIDC_PROVIDERS_FILE"])
+async def test_where_nobody_can_log_in_it_says_so(home: Path, variable: str) -> None:
+    (home / "none").write_text("[]")
+    value = str(home / "none") if variable.endswith("_FILE") else "[]"
+    async with Up(home, variables={variable: value}) as up, httpx.AsyncClient(base_url=up.url) as http:
+        await up.start()
+        assert "nobody can log in: no provider is named" in up.said
+        assert (await http.get("/api/auth/me", headers=ADA)).status_code == 401
+
+
+async def test_it_warns_where_everybody_who_reaches_it_is_believed(home: Path) -> None:
+    variables = {"BOXOFFICE_AUTH": "dev", "BOXOFFICE_HOST": "0.0.0.0"}  # noqa: S104  # it is what is warned of
+    async with Up(home, variables=variables) as up:
+        await up.start(until="✓ nats")
+        assert "whoever reaches 0.0.0.0 is whoever they say" in up.said
+        up.send(signal.SIGINT)
+        assert await up.ended() == 0
+
+
+def test_where_others_come_back_to_from_a_provider_has_to_be_named() -> None:
+    provider = ProviderSettings(name="shop", issuer="https://id.example", client_id="a", client_secret="b")  # noqa: S106  # it opens nothing
+    everywhere = Settings(host="0.0.0.0")  # noqa: S104  # nothing listens there
+    with pytest.raises(BadSetting, match=r"^BOXOFFICE_PUBLIC_URL: Required"):
+        warnings_of(everywhere, [provider], believed=False)
+    public = msgspec.structs.replace(everywhere, public_url="https://tickets.example.org")
+    assert warnings_of(public, [provider], believed=False) == []
+
+
+async def test_its_servers_know_none_of_its_settings(home: Path) -> None:
+    async with Up(home, variables={"BOXOFFICE_WEBHOOK_SECRET": "hunter2" * 5}) as up:
+        await up.start()
+        for program in ("nats-server", "postgres"):
+            given = up.server(program).environ()
+            assert "PATH" in given
+            assert [name for name in given if name.startswith("BOXOFFICE_")] == []
+
+
+async def test_it_shows_who_is_refused_but_not_who_has_shown_nothing(home: Path) -> None:
+    async with Up(home) as up, httpx.AsyncClient(base_url=up.url) as http:
+        await up.start()
+        assert (await http.get("/api/orders")).status_code == 401
+        assert "refused" not in up.said
+        assert (await http.get("/api/orders", headers={"Authorization": "Bearer hunter2"})).status_code == 401
+        await up.says("refused")
+        evil = {"Host": "evil.example", "Origin": "http://evil.example"}
+        answer = await http.post("/api/auth/dev", json={"name": "eve", "role": "operator"}, headers=evil)
+        assert (answer.status_code, "evil.example" in answer.text) == (403, True)
+        await up.says("/api/auth/dev")
+        assert "hunter2" not in up.said
+
+
+async def test_a_list_of_providers_is_enough_and_whoever_calls_it_otherwise_is_sent_to_its_address(home: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        port = free_port(taken + 1)
+        url = f"http://127.0.0.1:{port}"
+        async with oidc_server(f"{url}/api/auth/callback/shop") as provider:
+            more = {"name": "shop", "issuer": provider.issuer, "client_id": provider.client_id}
+            variables = {"BOXOFFICE_OIDC_PROVIDERS": json.dumps([{**more, "client_secret": provider.client_secret}])}
+            async with Up(home, port=taken, variables=variables) as up, httpx.AsyncClient(base_url=url) as browser:
+                await up.start()
+                assert f"{url}/api/auth/callback/shop" in up.said  # it is another than one would think
+                for path in ("/login", "/login?problem=a%20b", "/api/auth/login/shop?next=/login"):
+                    sent = await browser.get(path, headers={"Host": f"localhost:{port}"})
+                    assert (sent.status_code, sent.headers["location"], len(sent.cookies)) == (303, url + path, 0)
+                assert (await browser.get("/login")).status_code == 200
+                begun = await browser.get("/api/auth/login/shop")
+                await browser.get(await provider.log_in(begun.headers["location"]))
+                assert (await browser.get("/api/auth/me")).json()["name"] == "Ada Lovelace"

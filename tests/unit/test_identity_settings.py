@@ -40,6 +40,38 @@ def test_a_wrong_setting_is_told_by_name_and_not_shown(case: str) -> None:
     assert HIDDEN not in str(refused.value)
 
 
+HALVES: dict[str, tuple[dict[str, str], str]] = {
+    "an id without a secret": ({"CLIENT_ID": "boxoffice"}, "BOXOFFICE_OIDC_CLIENT_SECRET"),
+    "a secret without an id": ({"CLIENT_SECRET": LONG}, "BOXOFFICE_OIDC_CLIENT_ID"),
+    "an empty id": ({"CLIENT_ID": "", "CLIENT_SECRET": LONG}, "BOXOFFICE_OIDC_CLIENT_ID"),
+    "a secret beside a list": (
+        {"CLIENT_SECRET": LONG, "PROVIDERS": json.dumps([PROVIDER])},
+        "BOXOFFICE_OIDC_CLIENT_ID",
+    ),
+    "an issuer alone": (
+        {"ISSUER": "https://id.example"},
+        "BOXOFFICE_OIDC_CLIENT_ID and BOXOFFICE_OIDC_CLIENT_SECRET",
+    ),
+    "a name alone": ({"NAME": "shop"}, "BOXOFFICE_OIDC_CLIENT_ID and BOXOFFICE_OIDC_CLIENT_SECRET"),
+    "scopes alone": ({"SCOPES": "openid"}, "BOXOFFICE_OIDC_CLIENT_ID and BOXOFFICE_OIDC_CLIENT_SECRET"),
+}
+
+
+@pytest.mark.parametrize("case", HALVES)
+def test_of_half_a_provider_it_is_told_what_is_missing(case: str) -> None:
+    given, missing = HALVES[case]
+    settings = load(IdentitySettings, {f"BOXOFFICE_OIDC_{name}": value for name, value in given.items()})
+    with pytest.raises(BadSetting) as refused:
+        _ = settings.providers
+    assert str(refused.value).startswith(f"{missing}: Required")
+    assert HIDDEN not in str(refused.value)
+
+
+def test_where_nothing_is_said_of_a_provider_there_is_none() -> None:
+    assert load(IdentitySettings, {}).providers == []
+    assert load(IdentitySettings, {"BOXOFFICE_OIDC_CLIENT_ID": "", "BOXOFFICE_OIDC_CLIENT_SECRET": ""}).providers == []
+
+
 def test_providers_are_those_of_the_list_behind_the_first() -> None:
     environment: dict[str, str] = {
         "BOXOFFICE_OIDC_PROVIDERS": json.dumps([PROVIDER]),
