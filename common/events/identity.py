@@ -9,8 +9,9 @@ from common.events.base import Event
 Role = Literal["buyer", "seller", "operator"]
 """What somebody may do; each may also do what those before it may."""
 
-SessionEnd = Literal["logout", "reuse", "provider"]
-"""Why a session ended: its user said so, a refresh token was used twice, or who vouched for the user does not now."""
+SessionEnd = Literal["logout", "reuse", "provider", "operator"]
+"""Why a session ended: its user said so, a refresh token was used twice, who vouched for the user does not now, or an
+operator said so."""
 
 
 class UserRegistered(Event, frozen=True, tag="user_registered"):
@@ -55,12 +56,23 @@ class SessionRefreshed(Event, frozen=True, tag="session_refreshed"):
 
 
 class SessionEnded(Event, frozen=True, tag="session_ended"):
-    """Nothing that was issued in this session is believed any more."""
+    """Nothing that was issued in this session is believed any more. `by`: the operator who ended it, if one did."""
 
     session_id: UUID
     user_id: str
     reason: SessionEnd
     at: datetime
+    by: str | None = None
+
+
+class KeyAdmitted(Event, frozen=True, tag="key_admitted"):
+    """A user, who has fewer than they may have, may make this key. `gone`: keys admitted before that are none now."""
+
+    user_id: str
+    key_id: UUID
+    gone: list[UUID]
+    at: datetime
+    expires_at: datetime | None
 
 
 class KeyCreated(Event, frozen=True, tag="key_created"):
@@ -84,11 +96,12 @@ class KeyUsed(Event, frozen=True, tag="key_used"):
 
 
 class KeyRevoked(Event, frozen=True, tag="key_revoked"):
-    """A key is not believed any more."""
+    """A key is not believed any more. `by`: the operator who revoked it, if it was not its user."""
 
     key_id: UUID
     user_id: str
     at: datetime
+    by: str | None = None
 
 
 class Revoked(Event, frozen=True, tag="revoked"):
@@ -114,4 +127,4 @@ class Spent(Event, frozen=True, tag="spent"):
 UserEvent = UserRegistered | RoleChanged
 SessionEvent = SessionOpened | SessionRefreshed | SessionEnded
 KeyEvent = KeyCreated | KeyUsed | KeyRevoked
-IdentityEvent = UserEvent | SessionEvent | KeyEvent
+IdentityEvent = UserEvent | SessionEvent | KeyAdmitted | KeyEvent
