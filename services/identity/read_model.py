@@ -205,7 +205,7 @@ async def keys(pool: asyncpg.Pool, user_id: str, at: datetime) -> list[KeyView]:
 
 async def revoked(pool: asyncpg.Pool, keys: Collection[UUID]) -> dict[UUID, bool]:
     """Of those of these keys that were ever made, whether they were revoked."""
-    return {row["id"]: row["revoked"] for row in await pool.fetch(KNOWN_KEYS, keys)}
+    return {row["id"]: row["revoked"] for row in await pool.fetch(KNOWN_KEYS, list(keys))}
 
 
 async def users(pool: asyncpg.Pool, *, limit: int, cursor: str | None) -> UserPage:
