@@ -1,5 +1,6 @@
 """A real provider of OpenID Connect on loopback: idpyoidc, which shares no code with what we log in with."""
 
+import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,6 +45,7 @@ class OidcServer:
             "token_endpoint_auth_method": "client_secret_basic",
         }
         self.asked: list[str] = []  # paths
+        self.hangs = False  # it takes every question and answers none
 
     async def log_in(self, authorization_url: str, user: str = "ada") -> str:
         """Do what `user` does in a browser there: log in. Where it sends the browser then."""
@@ -67,6 +69,8 @@ class OidcServer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.asked.append(scope["path"])
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         query = dict(parse_qsl(scope["query_string"].decode()))
         form = dict(parse_qsl((await body_of(receive)).decode()))

@@ -9,9 +9,9 @@ from common.events.base import Event
 Role = Literal["buyer", "seller", "operator"]
 """What somebody may do; each may also do what those before it may."""
 
-SessionEnd = Literal["logout", "reuse", "provider", "operator"]
-"""Why a session ended: its user said so, a refresh token was used twice, who vouched for the user does not now, or an
-operator said so."""
+SessionEnd = Literal["logout", "reuse", "provider"]
+"""Why a session ended: its user said so, or a refresh token was used twice. That a provider does not vouch for somebody
+any more was told so until there was `LoginsEnded`."""
 
 
 class UserRegistered(Event, frozen=True, tag="user_registered"):
@@ -36,6 +36,17 @@ class RoleChanged(Event, frozen=True, tag="role_changed"):
     at: datetime
 
 
+class LoginsEnded(Event, frozen=True, tag="logins_ended"):
+    """What let a user in until now, sessions and keys, does not any more.
+
+    `by`: the operator who said so; None where who vouched for them does not any more.
+    """
+
+    user_id: str
+    by: str | None
+    at: datetime
+
+
 class SessionOpened(Event, frozen=True, tag="session_opened"):
     """A user logged in through `provider`."""
 
@@ -56,13 +67,12 @@ class SessionRefreshed(Event, frozen=True, tag="session_refreshed"):
 
 
 class SessionEnded(Event, frozen=True, tag="session_ended"):
-    """Nothing that was issued in this session is believed any more. `by`: the operator who ended it, if one did."""
+    """Nothing that was issued in this session is believed any more."""
 
     session_id: UUID
     user_id: str
     reason: SessionEnd
     at: datetime
-    by: str | None = None
 
 
 class KeyAdmitted(Event, frozen=True, tag="key_admitted"):
@@ -96,12 +106,11 @@ class KeyUsed(Event, frozen=True, tag="key_used"):
 
 
 class KeyRevoked(Event, frozen=True, tag="key_revoked"):
-    """A key is not believed any more. `by`: the operator who revoked it, if it was not its user."""
+    """A key is not believed any more."""
 
     key_id: UUID
     user_id: str
     at: datetime
-    by: str | None = None
 
 
 class Revoked(Event, frozen=True, tag="revoked"):
@@ -124,7 +133,7 @@ class Spent(Event, frozen=True, tag="spent"):
     at: datetime
 
 
-UserEvent = UserRegistered | RoleChanged
+UserEvent = UserRegistered | RoleChanged | LoginsEnded
 SessionEvent = SessionOpened | SessionRefreshed | SessionEnded
 KeyEvent = KeyCreated | KeyUsed | KeyRevoked
 IdentityEvent = UserEvent | SessionEvent | KeyAdmitted | KeyEvent

@@ -1,6 +1,5 @@
 """HTTP -> logging in and out, and what belongs to an account: logins, API keys, roles."""
 
-import asyncio
 import secrets
 from collections.abc import Mapping
 from datetime import datetime
@@ -39,12 +38,11 @@ from services.identity.domain import (
     AdmitKey,
     ChangeRole,
     CreateKey,
-    EndSession,
+    EndLogins,
     KeyCommand,
     Keyrings,
     LogIn,
     RevokeKey,
-    Sessions,
     UserCommand,
     place_id_of,
 )
@@ -158,7 +156,6 @@ class IdentityDesk(msgspec.Struct, frozen=True):
     developers: DevLogins | None
     issuer: Issuer
     users: VisibleUsers
-    sessions: Sessions
     keyrings: Keyrings
     keys: VisibleKeys
     projected: Projected
@@ -204,23 +201,6 @@ class IdentityDesk(msgspec.Struct, frozen=True):
             revoked = await read_model.revoked(self.pool, left)
             gone = tuple(each for each, key in left.items() if revoked.get(each, at - key.at > MADE_WITHIN))
         await self.keyrings.handle(ring_id, AdmitKey(user_id, key_id, gone, at, expires_at))
-
-    async def end_all(self, user_id: str, by: str) -> None:
-        """End all logins of a user, and revoke their keys, for an operator. Raises NotFound, Unavailable."""
-        if not (await self.users.load(place_id_of(user_id))).user_id:
-            raise NotFound(f"There is no user {user_id}.")
-        while True:  # until there are none: somebody with many, or who is logging in
-            await self.up_to_now()
-            at = now()
-            sessions = await read_model.open_sessions(self.pool, user_id, at)
-            keys = await read_model.keys(self.pool, user_id, at)
-            if not sessions and not keys:
-                return
-            end, revoke = EndSession(user_id, "operator", at, by), RevokeKey(user_id, at, by)
-            await asyncio.gather(
-                *(self.sessions.handle(each, end) for each in sessions),
-                *(self.keys.handle(key.id, revoke) for key in keys),
-            )
 
     def no_cookies(self) -> list[Cookie]:
         """Those by which a browser forgets the others."""
@@ -466,4 +446,4 @@ class UserController(Controller):
         self, user_id: FromPath[str], request: UserRequest, desk: NamedDependency[IdentityDesk]
     ) -> None:
         """Log a user out everywhere, and revoke all of their keys. They may log in again."""
-        await desk.end_all(user_id, request.user.id)
+        await desk.users.handle(place_id_of(user_id), EndLogins(user_id, request.user.id, now()))

@@ -35,6 +35,7 @@ from services.identity.requests import answering
 from services.identity.sealing import Sealer
 from services.identity.settings import IdentitySettings
 from services.identity.tokens import Issuer
+from services.identity.vouching import Vouching
 
 PAGE = Path(__file__).parent / "page"
 FILES = {"login.html": "text/html", "login.css": "text/css", "login.js": "text/javascript"}
@@ -53,7 +54,9 @@ async def create_service(platform: Platform, settings: IdentitySettings) -> Asyn
     projected = Projected(READ_MODEL, "IDENTITY", log, database)
     async with platform.pool("identity") as pool, AsyncExitStack() as stack:
         providers = {each.name: await stack.enter_async_context(OidcProvider(each)) for each in settings.providers}
-        logins = Logins(issuer, users, sessions, providers, Sealer(secrets) if secrets else None, log, pool, settings)
+        sealer = Sealer(secrets) if secrets else None
+        vouching = Vouching(users, providers, sealer, projected, pool, settings)
+        logins = Logins(issuer, users, sessions, providers, sealer, vouching, log, pool, settings)
         developers = DevLogins(logins, settings) if settings.auth == "dev" else None
         page = {name: Asset.load(PAGE / name, media_type) for name, media_type in FILES.items()}
         desk = IdentityDesk(
@@ -61,7 +64,6 @@ async def create_service(platform: Platform, settings: IdentitySettings) -> Asyn
             developers,
             issuer,
             ReadYourWrites(users, projected),
-            sessions,
             Aggregate(KEYRINGS, log),
             ReadYourWrites(keys, projected),
             projected,
@@ -82,6 +84,7 @@ async def create_service(platform: Platform, settings: IdentitySettings) -> Asyn
                 Subscription(RevokeWhatWasIssued(Publisher[Revoked]("revoked", log)), platform.client),
                 Projector(READ_MODEL, "IDENTITY", log, database),
                 projected,
+                vouching,
                 Responder("identity", answering(issuer, users, keys, dev=settings.auth == "dev"), platform.client),
             ],
         )

@@ -16,6 +16,7 @@ from common.events import (
     KeyEvent,
     KeyRevoked,
     KeyUsed,
+    LoginsEnded,
     Role,
     RoleChanged,
     SessionEnd,
@@ -64,13 +65,19 @@ def place_id_of(user_id: str) -> UUID:
 
 class Account(msgspec.Struct, frozen=True):
     """A user as the events leave them. `issuer`: who vouches for them; `by`: who gave them their role, None for the
-    settings.
+    settings; `ended_at`: until when all that let them in has ended.
     """
 
     user_id: str = ""
     role: Role = "buyer"
     by: str | None = None
     issuer: str = ""
+    ended_at: datetime | None = None
+
+    def let_in_since(self, at: datetime | None) -> None:
+        """Raises Unauthenticated if a login or key of that time has ended with all others of its user."""
+        if self.ended_at is not None and at is not None and at <= self.ended_at:
+            raise Unauthenticated("All logins and keys of this user were ended; log in again.")
 
 
 class LogIn(msgspec.Struct, frozen=True):
@@ -93,7 +100,23 @@ class ChangeRole(msgspec.Struct, frozen=True):
     at: datetime
 
 
-UserCommand = LogIn | ChangeRole
+class KeepOperator(msgspec.Struct, frozen=True):
+    """The settings do not name this user: whoever is an operator by them alone is `new_role` from now on."""
+
+    user_id: str
+    new_role: Role
+    at: datetime
+
+
+class EndLogins(msgspec.Struct, frozen=True):
+    """Let nothing in that let this user in until now. `by`: as in LoginsEnded."""
+
+    user_id: str
+    by: str | None
+    at: datetime
+
+
+UserCommand = LogIn | ChangeRole | KeepOperator | EndLogins
 
 
 def decide_user(command: UserCommand, account: Account) -> list[UserEvent]:
@@ -111,6 +134,13 @@ def decide_user(command: UserCommand, account: Account) -> list[UserEvent]:
             if user_id == by:
                 raise Conflict("Your own role is changed by another operator.")
             return [RoleChanged(user_id, role, by, at)] if role != account.role else []
+        case KeepOperator(user_id, new_role, at):
+            lost = account.role == "operator" and account.by is None and new_role != "operator"
+            return [RoleChanged(user_id, new_role, None, at)] if lost else []
+        case EndLogins(user_id, by, at):
+            if not account.user_id:
+                raise NotFound(f"There is no user {user_id}.")
+            return [LoginsEnded(user_id, by, at)]
         case _:
             assert_never(command)
 
@@ -121,6 +151,8 @@ def evolve_user(account: Account, event: UserEvent) -> Account:
             return Account(user_id, role, issuer=issuer)
         case RoleChanged(_, role, by):
             return msgspec.structs.replace(account, role=role, by=by)
+        case LoginsEnded(at=at):
+            return msgspec.structs.replace(account, ended_at=at)
         case _:
             assert_never(event)
 
@@ -129,7 +161,7 @@ def evolve_user(account: Account, event: UserEvent) -> Account:
 
 
 class Session(msgspec.Struct, frozen=True):
-    """A login as its events leave it. `generation`: of the refresh token that counts, which was issued at
+    """A login as its events leave it, opened `at`. `generation`: of the refresh token that counts, which was issued at
     `refreshed_at`.
     """
 
@@ -140,6 +172,7 @@ class Session(msgspec.Struct, frozen=True):
     refreshed_at: datetime | None = None
     expires_at: datetime | None = None
     ended: SessionEnd | None = None
+    at: datetime | None = None
 
 
 class OpenSession(msgspec.Struct, frozen=True):
@@ -158,12 +191,9 @@ class RefreshSession(msgspec.Struct, frozen=True):
 
 
 class EndSession(msgspec.Struct, frozen=True):
-    """`by`: the operator who says so, if it is not the user."""
-
     user_id: str
     reason: SessionEnd
     at: datetime
-    by: str | None = None
 
 
 SessionCommand = OpenSession | RefreshSession | EndSession
@@ -184,18 +214,18 @@ def decide_session(command: SessionCommand, session: Session) -> list[SessionEve
             if generation == session.generation - 1 and just_now:
                 return []
             return [SessionEnded(session.session_id, session.user_id, "reuse", at)]
-        case EndSession(user_id, reason, at, by):
+        case EndSession(user_id, reason, at):
             if session.session_id is None or session.user_id != user_id:
                 raise NotFound("There is no such login of yours.")
-            return [] if session.ended else [SessionEnded(session.session_id, user_id, reason, at, by)]
+            return [] if session.ended else [SessionEnded(session.session_id, user_id, reason, at)]
         case _:
             assert_never(command)
 
 
 def evolve_session(session: Session, event: SessionEvent) -> Session:
     match event:
-        case SessionOpened(session_id, user_id, provider, _, expires_at):
-            return Session(session_id, user_id, provider, 0, None, expires_at)
+        case SessionOpened(session_id, user_id, provider, at, expires_at):
+            return Session(session_id, user_id, provider, 0, None, expires_at, at=at)
         case SessionRefreshed(_, _, generation, at):
             return msgspec.structs.replace(session, generation=generation, refreshed_at=at)
         case SessionEnded(reason=reason):
@@ -239,11 +269,8 @@ class UseKey(msgspec.Struct, frozen=True):
 
 
 class RevokeKey(msgspec.Struct, frozen=True):
-    """`by`: the operator who says so, if it is not the user."""
-
     user_id: str
     at: datetime
-    by: str | None = None
 
 
 KeyCommand = CreateKey | UseKey | RevokeKey
@@ -259,10 +286,10 @@ def decide_key(command: KeyCommand, key: Key) -> list[KeyEvent]:
                 raise Unauthenticated("The API key is not believed: it is none, was revoked, or has expired.")
             told = key.used_at is not None and at - key.used_at < USE_TOLD_AFTER
             return [] if told else [KeyUsed(key.key_id, key.user_id, at)]
-        case RevokeKey(user_id, at, by):
+        case RevokeKey(user_id, at):
             if key.key_id is None or key.user_id != user_id:
                 raise NotFound("There is no such key of yours.")
-            return [] if key.revoked else [KeyRevoked(key.key_id, user_id, at, by)]
+            return [] if key.revoked else [KeyRevoked(key.key_id, user_id, at)]
         case _:
             assert_never(command)
 

@@ -13,7 +13,7 @@ import structlog
 from common.auth import User
 from common.clock import new_id, now
 from common.credentials import csrf_digest, spend
-from common.errors import DomainError, Forbidden, Invalid, NotFound, Unauthenticated, Unavailable
+from common.errors import DomainError, Forbidden, Invalid, NotFound, Unauthenticated
 from common.event_log import EventLog
 from common.events import Role
 from common.postgres import POSTGRES_FAILED
@@ -31,10 +31,12 @@ from services.identity.domain import (
     place_id_of,
     user_id_of,
 )
+from services.identity.id_token import same
 from services.identity.oauth import Callback, Identity, LoginOptions, OAuthService
 from services.identity.sealing import CannotOpen, Sealer
 from services.identity.settings import IdentitySettings
 from services.identity.tokens import ACCESS, Issuer
+from services.identity.vouching import Vouching
 
 LOGIN = timedelta(minutes=10)
 """In which somebody has to come back from the provider."""
@@ -77,6 +79,7 @@ class Logins:
         sessions: Sessions,
         providers: Mapping[str, OAuthService],
         sealer: Sealer | None,
+        vouching: Vouching,
         event_log: EventLog,
         pool: asyncpg.Pool,
         settings: IdentitySettings,
@@ -87,6 +90,7 @@ class Logins:
         self._users = users
         self._sessions = sessions
         self._sealer = sealer
+        self._vouching = vouching
         self._log = event_log
         self._pool = pool
         self._settings = settings
@@ -114,10 +118,13 @@ class Logins:
             raise Unauthenticated(detail) from None
         if now() - begun.at > LOGIN:
             raise Unauthenticated("This login was begun too long ago; begin again.")
+        if callback.state is None or not same(callback.state, begun.options.state):  # and the login goes on
+            raise Unauthenticated("This is not the login that your browser began last (state); begin again.")
         await spend(self._log, "login", begun.options.state)
         found = await provider.exchange_code(callback, begun.options)
         identity = found.identity
-        role: Role | None = "operator" if runs_it(identity, self._settings) else None
+        runs_it = identity.email_verified and self._settings.runs_it(identity.email)
+        role: Role | None = "operator" if runs_it else None
         login = await self.let_in(name, identity, role, secrets.token_urlsafe(32))
         sealed = sealer.seal(found.refresh_token, login.user_id) if found.refresh_token else None
         await people.keep(self._pool, login.user_id, name, identity, sealed, now())
@@ -172,30 +179,11 @@ class Logins:
             )
         if session.provider == DEV and self._settings.auth != "dev":
             raise Unauthenticated(NO_LONGER)
-        await self._ask_provider(claims.sid, session.user_id, at)
         account = await self._users.load(place_id_of(session.user_id), fresh=True)
+        account.state.let_in_since(session.at)
+        self._vouching.ask(session.user_id)
         user = User(session.user_id, account.state.role, session=claims.sid, version=account.version)
         return self._login(user, session.generation, csrf or "", claims.csrf, session.expires_at)
-
-    async def _ask_provider(self, session_id: UUID, user_id: str, at: datetime) -> None:
-        """Whether whoever vouched for a user still does. Raises Unauthenticated if not; who is away is asked later."""
-        if self._sealer is None:
-            return
-        try:
-            after = timedelta(minutes=self._settings.provider_minutes)
-            if (vouched := await people.to_be_checked(self._pool, user_id, at, after)) is None:
-                return
-            if (provider := self.providers.get(vouched.provider)) is None:
-                return
-            found = await provider.refresh(self._sealer.open(vouched.sealed, user_id), vouched.subject)
-            sealed = self._sealer.seal(found.refresh_token, user_id)
-            await people.renew(self._pool, user_id, vouched.sealed, sealed)
-        except Unauthenticated:
-            await people.forget_token(self._pool, user_id)
-            await self._sessions.handle(session_id, EndSession(user_id, "provider", at))
-            raise
-        except (Unavailable, CannotOpen, *POSTGRES_FAILED) as error:
-            log.warning("provider_not_asked", user_id=user_id, error=repr(error))
 
     # --- out
 
@@ -230,12 +218,6 @@ class DevLogins:
     async def log_in(self, name: str, role: Role, *, page: bool) -> Login:
         """Let them in; `page`: with a cookie."""
         return await self._logins.let_in(DEV, Identity(DEV, name), role, secrets.token_urlsafe(32) if page else "")
-
-
-def runs_it(identity: Identity, settings: IdentitySettings) -> bool:
-    """Whether the settings name somebody's address, however it is written, and their provider has verified it."""
-    named = {name.lower() for name in settings.operator_names}
-    return identity.email_verified and identity.email is not None and identity.email.lower() in named
 
 
 def own_path(text: str) -> str:

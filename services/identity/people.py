@@ -36,6 +36,7 @@ where user_id = $1 and checked_at < $3 and sealed is not null
 returning provider, subject, sealed
 """
 VOUCHED = "select provider, subject, sealed from identity_data.people where user_id = $1 and sealed is not null"
+SEALED = "select user_id, sealed from identity_data.people where sealed is not null"
 NAME = "select name from identity_data.people where user_id = $1"
 RENEW = "update identity_data.people set sealed = $3 where user_id = $1 and sealed = $2"
 FORGET = "update identity_data.people set sealed = null where user_id = $1"
@@ -73,6 +74,11 @@ async def name_of(pool: asyncpg.Pool, user_id: str) -> str | None:
     """What somebody is called, if their provider says so."""
     name: str | None = await pool.fetchval(NAME, user_id)
     return name
+
+
+async def sealed(pool: asyncpg.Pool) -> list[tuple[str, str]]:
+    """Of whom a token is kept, and the token."""
+    return [(row["user_id"], row["sealed"]) for row in await pool.fetch(SEALED)]
 
 
 async def renew(pool: asyncpg.Pool, user_id: str, before: str, sealed: str) -> None:

@@ -14,6 +14,7 @@ from common.events import (
     KeyCreated,
     KeyRevoked,
     KeyUsed,
+    LoginsEnded,
     Role,
     RoleChanged,
     SessionEnded,
@@ -23,6 +24,7 @@ from common.events import (
 )
 from common.paging import cursor_of, position_of
 from common.projector import ReadModel
+from services.identity.domain import DEV
 
 TABLES = """
 create table users (
@@ -90,7 +92,15 @@ update keys set used_at = new.at from unnest($1::uuid[], $2::timestamptz[]) as n
 REVOKE = """
 update keys set revoked_at = new.at from unnest($1::uuid[], $2::timestamptz[]) as new (id, at) where keys.id = new.id
 """
-IN_ORDER = (REGISTER, CHANGE_ROLE, OPEN, REFRESH, END, CREATE, USE, REVOKE)
+END_SESSIONS = """
+update sessions set ended = 'ended' from unnest($1::text[], $2::timestamptz[]) as new (user_id, at)
+where sessions.user_id = new.user_id and opened_at <= new.at and ended is null
+"""
+REVOKE_KEYS = """
+update keys set revoked_at = new.at from unnest($1::text[], $2::timestamptz[]) as new (user_id, at)
+where keys.user_id = new.user_id and created_at <= new.at and revoked_at is null
+"""
+IN_ORDER = (REGISTER, CHANGE_ROLE, OPEN, REFRESH, END, CREATE, USE, REVOKE, END_SESSIONS, REVOKE_KEYS)
 
 
 async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
@@ -103,6 +113,8 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 told[REGISTER][place] = (place, user_id, issuer, role, at)
             case RoleChanged(user_id, role):
                 told[CHANGE_ROLE][user_id] = (user_id, role)
+            case LoginsEnded(user_id=user_id, at=at):
+                told[END_SESSIONS][user_id] = told[REVOKE_KEYS][user_id] = (user_id, at)
             case SessionOpened(session_id, user_id, provider, at, expires_at):
                 told[OPEN][session_id] = (session_id, user_id, provider, at, expires_at)
             case SessionRefreshed(session_id=session_id, at=at):
@@ -171,11 +183,14 @@ KEYS_OF_USER = """
 select id, name, scopes, created_at, expires_at, used_at from keys
 where user_id = $1 and revoked_at is null and (expires_at is null or expires_at > $2) order by created_at desc
 """
-OPEN_SESSIONS = "select id from sessions where user_id = $1 and ended is null and expires_at > $2 limit 100"
 KNOWN_KEYS = "select id, revoked_at is not null as revoked from keys where id = any($1)"
 USER = """
 select place, users.id, issuer, role, people.name, people.email, users.created_at
 from users left join identity_data.people on people.user_id = users.id
+"""
+OPERATORS = """
+select users.id, people.email from users left join identity_data.people on people.user_id = users.id
+where role = 'operator' and issuer <> $1
 """
 USER_OF_ID = USER + " where users.place = $1"
 USERS = (
@@ -193,11 +208,6 @@ async def sessions(pool: asyncpg.Pool, user_id: str, current: UUID | None, at: d
     return [SessionView(**row, current=row["id"] == current) for row in rows]
 
 
-async def open_sessions(pool: asyncpg.Pool, user_id: str, at: datetime) -> list[UUID]:
-    """Some logins of a user that are not over, 100 at most."""
-    return [row["id"] for row in await pool.fetch(OPEN_SESSIONS, user_id, at)]
-
-
 async def keys(pool: asyncpg.Pool, user_id: str, at: datetime) -> list[KeyView]:
     """The keys of a user that are good, newest first."""
     return [KeyView(*row) for row in await pool.fetch(KEYS_OF_USER, user_id, at)]
@@ -206,6 +216,11 @@ async def keys(pool: asyncpg.Pool, user_id: str, at: datetime) -> list[KeyView]:
 async def revoked(pool: asyncpg.Pool, keys: Collection[UUID]) -> dict[UUID, bool]:
     """Of those of these keys that were ever made, whether they were revoked."""
     return {row["id"]: row["revoked"] for row in await pool.fetch(KNOWN_KEYS, list(keys))}
+
+
+async def operators(pool: asyncpg.Pool) -> list[tuple[str, str | None]]:
+    """Who is an operator and has a provider: their ids and verified addresses."""
+    return [(row["id"], row["email"]) for row in await pool.fetch(OPERATORS, DEV)]
 
 
 async def users(pool: asyncpg.Pool, *, limit: int, cursor: str | None) -> UserPage:

@@ -22,6 +22,7 @@ def answering(issuer: Issuer, users: Users, keys: Keys, *, dev: bool) -> Sequenc
         user = await users.load(place_id_of(key.user_id), fresh=True)
         if user.state.issuer == DEV and not dev:
             raise Unauthenticated(NO_LONGER)
+        user.state.let_in_since(key.created_at)
         return KeyHolder(key.user_id, user.state.role, list(key.scopes), key.expires_at, user.version)
 
     return [Answering(PUBLIC_KEYS, public_keys), Answering(CHECK_KEY, check_key)]

@@ -40,6 +40,10 @@ class IdentitySettings(Settings, frozen=True, kw_only=True):
     session_days: Annotated[int, Meta(ge=1, le=365)] = 30
     provider_minutes: Annotated[int, Meta(ge=1, le=10_080)] = 60
 
+    def runs_it(self, email: str | None) -> bool:
+        """Whether an address, however it is written, is that of an operator."""
+        return email is not None and email.lower() in {name.lower() for name in self.operator_names}
+
     @property
     def providers(self) -> list[ProviderSettings]:
         """Whom people can log in with. Raises BadSetting."""

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from common.runtime import Platform
+from common.settings import Settings
 from services.cli.servers import free_port
 from tests.harness import ServiceProcess, eventually
 from tests.oidc_server import OidcServer, oidc_server
@@ -23,11 +24,22 @@ SESSION, REFRESH, CSRF, BEGUN = (f"boxoffice-{what}" for what in ("session", "re
 class House:
     """A shop, and two providers that one can log in to it with."""
 
-    def __init__(self, shop: ServiceProcess, provider: OidcServer, other: OidcServer, database_url: str) -> None:
+    def __init__(
+        self,
+        shop: ServiceProcess,
+        provider: OidcServer,
+        other: OidcServer,
+        settings: Settings,
+        home: Path,
+        variables: dict[str, str],
+    ) -> None:
         self.shop = shop
         self.provider = provider
         self.other = other
-        self.database_url = database_url
+        self.settings = settings
+        self.home = home
+        self.variables = variables
+        self.database_url = settings.database_url
 
     @asynccontextmanager
     async def browser(self, **cookies: str) -> AsyncIterator[httpx.AsyncClient]:
@@ -44,6 +56,16 @@ class House:
     async def log_in(self, browser: httpx.AsyncClient, user: str = "ada") -> httpx.Response:
         """All the way."""
         return await browser.get(await self.provider.log_in(await self.begin(browser), user))
+
+    async def hour_passes(self, also: str = "") -> None:
+        """Since the provider was asked whether it still knows people."""
+        connection = await asyncpg.connect(self.database_url)
+        await connection.execute(f"update identity_data.people set checked_at = now() - interval '1 hour'{also}")  # noqa: S608 (a test's)
+        await connection.close()
+
+    def again(self, **variables: str) -> ServiceProcess:
+        """The shop, to be started again with other settings."""
+        return ServiceProcess(self.shop.names, self.settings, self.home, **{**self.variables, **variables})
 
     async def kept(self) -> list[asyncpg.Record]:
         """What is kept of people."""
@@ -82,7 +104,12 @@ async def house(platform: Platform, home: Path) -> AsyncIterator[House]:
         }
         process = ServiceProcess("identity tickets", platform.settings, home, **variables)
         async with process as shop:
-            yield House(shop, provider, other, platform.settings.database_url)
+            yield House(shop, provider, other, platform.settings, home, variables)
+
+
+def csrf(browser: httpx.AsyncClient) -> dict[str, str]:
+    """What a page of ours sends beside its cookies."""
+    return {"X-CSRF-Token": browser.cookies[CSRF]}
 
 
 def problem(answer: httpx.Response) -> str:
@@ -106,14 +133,14 @@ async def test_somebody_logs_in_stays_and_gets_out(house: House) -> None:
         assert browser.cookies.get(BEGUN) is None
 
         before = dict(browser.cookies)
-        csrf = {"X-CSRF-Token": before[CSRF]}
-        assert (await browser.post("/api/auth/refresh", json={}, headers=csrf)).status_code == 200
+        beside = csrf(browser)
+        assert (await browser.post("/api/auth/refresh", json={}, headers=beside)).status_code == 200
         assert browser.cookies[SESSION] != before[SESSION]
         assert browser.cookies[REFRESH] != before[REFRESH]
         assert browser.cookies[CSRF] == before[CSRF]
         assert (await browser.get("/api/auth/me")).json() == me
 
-        assert (await browser.post("/api/auth/logout", headers=csrf)).status_code == 204
+        assert (await browser.post("/api/auth/logout", headers=beside)).status_code == 204
         assert dict(browser.cookies) == {}
 
     async with house.browser(**before) as thief:
@@ -122,7 +149,7 @@ async def test_somebody_logs_in_stays_and_gets_out(house: House) -> None:
             return (await thief.get("/api/auth/me")).status_code
 
         await eventually(me, 401)
-        assert (await thief.post("/api/auth/refresh", json={}, headers=csrf)).status_code == 401
+        assert (await thief.post("/api/auth/refresh", json={}, headers=beside)).status_code == 401
 
 
 async def test_the_same_person_is_the_same_user_and_others_are_others(house: House) -> None:
@@ -145,40 +172,96 @@ async def test_what_the_provider_entrusts_to_us_is_sealed_and_given_back_at_the_
         [kept] = await house.kept()
         assert (kept["name"], kept["email"]) == ("Ada Lovelace", "ada@example.org")
         assert re.fullmatch(r"[0-9a-f]{12}\.[A-Za-z0-9_-]+", kept["sealed"])
-        await browser.post("/api/auth/logout", headers={"X-CSRF-Token": browser.cookies[CSRF]})
+        await browser.post("/api/auth/logout", headers=csrf(browser))
         [kept] = await house.kept()
         assert kept["sealed"] is None
         assert any("revo" in path for path in house.provider.asked)
 
 
-async def test_who_is_not_known_to_the_provider_any_more_is_out(house: House) -> None:
+async def test_nothing_lets_in_whom_the_provider_does_not_know_any_more(house: House) -> None:
+    async with house.browser() as browser, house.browser() as other, house.browser() as program:
+        await house.log_in(browser)
+        await house.log_in(other)
+        wanted = {"name": "import", "scopes": ["tickets:write"]}
+        key = (await other.post("/api/auth/keys", json=wanted, headers=csrf(other))).json()["key"]
+        program.headers["Authorization"] = f"Bearer {key}"
+
+        async def statuses() -> list[int]:
+            return [(await each.get("/api/auth/me")).status_code for each in (browser, other, program)]
+
+        assert await statuses() == [200, 200, 200]
+        house.provider.forget("ada")
+        await house.hour_passes()
+        await browser.post("/api/auth/refresh", json={}, headers=csrf(browser))
+        await eventually(statuses, [401, 401, 401])
+        for each in (browser, other):
+            assert (await each.post("/api/auth/refresh", json={}, headers=csrf(each))).status_code == 401
+
+
+async def test_nobody_waits_for_a_provider_that_does_not_answer(house: House) -> None:
     async with house.browser() as browser:
         await house.log_in(browser)
-        house.provider.forget("ada")
-        connection = await asyncpg.connect(house.database_url)  # an hour passes
-        await connection.execute("update identity_data.people set checked_at = now() - interval '1 hour'")
-        await connection.close()
-        csrf = {"X-CSRF-Token": browser.cookies[CSRF]}
-        refused = await browser.post("/api/auth/refresh", json={}, headers=csrf)
-        assert refused.status_code == 401, refused.text
+        house.provider.hangs = True
+        await house.hour_passes()
+        asked = len(house.provider.asked)
+        assert (await browser.post("/api/auth/refresh", json={}, headers=csrf(browser))).status_code == 200
 
-        async def me() -> int:
-            return (await browser.get("/api/auth/me")).status_code
+        async def is_asked() -> bool:
+            return len(house.provider.asked) > asked
 
-        await eventually(me, 401)
+        await eventually(is_asked, True)
+        assert (await browser.post("/api/auth/refresh", json={}, headers=csrf(browser))).status_code == 200
+        assert (await browser.get("/api/auth/me")).status_code == 200
+
+
+async def test_who_is_no_operator_any_more_by_the_settings_is_none_after_a_start(house: House) -> None:
+    async with house.browser() as browser:
+        await house.log_in(browser)
+        assert (await browser.get("/api/auth/users")).status_code == 200
+        await house.shop.kill()
+        async with house.again(BOXOFFICE_OPERATORS="eve@example.org"):
+
+            async def users() -> int:
+                return (await browser.get("/api/auth/users")).status_code
+
+            await eventually(users, 401)  # what was issued before is no longer true
+            renewed = await browser.post("/api/auth/refresh", json={}, headers=csrf(browser))
+            assert renewed.json()["role"] == "buyer"
+            assert await users() == 403
+
+
+async def test_what_is_sealed_is_sealed_anew_once_there_is_another_secret(house: House) -> None:
+    async with house.browser() as browser:
+        await house.log_in(browser)
+    [before] = await house.kept()
+    await house.shop.kill()
+    another = {"BOXOFFICE_ENCRYPTION_SECRET": "another-" * 4, "BOXOFFICE_ENCRYPTION_SECRET_BEFORE": SECRET}
+    async with house.again(**another) as shop:
+
+        async def anew() -> bool:
+            [kept] = await house.kept()
+            return bool(kept["sealed"] != before["sealed"])
+
+        await eventually(anew, True)
+        await shop.kill()
+    async with house.again(BOXOFFICE_ENCRYPTION_SECRET=another["BOXOFFICE_ENCRYPTION_SECRET"]) as shop:
+        async with house.browser() as browser:
+            await house.log_in(browser)  # it is there, and has lost nothing
+        assert "lost=1" not in shop.log.read_text()
+        assert '"lost": 1' not in shop.log.read_text()
 
 
 async def test_a_token_that_cannot_be_opened_keeps_nobody_out_who_is_in(house: House) -> None:
     async with house.browser() as browser:
         await house.log_in(browser)
-        connection = await asyncpg.connect(house.database_url)  # sealed with a secret that is gone
-        await connection.execute(
-            "update identity_data.people set checked_at = now() - interval '1 hour', sealed = '000000000000.AAAA'"
-        )
-        await connection.close()
-        csrf = {"X-CSRF-Token": browser.cookies[CSRF]}
-        assert (await browser.post("/api/auth/refresh", json={}, headers=csrf)).status_code == 200
-        assert "provider_not_asked" in house.shop.log.read_text()
+        await house.hour_passes(", sealed = '000000000000.AAAA'")  # with a secret that is gone
+        assert (await browser.post("/api/auth/refresh", json={}, headers=csrf(browser))).status_code == 200
+
+        async def told() -> bool:
+            return "provider_not_asked" in house.shop.log.read_text()
+
+        await eventually(told, True)
+        assert (await browser.get("/api/auth/me")).status_code == 200
 
 
 async def test_an_answer_of_a_provider_serves_once(house: House) -> None:
@@ -198,6 +281,16 @@ async def test_an_answer_serves_only_the_browser_that_began(house: House) -> Non
         await house.begin(victim)
         assert "state" in problem(await victim.get(theirs))
         assert (await victim.get("/api/auth/me")).status_code == 401
+
+
+async def test_an_answer_that_is_none_spoils_no_login(house: House) -> None:
+    async with house.browser() as browser:
+        first = await house.provider.log_in(await house.begin(browser))  # in one tab
+        second = await house.provider.log_in(await house.begin(browser))  # and then in another
+        assert "began last" in problem(await browser.get("/api/auth/callback/one?state=wrong&code=x"))
+        assert "began last" in problem(await browser.get(first))
+        assert (await browser.get(second)).headers["location"] == "/login"
+        assert (await browser.get("/api/auth/me")).status_code == 200
 
 
 async def test_an_answer_of_one_provider_is_not_taken_for_that_of_another(house: House) -> None:

@@ -14,6 +14,7 @@ from common.events import (
     KeyEvent,
     KeyRevoked,
     KeyUsed,
+    LoginsEnded,
     Role,
     RoleChanged,
     SessionEnd,
@@ -37,7 +38,9 @@ from services.identity.domain import (
     AdmitKey,
     ChangeRole,
     CreateKey,
+    EndLogins,
     EndSession,
+    KeepOperator,
     Key,
     KeyCommand,
     Keyring,
@@ -89,6 +92,26 @@ def test_who_comes_for_the_first_time_is_registered_as_what_new_ones_are() -> No
 
 def test_who_comes_for_the_first_time_is_what_the_settings_make_of_them() -> None:
     user().when(log_in("operator")).then(registered("operator"))
+
+
+def test_who_is_an_operator_by_the_settings_alone_is_none_when_they_name_somebody_else() -> None:
+    command = KeepOperator(ADA, "buyer", NOON)
+    user(registered("operator")).when(command).then(changed("buyer", None))
+    user(registered(), changed("operator", None)).when(command).then(changed("buyer", None))
+    user(registered(), changed("operator", "olga")).when(command).then()
+    user(registered("seller")).when(command).then()
+    user(registered("operator")).when(KeepOperator(ADA, "operator", NOON)).then()
+
+
+def test_what_let_a_user_in_ends_and_what_comes_later_does_not() -> None:
+    user(registered()).when(EndLogins(ADA, "olga", NOON)).then(LoginsEnded(ADA, "olga", NOON))
+    user().when(EndLogins(ADA, "olga", NOON)).refused(NotFound, "no user")
+    account = user(registered(), LoginsEnded(ADA, None, NOON)).state
+    for before in (after(-60), NOON):
+        with pytest.raises(Unauthenticated, match="log in again"):
+            account.let_in_since(before)
+    account.let_in_since(after(1))
+    user(registered()).state.let_in_since(NOON)
 
 
 def test_who_comes_again_is_known() -> None:
@@ -308,12 +331,6 @@ def test_a_key_is_revoked_by_its_user_once() -> None:
 def test_a_key_is_revoked_by_nobody_else() -> None:
     key(CREATED).when(RevokeKey("eve", NOON)).refused(NotFound, "no such key of yours")
     key().when(RevokeKey("", NOON)).refused(NotFound, "no such key of yours")
-
-
-def test_an_operator_ends_logins_and_revokes_keys_and_the_log_says_who() -> None:
-    end, revoke = EndSession(ADA, "operator", after(1), "olga"), RevokeKey(ADA, after(1), "olga")
-    session(OPENED).when(end).then(SessionEnded(SESSION, ADA, "operator", after(1), "olga"))
-    key(CREATED).when(revoke).then(KeyRevoked(KEY, ADA, after(1), "olga"))
 
 
 # How many keys
