@@ -44,6 +44,7 @@ from common.events.batch import (
 from common.events.expiration import ExpirationCompleted, ExpirationEvent
 from common.events.identity import (
     IdentityEvent,
+    KeyAdmitted,
     KeyCreated,
     KeyEvent,
     KeyRevoked,
@@ -128,6 +129,7 @@ __all__ = [
     "ExpirationCompleted",
     "ExpirationEvent",
     "IdentityEvent",
+    "KeyAdmitted",
     "KeyCreated",
     "KeyEvent",
     "KeyRevoked",

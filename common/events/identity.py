@@ -75,6 +75,16 @@ class SessionEnded(Event, frozen=True, tag="session_ended"):
     at: datetime
 
 
+class KeyAdmitted(Event, frozen=True, tag="key_admitted"):
+    """A user, who has fewer than they may have, may make this key. `gone`: keys admitted before that are none now."""
+
+    user_id: str
+    key_id: UUID
+    gone: list[UUID]
+    at: datetime
+    expires_at: datetime | None
+
+
 class KeyCreated(Event, frozen=True, tag="key_created"):
     """A program may act for a user, within `scopes`. `digest`: SHA-256 of the secret, in base 16."""
 
@@ -126,4 +136,4 @@ class Spent(Event, frozen=True, tag="spent"):
 UserEvent = UserRegistered | RoleChanged | LoginsEnded
 SessionEvent = SessionOpened | SessionRefreshed | SessionEnded
 KeyEvent = KeyCreated | KeyUsed | KeyRevoked
-IdentityEvent = UserEvent | SessionEvent | KeyEvent
+IdentityEvent = UserEvent | SessionEvent | KeyAdmitted | KeyEvent

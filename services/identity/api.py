@@ -20,22 +20,27 @@ from common.assets import Asset
 from common.auth import KEY_PREFIX, RequiresUser, Scope, UserRequest, cookie, cookie_name, place_of
 from common.clock import Moment, new_id, now
 from common.credentials import digest_of
-from common.errors import Conflict, DomainError, Invalid, NotFound, TooManyRequests, Unauthenticated
+from common.errors import DomainError, Invalid, NotFound, TooManyRequests, Unauthenticated, Unavailable
 from common.events import KeyEvent, Role, UserEvent
 from common.headers import SCRIPTS_POLICY
 from common.http import LINE, LOCATION_HEADER
 from common.limits import Limited, count
 from common.paging import Cursor
 from common.problems import problems, tell_domain_error
-from common.projector import ReadYourWrites
+from common.projector import Projected, ReadYourWrites
 from common.settings import Settings
 from services.identity import people, read_model
 from services.identity.domain import (
     DEV,
+    MADE_WITHIN,
+    MOST_KEYS,
     Account,
+    AdmitKey,
     ChangeRole,
     CreateKey,
+    EndLogins,
     KeyCommand,
+    Keyrings,
     LogIn,
     RevokeKey,
     UserCommand,
@@ -53,10 +58,6 @@ LOGIN_LIMIT = Limited("login")
 
 TOLD_SECONDS = 60
 """In which the page comes for what it has to tell."""
-
-MOST_KEYS = 50
-"""Keys that a user may have at a time."""
-
 
 BEARER = "Bearer"
 """The type of our access tokens (RFC 6749)."""
@@ -158,7 +159,9 @@ class IdentityDesk(msgspec.Struct, frozen=True):
     developers: DevLogins | None
     issuer: Issuer
     users: VisibleUsers
+    keyrings: Keyrings
     keys: VisibleKeys
+    projected: Projected
     page: Mapping[str, Asset]
     pool: asyncpg.Pool
     settings: Settings
@@ -196,6 +199,22 @@ class IdentityDesk(msgspec.Struct, frozen=True):
         query = request.scope["query_string"].decode("latin-1")
         url = f"{public}{path}{query and '?'}{query}"
         return Redirect(url, status_code=303, headers={"Cache-Control": "no-store"})
+
+    async def up_to_now(self) -> None:
+        """Wait until people see what is in the log. Raises Unavailable."""
+        if not await self.projected.catch_up():
+            raise Unavailable("The read model is behind the log; try again.")
+
+    async def admit(self, key_id: UUID, user_id: str, at: datetime, expires_at: datetime | None) -> None:
+        """Count a key that is about to be made. Raises Conflict, Unavailable."""
+        ring_id = place_id_of(user_id)
+        left = (await self.keyrings.load(ring_id, fresh=True)).state.left(at)
+        gone: tuple[UUID, ...] = ()
+        if len(left) >= MOST_KEYS:
+            await self.up_to_now()
+            revoked = await read_model.revoked(self.pool, left)
+            gone = tuple(each for each, key in left.items() if revoked.get(each, at - key.at > MADE_WITHIN))
+        await self.keyrings.handle(ring_id, AdmitKey(user_id, key_id, gone, at, expires_at))
 
     def no_cookies(self) -> list[Cookie]:
         """Those by which a browser forgets the others."""
@@ -371,12 +390,18 @@ class SessionController(Controller):
     @get("/", responses=problems(400, 503))
     async def list(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> list[SessionView]:
         """Where you are logged in, newest first; 100 at most."""
-        return await read_model.sessions(desk.pool, request.user.id, request.user.session, now())
+        user = request.user
+        listed = await read_model.sessions(desk.pool, user.id, user.session, now())
+        if user.session and len(listed) < 100 and not any(each.current for each in listed):  # it was opened just now
+            await desk.up_to_now()
+            listed = await read_model.sessions(desk.pool, user.id, user.session, now())
+        return listed
 
     @delete("/{session_id:str}", status_code=204, responses=problems(400, 404, 503))
     async def end(self, session_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[IdentityDesk]) -> None:
         """Log out there."""
         await desk.logins.end(request.user.id, session_id)
+        await desk.projected.catch_up()
 
 
 class KeyController(Controller):
@@ -388,8 +413,8 @@ class KeyController(Controller):
 
     @get("/", responses=problems(400, 503))
     async def list(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> list[KeyView]:
-        """Your keys, newest first."""
-        return await read_model.keys(desk.pool, request.user.id)
+        """Your keys that are good, newest first."""
+        return await read_model.keys(desk.pool, request.user.id, now())
 
     @post("/", responses=problems(400, 409, 413, 415, 422, 503), response_headers=[LOCATION_HEADER])
     async def create(
@@ -399,12 +424,11 @@ class KeyController(Controller):
         at, user = now(), request.user
         if data.expires_at and data.expires_at <= at:
             raise Invalid("expires_at: Expected a time to come", field="expires_at", got=data.expires_at.isoformat())
-        if len(await read_model.keys(desk.pool, user.id)) >= MOST_KEYS:
-            raise Conflict(f"You have {MOST_KEYS} keys, which is all that one may have: revoke one that is not used.")
         if user.session is None:  # a developer, of whom nobody has heard before
             await desk.users.handle(place_id_of(user.id), LogIn(DEV, user.id, user.role, user.role, at))
         key_id, secret = new_id(), secrets.token_urlsafe(32)
         scopes = tuple(sorted(set(data.scopes)))
+        await desk.admit(key_id, user.id, at, data.expires_at)
         command = CreateKey(key_id, user.id, data.name, scopes, digest_of(secret), at, data.expires_at)
         await desk.keys.handle(key_id, command, new=True)
         created = CreatedKey(key_id, data.name, list(scopes), data.expires_at, f"{KEY_PREFIX}{key_id.hex}_{secret}")
@@ -415,7 +439,7 @@ class KeyController(Controller):
     @get("/{key_id:str}", responses=problems(400, 404, 503))
     async def read(self, key_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[IdentityDesk]) -> KeyView:
         """One of your keys."""
-        found = [key for key in await read_model.keys(desk.pool, request.user.id) if key.id == key_id]
+        found = [key for key in await read_model.keys(desk.pool, request.user.id, now()) if key.id == key_id]
         if not found:
             raise NotFound("There is no such key of yours.")
         return found[0]
@@ -455,3 +479,10 @@ class UserController(Controller):
         place = place_id_of(user_id)
         await desk.users.handle(place, ChangeRole(user_id, data.role, request.user.id, now()))
         return await desk.users.find(lambda: read_model.user(desk.pool, place))
+
+    @delete("/{user_id:str}/sessions", status_code=204, responses=problems(400, 404, 503))
+    async def end_sessions(
+        self, user_id: FromPath[str], request: UserRequest, desk: NamedDependency[IdentityDesk]
+    ) -> None:
+        """Log a user out everywhere, and revoke all of their keys. They may log in again."""
+        await desk.users.handle(place_id_of(user_id), EndLogins(user_id, request.user.id, now()))

@@ -26,7 +26,7 @@ from services.identity.api import (
     login_page,
     public_keys,
 )
-from services.identity.domain import KEYS, SESSIONS, USERS
+from services.identity.domain import KEYRINGS, KEYS, SESSIONS, USERS
 from services.identity.listeners import RevokeWhatWasIssued
 from services.identity.logins import DevLogins, Logins
 from services.identity.oidc import OidcProvider
@@ -64,7 +64,9 @@ async def create_service(platform: Platform, settings: IdentitySettings) -> Asyn
             developers,
             issuer,
             ReadYourWrites(users, projected),
+            Aggregate(KEYRINGS, log),
             ReadYourWrites(keys, projected),
+            projected,
             page,
             pool,
             settings,

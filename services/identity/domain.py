@@ -1,5 +1,6 @@
 """What users, their sessions and their keys may do and become."""
 
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from secrets import compare_digest
 from typing import assert_never
@@ -10,6 +11,7 @@ import msgspec
 from common.aggregate import Aggregate, Decider
 from common.errors import Conflict, NotFound, Unauthenticated
 from common.events import (
+    KeyAdmitted,
     KeyCreated,
     KeyEvent,
     KeyRevoked,
@@ -37,6 +39,12 @@ NO_LONGER = "Nobody is let in here by their word any more, as BOXOFFICE_AUTH is 
 GRACE = timedelta(seconds=10)
 """For so long a refresh token that was just exchanged is answered again: its answer may have been lost on the way, or
 two tabs of a page may have sent it. Later it is a stolen one."""
+
+MOST_KEYS = 50
+"""Keys that a user may have at a time; those that have expired do not count."""
+
+MADE_WITHIN = timedelta(minutes=1)
+"""A key that was admitted and is not there after so long was never made: whoever was about to make it was cut off."""
 
 USE_TOLD_AFTER = timedelta(minutes=10)
 """That a key is used is told so often at most."""
@@ -298,9 +306,57 @@ def evolve_key(key: Key, event: KeyEvent) -> Key:
             assert_never(event)
 
 
+# --- how many keys
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    at: datetime
+    expires_at: datetime | None
+
+
+class Keyring(msgspec.Struct, frozen=True):
+    """The keys that a user was admitted, without those that were told gone or had expired since."""
+
+    keys: Mapping[UUID, Admitted] = {}
+
+    def left(self, at: datetime, gone: Collection[UUID] = ()) -> dict[UUID, Admitted]:
+        """Those that count."""
+        return {
+            key_id: key
+            for key_id, key in self.keys.items()
+            if key_id not in gone and (key.expires_at is None or key.expires_at > at)
+        }
+
+
+class AdmitKey(msgspec.Struct, frozen=True):
+    """A user is about to make a key. `gone`: those admitted that are none now. Raises Conflict when there are too many.
+
+    The count is guarded here, in one place for each user: what people see of keys is a moment old.
+    """
+
+    user_id: str
+    key_id: UUID
+    gone: tuple[UUID, ...]
+    at: datetime
+    expires_at: datetime | None
+
+
+def decide_keyring(command: AdmitKey, ring: Keyring) -> list[KeyAdmitted]:
+    if len(ring.left(command.at, command.gone)) >= MOST_KEYS:
+        raise Conflict(f"You have {MOST_KEYS} keys, which is all that one may have: revoke one that is not used.")
+    gone = [key_id for key_id in command.gone if key_id in ring.keys]
+    return [KeyAdmitted(command.user_id, command.key_id, gone, command.at, command.expires_at)]
+
+
+def evolve_keyring(ring: Keyring, event: KeyAdmitted) -> Keyring:
+    return Keyring({**ring.left(event.at, event.gone), event.key_id: Admitted(event.at, event.expires_at)})
+
+
 USERS = Decider("identity.users", UserEvent, decide_user, evolve_user, initial=Account())
 SESSIONS = Decider("identity.sessions", SessionEvent, decide_session, evolve_session, initial=Session())
+KEYRINGS = Decider("identity.keyrings", KeyAdmitted, decide_keyring, evolve_keyring, initial=Keyring())
 KEYS = Decider("identity.keys", KeyEvent, decide_key, evolve_key, initial=Key())
 Users = Aggregate[UserCommand, Account, UserEvent]
 Sessions = Aggregate[SessionCommand, Session, SessionEvent]
+Keyrings = Aggregate[AdmitKey, Keyring, KeyAdmitted]
 Keys = Aggregate[KeyCommand, Key, KeyEvent]

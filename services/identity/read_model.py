@@ -1,6 +1,6 @@
 """What people see of their logins and keys, and operators of users. Schema, projection and every query, together."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -181,8 +181,9 @@ where user_id = $1 and ended is null and expires_at > $2 order by opened_at desc
 """
 KEYS_OF_USER = """
 select id, name, scopes, created_at, expires_at, used_at from keys
-where user_id = $1 and revoked_at is null order by created_at desc
+where user_id = $1 and revoked_at is null and (expires_at is null or expires_at > $2) order by created_at desc
 """
+KNOWN_KEYS = "select id, revoked_at is not null as revoked from keys where id = any($1)"
 USER = """
 select place, users.id, issuer, role, people.name, people.email, users.created_at
 from users left join identity_data.people on people.user_id = users.id
@@ -207,9 +208,14 @@ async def sessions(pool: asyncpg.Pool, user_id: str, current: UUID | None, at: d
     return [SessionView(**row, current=row["id"] == current) for row in rows]
 
 
-async def keys(pool: asyncpg.Pool, user_id: str) -> list[KeyView]:
-    """The keys of a user that were not revoked, newest first."""
-    return [KeyView(*row) for row in await pool.fetch(KEYS_OF_USER, user_id)]
+async def keys(pool: asyncpg.Pool, user_id: str, at: datetime) -> list[KeyView]:
+    """The keys of a user that are good, newest first."""
+    return [KeyView(*row) for row in await pool.fetch(KEYS_OF_USER, user_id, at)]
+
+
+async def revoked(pool: asyncpg.Pool, keys: Collection[UUID]) -> dict[UUID, bool]:
+    """Of those of these keys that were ever made, whether they were revoked."""
+    return {row["id"]: row["revoked"] for row in await pool.fetch(KNOWN_KEYS, list(keys))}
 
 
 async def operators(pool: asyncpg.Pool) -> list[tuple[str, str | None]]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -69,6 +70,7 @@ async def test_a_key_is_made_shown_once_and_revoked(shop: ServiceProcess, home: 
         await page.run("document.querySelector('#new-key button').click()")
         await shows(page, "Choose at least one thing")
         await page.run("document.querySelector('[value=\"tickets:write\"]').click()")
+        await page.run("document.querySelector('#key-end').value = '2999-12-31'")
         await page.run("document.querySelector('#new-key button').click()")
         await shows(page, "Copy it now")
         key = await page.run("document.querySelector('#secret').textContent")
@@ -76,6 +78,7 @@ async def test_a_key_is_made_shown_once_and_revoked(shop: ServiceProcess, home: 
         assert (await program.get("/api/auth/me")).json()["scopes"] == ["tickets:write"]
         await page.go(f"{shop.url}/login")
         await shows(page, "import tickets:write")
+        await shows(page, "until Dec 31, 2999")
         assert key not in await page.run("document.documentElement.outerHTML")
         await page.run("document.querySelector('#keys button').click()")
 
@@ -83,6 +86,77 @@ async def test_a_key_is_made_shown_once_and_revoked(shop: ServiceProcess, home: 
             return (await program.get("/api/auth/me")).status_code
 
         await eventually(me, 401)
+
+
+async def test_an_operator_changes_roles_and_logs_people_out_on_the_page(shop: ServiceProcess, home: Path) -> None:
+    async with Chromium(home) as browser, browser.page() as page, httpx.AsyncClient(base_url=shop.url) as program:
+        for number in range(25):
+            given = await program.post("/api/auth/dev", json={"name": f"user-{number}", "role": "buyer"})
+        program.headers["Authorization"] = f"Bearer {given.json()['access_token']}"  # that of user-24
+        await page.go(f"{shop.url}/login")
+        await shows(page, "be whoever you like")
+        await page.run(
+            "document.querySelector('#who').value = 'olga'; document.querySelector('#as').value = 'operator'"
+        )
+        await page.run("document.querySelector('#dev button').click()")
+        await shows(page, "People")
+
+        def people(what: str) -> str:
+            return f"[...document.querySelectorAll('#people li')].{what}"
+
+        async def how_many() -> Any:
+            return await page.run(people("length"))
+
+        await eventually(how_many, 20)
+        own, other = (f"document.querySelector('[aria-label=\"Role of {who}\"]')" for who in ("olga", "user-24"))
+        assert [await page.run(f"{each}.disabled") for each in (own, other)] == [True, False]
+        await page.run("document.querySelector('#more').click()")
+        await eventually(how_many, 26)
+        assert await page.run("document.querySelector('#more').checkVisibility()") is False
+        assert await page.run("document.documentElement.scrollWidth <= innerWidth")
+        await page.run(f"{other}.focus()")
+        await press(page, "s")  # the first that begins so
+        assert await page.run(f"{other}.value") == "seller"
+
+        async def role() -> Any:
+            page_of_users = await page.run("fetch('/api/auth/users').then((answer) => answer.json())")
+            return next(each["role"] for each in page_of_users["items"] if each["id"] == "user-24")
+
+        await eventually(role, "seller")
+        await page.run("globalThis.confirm = () => true")
+        await page.run("document.querySelector('[aria-label=\"Log user-24 out everywhere\"]').click()")
+        await shows(page, "user-24 is logged out everywhere")
+
+        async def refreshed() -> int:
+            answer = await program.post("/api/auth/refresh", json={"refresh_token": given.json()["refresh_token"]})
+            return answer.status_code
+
+        await eventually(refreshed, 401)
+        await page.run('fetch = async () => new Response(\'{"detail": "No."}\', {status: 409})')
+        await page.run(f"{other}.value = 'buyer'; {other}.dispatchEvent(new Event('change'))")
+        await shows(page, "No.")
+        assert await page.run(f"{other}.value") == "seller", "as it is"
+
+
+async def test_other_logins_are_ended_on_the_page(shop: ServiceProcess, home: Path) -> None:
+    async with Chromium(home) as browser, browser.page() as page, httpx.AsyncClient(base_url=shop.url) as program:
+        lost = (await program.post("/api/auth/dev", json={"name": "ada"})).json()
+        await page.go(f"{shop.url}/login")
+        await shows(page, "be whoever you like")
+        await page.run("document.querySelector('#who').value = 'ada'; document.querySelector('#dev button').click()")
+        await shows(page, "this login")
+        await shows(page, "Log out there")
+        assert await page.run("document.querySelector('#people-part').checkVisibility()") is False
+        assert await page.run("document.querySelectorAll('#logins button').length") == 1
+        await page.run("document.querySelector('#logins button').click()")
+
+        async def others() -> Any:
+            return await page.run("document.querySelectorAll('#logins button').length")
+
+        await eventually(others, 0)
+        await shows(page, "this login")
+        answer = await program.post("/api/auth/refresh", json={"refresh_token": lost["refresh_token"]})
+        assert answer.status_code == 401
 
 
 async def test_what_went_wrong_is_told_as_text(shop: ServiceProcess, home: Path) -> None:

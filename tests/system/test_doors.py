@@ -64,6 +64,7 @@ DELETE /api/auth/sessions/{session_id}                                    buyer 
 POST   /api/auth/ticket                                                   buyer    anyone
 GET    /api/auth/users                                                    operator account
 PUT    /api/auth/users/{user_id}/role                                     operator account
+DELETE /api/auth/users/{user_id}/sessions                                 operator account
 GET    /api/batch-kinds                                                   buyer    batches:read
 POST   /api/batch-kinds/{kind}/pause                                      operator batches:write
 POST   /api/batch-kinds/{kind}/resume                                     operator batches:write

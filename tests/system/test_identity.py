@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import asyncpg
 import httpx
 import pytest
 
+from common.clock import now
 from common.credentials import digest_of
-from common.events import RoleChanged, SessionEnded, SessionRefreshed
+from common.events import LoginsEnded, RoleChanged, SessionEnded, SessionRefreshed
 from common.runtime import Platform, connect
 from common.settings import Settings
 from services.cli import system
@@ -252,6 +254,56 @@ async def test_an_operator_changes_a_role_and_the_log_says_who(town: Town) -> No
     assert made.status_code == 201, made.text
     told = await town.events_of("users", place_id_of(name))
     assert [(event.role, event.by) for event in told if isinstance(event, RoleChanged)] == [("seller", "olga")]
+
+
+async def test_parallel_requests_make_no_more_keys_than_one_may_have(town: Town) -> None:
+    login = bearer((await town.log_in(town.new_name()))["access_token"])
+    keys = [f"{each.url}/api/auth/keys" for each in (town.one, town.other)]
+    brief = {"name": "brief", "scopes": ["orders:read"], "expires_at": (now() + timedelta(seconds=5)).isoformat()}
+    town.kept(await town.http.post(keys[0], json=brief, headers=login))
+
+    async def how_many() -> int:
+        return len((await town.http.get(keys[1], headers=login)).json())
+
+    await eventually(how_many, 0)  # it has expired, and does not count
+    wanted = {"name": "one of many", "scopes": ["orders:read"]}
+    answers = await asyncio.gather(*(town.http.post(each, json=wanted, headers=login) for each in keys * 30))
+    made = [town.kept(answer)["id"] for answer in answers if answer.status_code == 201]
+    assert (len(made), {answer.status_code for answer in answers}) == (50, {201, 409})
+    assert await how_many() == 50
+    assert (await town.http.delete(f"{keys[0]}/{made[0]}", headers=login)).status_code == 204
+    after = [(await town.http.post(keys[1], json=wanted, headers=login)).status_code for _ in range(2)]
+    assert after == [201, 409], "one that was revoked makes room for one"
+
+
+async def test_ones_login_is_listed_right_after_it(town: Town) -> None:
+    for _ in range(10):
+        login = bearer((await town.log_in(town.new_name()))["access_token"])
+        listed = await town.http.get(f"{town.other.url}/api/auth/sessions", headers=login)
+        assert [each["current"] for each in listed.json()] == [True]
+        gone = await town.http.delete(f"{town.one.url}/api/auth/sessions/{listed.json()[0]['id']}", headers=login)
+        assert gone.status_code == 204
+
+
+async def test_an_operator_logs_somebody_out_everywhere_and_the_log_says_who(town: Town) -> None:
+    name = town.new_name()
+    logins = [await town.log_in(name, at=each) for each in (town.one, town.other) * 2]
+    wanted = {"name": "theirs", "scopes": ["orders:read"]}
+    asking = bearer(logins[0]["access_token"])
+    made = town.kept(await town.http.post(f"{town.one.url}/api/auth/keys", json=wanted, headers=asking))
+    assert await town.statuses(made["key"]) == [200, 200, 200]
+    olga = bearer((await town.log_in("olga", "operator"))["access_token"])
+    users = f"{town.other.url}/api/auth/users"
+    assert (await town.http.delete(f"{users}/nobody-like-that/sessions", headers=olga)).status_code == 404
+    for _ in range(2):
+        assert (await town.http.delete(f"{users}/{name}/sessions", headers=olga)).status_code == 204
+    for secret in (*(each["access_token"] for each in logins), made["key"]):
+        await eventually(lambda secret=secret: town.statuses(secret), [401, 401, 401])  # type: ignore[misc]  # a lambda
+    for each in logins:
+        assert (await town.refresh(each["refresh_token"])).status_code == 401
+    told = await town.events_of("users", place_id_of(name))
+    assert [event.by for event in told if isinstance(event, LoginsEnded)] == ["olga"] * 2
+    assert await town.statuses((await town.log_in(name))["access_token"]) == [200, 200, 200]
 
 
 # Pages

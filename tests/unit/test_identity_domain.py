@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from common.errors import Conflict, DomainError, NotFound, Unauthenticated
 from common.events import (
+    KeyAdmitted,
     KeyCreated,
     KeyEvent,
     KeyRevoked,
@@ -27,11 +28,14 @@ from common.events import (
 from services.identity.domain import (
     DEV,
     GRACE,
+    KEYRINGS,
     KEYS,
+    MOST_KEYS,
     SESSIONS,
     USE_TOLD_AFTER,
     USERS,
     Account,
+    AdmitKey,
     ChangeRole,
     CreateKey,
     EndLogins,
@@ -39,6 +43,7 @@ from services.identity.domain import (
     KeepOperator,
     Key,
     KeyCommand,
+    Keyring,
     LogIn,
     OpenSession,
     RefreshSession,
@@ -326,3 +331,36 @@ def test_a_key_is_revoked_by_its_user_once() -> None:
 def test_a_key_is_revoked_by_nobody_else() -> None:
     key(CREATED).when(RevokeKey("eve", NOON)).refused(NotFound, "no such key of yours")
     key().when(RevokeKey("", NOON)).refused(NotFound, "no such key of yours")
+
+
+# How many keys
+
+
+def admitted(number: int, expires_at: datetime | None = None, gone: tuple[UUID, ...] = ()) -> KeyAdmitted:
+    return KeyAdmitted(ADA, UUID(int=number), list(gone), NOON, expires_at)
+
+
+def keyring(*events: KeyAdmitted) -> Given[AdmitKey, Keyring, KeyAdmitted]:
+    return Given(KEYRINGS, *events)
+
+
+def admit(number: int, at: datetime = NOON, gone: tuple[UUID, ...] = ()) -> AdmitKey:
+    return AdmitKey(ADA, UUID(int=number), gone, at, None)
+
+
+ALL = [admitted(number) for number in range(MOST_KEYS)]
+
+
+def test_nobody_has_more_keys_than_they_may() -> None:
+    keyring(*ALL[1:]).when(admit(99)).then(admitted(99))
+    keyring(*ALL).when(admit(99)).refused(Conflict, "You have 50 keys")
+
+
+def test_keys_that_are_gone_or_have_expired_make_room() -> None:
+    first, nobodys = UUID(int=0), UUID(int=1000)
+    keyring(*ALL).when(admit(99, gone=(first, nobodys))).then(admitted(99, gone=(first,)))
+    keyring(*ALL).when(admit(99, gone=(nobodys,))).refused(Conflict, "You have 50 keys")
+    keyring(*ALL, admitted(99, gone=(first,))).when(admit(100)).refused(Conflict, "You have 50 keys")
+    brief = [*ALL[1:], admitted(50, after(60))]
+    keyring(*brief).when(admit(99, after(59))).refused(Conflict, "You have 50 keys")
+    keyring(*brief).when(admit(99, after(60))).then(KeyAdmitted(ADA, UUID(int=99), [], after(60), None))

@@ -1,6 +1,8 @@
 // The page on which people log in and out. What goes wrong is told in #problem.
 
 const $ = (id) => document.getElementById(id);
+let own; // who is logged in
+let after; // the cursor of the next page of people
 const ARTICLES = { buyer: "a buyer", seller: "a seller", operator: "an operator" };
 
 /** The value of a cookie of ours, under whichever of its two names it has here. */
@@ -50,26 +52,83 @@ function wayOf(name) {
   return item;
 }
 
-function keyOf({ id, name, scopes, used_at }) {
+const time = (text) => new Date(text).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+
+/** An item of a list: what it is, more about it, and what can be done with it. */
+function itemOf(what, more, ...controls) {
   const item = document.createElement("li");
   const said = document.createElement("span");
-  said.textContent = name;
+  said.textContent = what;
   const small = document.createElement("small");
-  const used = used_at ? `used ${new Date(used_at).toLocaleString()}` : "not used yet";
-  small.textContent = `${scopes.join(", ")}; ${used}`;
-  const revoke = document.createElement("button");
-  revoke.type = "button";
-  revoke.textContent = "Revoke";
-  revoke.setAttribute("aria-label", `Revoke ${name}`);
-  revoke.addEventListener("click", () =>
-    attempt(async () => {
-      const answer = await ask(`/api/auth/keys/${id}`, { method: "DELETE" });
-      await (answer.ok ? showKeys() : failed(answer));
-    }),
-  );
-  item.append(said, small, revoke);
+  small.textContent = more;
+  item.append(said, small, ...controls);
   return item;
 }
+
+function buttonOf(text, label, deed) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = text;
+  button.setAttribute("aria-label", label);
+  button.addEventListener("click", () => attempt(deed));
+  return button;
+}
+
+/** A button that takes something away, and then shows what is left. */
+function removing(text, label, path, list, showAgain) {
+  return buttonOf(text, label, async () => {
+    const answer = await ask(path, { method: "DELETE" });
+    if (!answer.ok) return failed(answer);
+    await showAgain();
+    list.focus(); // its button is gone
+  });
+}
+
+function keyOf({ id, name, scopes, used_at, expires_at }) {
+  const used = used_at ? `used ${time(used_at)}` : "not used yet";
+  const end = expires_at ? `; until ${time(expires_at)}` : "";
+  const revoke = removing("Revoke", `Revoke ${name}`, `/api/auth/keys/${id}`, $("keys"), showKeys);
+  return itemOf(name, `${scopes.join(", ")}; ${used}${end}`, revoke);
+}
+
+function loginOf({ id, provider, opened_at, refreshed_at, current }) {
+  const what = `${provider}, ${time(opened_at)}`;
+  if (current) return itemOf(what, "this login");
+  const label = `Log out there: ${what}`;
+  const out = removing("Log out there", label, `/api/auth/sessions/${id}`, $("logins"), showLogins);
+  return itemOf(what, `last seen ${time(refreshed_at)}`, out);
+}
+
+/** A user, whose role an operator may change. */
+function personOf({ id, name, email, issuer, role }) {
+  const who = name ?? email ?? id;
+  const select = document.createElement("select");
+  select.setAttribute("aria-label", `Role of ${who}`);
+  select.append(...Object.keys(ARTICLES).map((each) => new Option(each, each, false, each === role)));
+  select.disabled = id === own;
+  select.addEventListener("change", () =>
+    attempt(async () => {
+      try {
+        const answer = await ask(`${pathOf(id)}/role`, { method: "PUT", body: { role: select.value } });
+        if (!answer.ok) return failed(answer);
+        role = answer.data.role;
+      } finally {
+        select.value = role;
+      }
+    }),
+  );
+  const label = `Log ${who} out everywhere`;
+  const out = buttonOf("Log out", label, async () => {
+    if (!confirm(`${label}, and revoke all of their keys?`)) return;
+    const answer = await ask(`${pathOf(id)}/sessions`, { method: "DELETE" });
+    if (!answer.ok) return failed(answer);
+    tell(`${who} is logged out everywhere; their keys are revoked.`);
+  });
+  out.disabled = id === own;
+  return itemOf(who, [email, issuer].filter((each) => each && each !== who).join("; "), select, out);
+}
+
+const pathOf = (id) => `/api/auth/users/${encodeURIComponent(id)}`;
 
 function scopeOf(scope) {
   const label = document.createElement("label");
@@ -87,6 +146,24 @@ async function showKeys() {
   $("keys").replaceChildren(...keys.data.map(keyOf));
 }
 
+async function showLogins() {
+  const logins = await ask("/api/auth/sessions");
+  if (!logins.ok) return failed(logins);
+  $("logins").replaceChildren(...logins.data.map(loginOf));
+}
+
+/** The first page of people, or that after `cursor`. */
+async function showPeople(cursor) {
+  const people = await ask(`/api/auth/users${cursor ? `?cursor=${encodeURIComponent(cursor)}` : ""}`);
+  if (!people.ok) return failed(people);
+  if (!cursor) $("people").replaceChildren();
+  const items = people.data.items.map(personOf);
+  $("people").append(...items);
+  after = people.data.next_cursor;
+  $("more").hidden = !after;
+  if (cursor) items[0]?.querySelector("button").focus();
+}
+
 async function show() {
   const [me, ways] = await Promise.all([ask("/api/auth/me"), ask("/api/auth/providers")]);
   if (!ways.ok) return failed(ways);
@@ -97,7 +174,10 @@ async function show() {
     $("role").textContent = ARTICLES[me.data.role];
     $("scopes").replaceChildren($("scopes").firstElementChild, ...ways.data.scopes.map(scopeOf));
     $("out").focus();
-    return showKeys();
+    own = me.data.user_id;
+    const operator = me.data.role === "operator";
+    $("people-part").hidden = !operator;
+    return Promise.all([showKeys(), showLogins(), operator && showPeople()]);
   }
   if (me.status !== 401) return failed(me);
   $("providers").replaceChildren(...ways.data.providers.map(wayOf));
@@ -133,6 +213,7 @@ $("new-key").addEventListener("submit", (event) => {
   const form = new FormData(event.target);
   attempt(async () => {
     const key = { name: form.get("name"), scopes: form.getAll("scopes") };
+    if (form.get("end")) key.expires_at = new Date(`${form.get("end")}T23:59:59`).toISOString(); // all of that day
     if (key.scopes.length === 0) return tell("Choose at least one thing that the key may do.");
     const answer = await ask("/api/auth/keys", { method: "POST", body: key });
     if (!answer.ok) return failed(answer);
@@ -142,6 +223,8 @@ $("new-key").addEventListener("submit", (event) => {
     await showKeys();
   });
 });
+
+$("more").addEventListener("click", () => attempt(() => showPeople(after)));
 
 attempt(show);
 tell(leftToTell());
