@@ -386,6 +386,14 @@ async def test_every_operation_is_in_the_table_with_what_it_asks_for(house: Hous
     }
     asked = {name: operation["security"][0]["bearer"] for name, operation in found.items() if operation.get("security")}
     assert {name for name in found if name not in asked} == PUBLIC
+    assert all(
+        operation["security"] == [{way: asked[name]} for way in ("bearer", "page")]
+        for name, operation in found.items()
+        if name in asked
+    )
+    page = document["components"]["securitySchemes"]["page"]
+    assert (page["type"], page["in"], page["name"]) == ("apiKey", "cookie", "boxoffice-session")
+    assert "X-CSRF-Token" in page["description"]
     for door in EVERY:
         role, *scopes = asked.pop(door.name)
         assert role == door.role, door.name
@@ -824,6 +832,19 @@ async def test_who_is_refused_is_logged_and_never_what_they_showed(house: House)
     written = house.process.log.read_text()
     for given in (secret, "verysecret", "eyJ", *map(secret_of, house.keys.values())):
         assert given not in written
+
+
+async def test_the_metrics_name_nobody(house: House) -> None:
+    odd = f"X{uuid4().hex.upper()}"
+    await house.http.request(odd, f"/api/orders/{NOBODYS}?user={odd}", headers=house.people["ada"].bearer())
+    for path in (f"/{odd}", f"/api/orders/{house.ids['order_id']}?user={odd}"):
+        await house.http.get(path, headers=house.people["ada"].bearer())
+    told = (await house.http.get("/metrics")).text
+    assert 'route="/api/orders/{' in told
+    people = [name for person in house.people.values() for name in (person.user_id, str(person.session))]
+    keys = [part for key in house.keys.values() for part in (key.split("_")[1], str(UUID(hex=key.split("_")[1])))]
+    for text in (*people, *keys, *map(secret_of, house.keys.values()), *house.ids.values(), "127.0.0.1", odd):
+        assert text not in told
 
 
 # The command line
