@@ -26,7 +26,7 @@ from litestar.typing import FieldDefinition
 from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from common.auth import ROLES, Authenticator, Credentials, RequiresUser
+from common.auth import ROLES, Authenticator, Credentials, RequiresUser, cookie_name
 from common.clock import new_id_text
 from common.headers import EVERYWHERE, NO_STORE, SCRIPTS_POLICY, Header, headers_for, with_headers
 from common.limits import Limited, Limits
@@ -62,6 +62,18 @@ WHO = SecurityScheme(
     scheme="bearer",
     description="An access token or API key; `dev:<name>` or `dev:<name>:<role>` where BOXOFFICE_AUTH is dev.",
 )
+
+
+def page(settings: Settings) -> SecurityScheme:
+    """How a page of ours says who asks."""
+    return SecurityScheme(
+        type="apiKey",
+        security_scheme_in="cookie",
+        name=cookie_name(settings, "session"),
+        description="The cookie of a login, which a browser keeps. What changes something also needs the header "
+        f"`X-CSRF-Token` with what the cookie `{cookie_name(settings, 'csrf')}` holds.",
+    )
+
 
 LOCATION_HEADER = ResponseHeader(name="Location", description="Where it is now", documentation_only=True)
 
@@ -265,7 +277,8 @@ def document_refusals(app: Litestar) -> None:
                 least = max(required, key=lambda each: ROLES.index(each.role))
                 deed = "write" if any(map(RequiresUser.writes, handler.http_methods)) else "read"
                 scopes = [f"{least.area}:{deed}"] if least.area else []
-                handler.security = [{"bearer": [least.role, *scopes]}]
+                needed = [least.role, *scopes]
+                handler.security = [{"bearer": needed}, {"page": needed}]
                 handler.responses = {**(handler.responses or {}), **problems(401, 403)}
             if any(isinstance(each, Limited) for each in before):
                 handler.responses = {**(handler.responses or {}), **problems(429)}
@@ -323,7 +336,7 @@ def create_app(
             render_plugins=[DocumentationPlugin()],
             use_handler_docstrings=True,
             security=[],
-            components=Components(security_schemes={"bearer": WHO}),
+            components=Components(security_schemes={"bearer": WHO, "page": page(settings)}),
         ),
         state=State(
             {

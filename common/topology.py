@@ -22,6 +22,12 @@ from common.errors import Unavailable
 
 MISSING = "missing"
 
+INBOXES = "_INBOX"
+"""With what the inboxes of every user begin."""
+
+PASSING_SECONDS = 3600.0
+"""For so long at most the server keeps a consumer that nobody listens to any more, if it is to be forgotten at all."""
+
 BELIEVED_SECONDS = 1800
 """Longer than anything lives that is believed without asking who issued it: access tokens, tickets, logins begun."""
 
@@ -193,6 +199,45 @@ async def inspect(client: Client, *, replicas: int = 1) -> AsyncIterator[tuple[S
             except NotFoundError:
                 trouble = MISSING
             yield thing, trouble
+
+
+class Stray(msgspec.Struct, frozen=True):
+    """A consumer that stays, and that nobody has asked for here. `why`: what makes it stay, or where it delivers."""
+
+    stream: str
+    name: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"consumer {self.name} on {self.stream}"
+
+
+async def strays(client: Client) -> AsyncIterator[Stray]:
+    """Consumers that are not in CONSUMERS and do not pass by themselves, or deliver elsewhere than into an inbox.
+
+    Whoever may read a stream may make them: the server looks at the name of a consumer, not at what it is asked to be.
+    Raises Unavailable.
+    """
+    js = client.jetstream(timeout=10)
+    known = {(consumer.stream, consumer.durable) for consumer in CONSUMERS}
+    async with _told_as_unavailable():
+        for stream in STREAMS:
+            seen = 0
+            while page := await js.consumers_info(stream.name, offset=seen):
+                seen += len(page)
+                for info in page:
+                    if (stream.name, info.name) not in known and (why := _why_it_is_none_of_ours(info.config)):
+                        yield Stray(stream.name, info.name, why)
+
+
+def _why_it_is_none_of_ours(config: ConsumerConfig) -> str:
+    if config.deliver_subject and not config.deliver_subject.startswith(INBOXES):
+        return f"it delivers to {config.deliver_subject}"
+    if config.durable_name:
+        return "it is durable"
+    if (config.inactive_threshold or 0) > PASSING_SECONDS:
+        return f"it stays for {config.inactive_threshold:,.0f} s after nobody listens"
+    return ""
 
 
 async def migrate(client: Client, *, replicas: int = 1, report: Callable[[str], None] = lambda _: None) -> None:

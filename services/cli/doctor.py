@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -145,7 +146,7 @@ def folder(data: Path) -> list[Finding]:
 
 
 async def log(platform: Platform) -> AsyncIterator[Finding]:
-    """Streams and durable consumers, as the topology wants them."""
+    """Streams and durable consumers, as the topology wants them, and consumers that it does not know."""
     try:
         async for thing, trouble in topology.inspect(platform.client, replicas=platform.settings.replicas):
             if trouble:
@@ -159,6 +160,10 @@ async def log(platform: Platform) -> AsyncIterator[Finding]:
             ):
                 mend = "each says in its headers who gave up on it, and why: read the stream DEAD"
                 yield Finding(f"{dead} events were given up on", "note", mend)
+        async for stray in topology.strays(platform.client):
+            remove = f"nats consumer rm {stray.stream} {shlex.quote(stray.name)}"
+            mend = f"if nobody knows whose it is, remove it as the user migrate: `{remove}`"
+            yield Finding(f"{stray} is not in common/topology.py, and {stray.why}", "wrong", mend)
     except Unavailable as error:
         yield Finding(error.detail, "wrong", "mend NATS, which its own log tells about")
 

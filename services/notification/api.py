@@ -185,9 +185,10 @@ class NotificationController(Controller):
             with suppress(Ended):
                 async with ended_when_gone(request, session):
                     sent = await session.next(wait if session.recovered else 0)
+                    passed = session.passed  # now: what is raised while the watch ends is not among them
                 still()
                 items = [each.notification for each in sent]
-                return News(items, session.passed, session.recovered, session.log)
+                return News(items, passed, session.recovered, session.log)
             return News([], session.after, session.recovered, session.log)
 
     @get("/stream", media_type="text/event-stream", responses=problems(400, 503))

@@ -23,7 +23,7 @@ from common.rights import MIGRATE, everybody, inbox_of, role_of
 from common.runtime import NotLetIn, connect
 from common.settings import Settings
 from common.topology import ANSWERS, CONSUMER, CONSUMERS, SERVICES, STREAMS, Consumer, Stream
-from services.cli import system
+from services.cli import doctor, system
 from services.cli.embedded import make_roles, with_login
 from services.cli.servers import NatsServer, PostgresServer, free_port
 from services.cli.system import READ_MODELS, SIDE_SCHEMAS
@@ -283,6 +283,39 @@ async def test_the_server_answers_wherever_it_is_told_to(open_to_all: Guarded) -
 
     there = {stream.name: 0 for stream in STREAMS if stream.name != "EXPIRATION"}
     await eventually(streams, there | {"TICKETS": 1, "ORDERS": 1})
+
+
+async def test_who_may_read_a_stream_may_make_consumers_that_stay_and_doctor_tells(open_to_all: Guarded) -> None:
+    """A limit of nats-server 2.15, told in common/README.md: it looks at the name of a consumer, not at the request."""
+    wanted: Mapping[str, dict[str, object]] = {
+        "passing": {"deliver_subject": f"{inbox_of('tickets')}.x", "inactive_threshold": 600 * 10**9},
+        "lasting": {"durable_name": "lasting"},
+        "heard": {"durable_name": "heard", "deliver_subject": f"{inbox_of('tickets')}.y"},
+        "elsewhere": {"deliver_subject": "tickets.x", "inactive_threshold": 600 * 10**9},
+        "idle": {"inactive_threshold": 86_400 * 10**9},
+        "a;b": {"durable_name": "a;b"},
+        **{f"many-{number}": {"durable_name": f"many-{number}"} for number in range(300)},  # more than one page of them
+    }
+    for name, config in wanted.items():
+        question = {"stream_name": "ORDERS", "config": {"name": name, "ack_policy": "none", **config}}
+        answer = await open_to_all.ask("tickets", f"$JS.API.CONSUMER.CREATE.ORDERS.{name}", question)
+        assert "error" not in json.loads(answer), answer
+    async with connect(Settings(nats_url=open_to_all.url(MIGRATE)), MIGRATE) as platform:
+        found = {each.what: each.mend async for each in doctor.log(platform) if each.state == "wrong"}
+        assert len(found) == len(wanted) - 1
+        for name, why in (
+            ("lasting", "it is durable"),
+            ("heard", "it is durable"),
+            ("elsewhere", "it delivers to tickets.x"),
+            ("idle", "it stays for 86,400 s after nobody listens"),
+            ("many-299", "it is durable"),
+        ):
+            told = found[f"consumer {name} on ORDERS is not in common/topology.py, and {why}"]
+            assert f"`nats consumer rm ORDERS {name}`" in told
+        assert any("`nats consumer rm ORDERS 'a;b'`" in mend for mend in found.values())
+        for name in wanted:
+            await platform.client.jetstream().delete_consumer("ORDERS", name)
+        assert [each async for each in doctor.log(platform) if each.state == "wrong"] == []
 
 
 SCHEMAS = {**{model.name: model.service for model in READ_MODELS.values()}} | {

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import tempfile
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import timedelta
@@ -34,7 +34,7 @@ from common import rights
 from common.aggregate import Aggregate
 from common.auth import ROLES, RequiresUser, Scope, User
 from common.clock import new_id, now
-from common.credentials import csrf_digest
+from common.credentials import KEY, TOKEN, csrf_digest
 from common.errors import Unavailable
 from common.event_log import EventLog
 from common.events import Role
@@ -201,6 +201,8 @@ FOR_SOME = [(door, role) for door in EVERY for role in ROLES[: ROLES.index(door.
 OWNED = [door for door in EVERY if any(f"{{{name}}}" in door.path for name in IDS)]
 SIGNING_KEY = new_signing_key()
 OTHER_KEY = new_signing_key()
+MADE_UP = "verysecret".ljust(43, "A")
+"""What looks like the secret of an API key, and is nobody's: what has another shape is refused without a comparison."""
 
 
 def named(door: object) -> str | None:
@@ -385,6 +387,14 @@ async def test_every_operation_is_in_the_table_with_what_it_asks_for(house: Hous
     }
     asked = {name: operation["security"][0]["bearer"] for name, operation in found.items() if operation.get("security")}
     assert {name for name in found if name not in asked} == PUBLIC
+    assert all(
+        operation["security"] == [{way: asked[name]} for way in ("bearer", "page")]
+        for name, operation in found.items()
+        if name in asked
+    )
+    page = document["components"]["securitySchemes"]["page"]
+    assert (page["type"], page["in"], page["name"]) == ("apiKey", "cookie", "boxoffice-session")
+    assert "X-CSRF-Token" in page["description"]
     for door in EVERY:
         role, *scopes = asked.pop(door.name)
         assert role == door.role, door.name
@@ -430,26 +440,43 @@ def signed(key: str, header: dict[str, Any] | None = None, **claims: object) -> 
     own.ensure_kid()
     head = {"alg": "ES256", "kid": own.kid, "typ": "access+jwt"} | (header or {})
     given = {**body, "iat": at, "exp": at + 300, "sid": str(new_id()), **claims}
-    if head["alg"] == "HS256":  # signed with what everybody knows, as if it were a secret
+    if str(head["alg"]).startswith("HS"):  # signed with what everybody knows, as if it were a secret
         public = load_pem_private_key(key.encode(), None).public_key()
         secret = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         text = ".".join(urlsafe_b64encode(json.dumps(each).encode()).rstrip(b"=").decode() for each in (head, given))
-        mac = hmac.digest(secret, text.encode(), "sha256")
+        mac = hmac.digest(secret, text.encode(), f"sha{head['alg'][2:]}")
         return f"{text}.{urlsafe_b64encode(mac).rstrip(b'=').decode()}"
     return jwt.encode(head, given, ECKey.import_key(key))
 
 
-def unsigned() -> str:
+def unsigned(signature: str = "") -> str:
+    """A token that says it is not signed, with something in place of a signature."""
     head, body, _ = signed(SIGNING_KEY).split(".")
-    none = urlsafe_b64encode(b'{"alg":"none","typ":"access+jwt"}').rstrip(b"=").decode()
-    assert head != none
-    return f"{none}.{body}."
+    said = json.loads(urlsafe_b64decode(head + "==")) | {"alg": "none"}
+    none = urlsafe_b64encode(json.dumps(said).encode()).rstrip(b"=").decode()
+    return f"{none}.{body}.{signature}"
 
 
 def tampered() -> str:
     """Somebody else's role under a signature of ours."""
     head, _, signature = signed(SIGNING_KEY, role="buyer").split(".")
     return f"{head}.{signed(SIGNING_KEY).split('.')[1]}.{signature}"
+
+
+def secret_of(key: str) -> str:
+    """That of an API key. It may hold what stands between the parts."""
+    return key.split("_", 2)[2]
+
+
+def other_secret(key: str, secret: str) -> str:
+    """An API key with another secret."""
+    return "_".join([*key.split("_", 2)[:2], secret])
+
+
+def nearly(house: House) -> str:
+    """A secret that differs from the right one in its first character."""
+    right = secret_of(house.keys["all"])
+    return ("B" if right.startswith("A") else "A") + right[1:]
 
 
 def long_ago() -> float:
@@ -467,7 +494,9 @@ NONSENSE: Mapping[str, Callable[[House], str]] = {
     "no scheme": lambda house: house.people["bob"].token(),
     "what looks like a token": lambda _: "Bearer eyJhbGciOiJub25lIn0",
     "alg none": lambda _: f"Bearer {unsigned()}",
+    "alg none under a signature of ours": lambda _: f"Bearer {unsigned(signed(SIGNING_KEY).rpartition('.')[2])}",
     "alg HS256 by our public key": lambda _: f"Bearer {signed(SIGNING_KEY, {'alg': 'HS256'})}",
+    "alg HS512 by our public key": lambda _: f"Bearer {signed(SIGNING_KEY, {'alg': 'HS512'})}",  # as long as ours
     "another key": lambda _: f"Bearer {signed(OTHER_KEY)}",
     "another key that says it is unknown": lambda _: f"Bearer {signed(OTHER_KEY, {'kid': 'elsewhere'})}",
     "other claims under our signature": lambda _: f"Bearer {tampered()}",
@@ -478,8 +507,12 @@ NONSENSE: Mapping[str, Callable[[House], str]] = {
     "of another issuer": lambda _: f"Bearer {signed(SIGNING_KEY, iss='elsewhere')}",
     "a role that there is not": lambda _: f"Bearer {signed(SIGNING_KEY, role='owner')}",
     "a key that is none": lambda _: "Bearer boxoffice_nonsense",
-    "a key that there is not": lambda _: f"Bearer boxoffice_{NOBODYS.hex}_secret",
-    "a key with another secret": lambda house: f"Bearer {house.keys['all'].rpartition('_')[0]}_secret",
+    "a key that there is not": lambda _: f"Bearer boxoffice_{NOBODYS.hex}_{MADE_UP}",
+    "a key with another secret": lambda house: f"Bearer {other_secret(house.keys['all'], MADE_UP)}",
+    "a key with the secret of another": lambda house: (
+        f"Bearer {other_secret(house.keys['all'], secret_of(house.keys['revoked']))}"
+    ),
+    "a key whose secret is nearly right": lambda house: f"Bearer {other_secret(house.keys['all'], nearly(house))}",
     "a key that was revoked": lambda house: f"Bearer {house.keys['revoked']}",
 }
 
@@ -488,6 +521,24 @@ NONSENSE: Mapping[str, Callable[[House], str]] = {
 @each
 async def test_what_is_no_credential_of_ours_is_not_believed(house: House, door: Door, given: str) -> None:
     problem(await house.ask(door, {"Authorization": NONSENSE[given](house)}), 401)
+
+
+async def test_what_is_made_here_is_refused_for_what_is_wrong_with_it_alone(house: House) -> None:
+    """Without which the table above could be of what nobody ever believes."""
+    me = "/api/auth/me"
+    ours, all_right = signed(SIGNING_KEY), house.keys["all"]
+    for bearer, who in ((ours, "ada"), (all_right, house.people["bob"].user_id)):
+        answer = await house.http.get(me, headers={"Authorization": f"Bearer {bearer}"})
+        assert (answer.status_code, answer.json()["user_id"]) == (200, who)
+    ticket = signed(SIGNING_KEY, {"typ": "ticket+jwt"}, aud="ticket")
+    address = f"ws{house.process.url.removeprefix('http')}/api/notifications/ws"
+    async with connect(f"{address}?ticket={ticket}") as socket:
+        assert msgspec.json.decode(await socket.recv())["type"] == "resumed"
+    assert other_secret(all_right, secret_of(all_right)) == all_right
+    for made in (other_secret(all_right, MADE_UP), other_secret(all_right, nearly(house))):
+        assert KEY.fullmatch(made)
+    for token in (unsigned("A" * 86), signed(SIGNING_KEY, {"alg": "HS512"}), signed(OTHER_KEY), tampered()):
+        assert TOKEN.fullmatch(token)
 
 
 @pytest.mark.parametrize(("door", "role"), FOR_SOME, ids=named)
@@ -760,7 +811,7 @@ async def test_who_is_refused_is_logged_and_never_what_they_showed(house: House)
     mark = f"refusal-{uuid4().hex}"
     tagged = {"X-Correlation-ID": mark}
     buyer, lacking = house.people["buyer"], house.keys["orders:read"]
-    secret = f"boxoffice_{NOBODYS.hex}_verysecret"
+    secret = f"boxoffice_{NOBODYS.hex}_{MADE_UP}"
     await house.http.get("/api/orders", headers=tagged)
     await house.http.get("/api/orders", headers=tagged | {"Authorization": f"Bearer {secret}"})
     await house.http.get("/api/orders", headers=tagged | {"Authorization": f"Bearer {lacking}"})
@@ -780,8 +831,21 @@ async def test_who_is_refused_is_logged_and_never_what_they_showed(house: House)
     await refused(house, f"?ticket={secret}")
     assert [line["path"] for line in house.log() if line["event"] == "refused"][-1] == "/api/notifications/ws"
     written = house.process.log.read_text()
-    for given in (secret, "verysecret", "eyJ", *(own.rpartition("_")[2] for own in house.keys.values())):
+    for given in (secret, "verysecret", "eyJ", *map(secret_of, house.keys.values())):
         assert given not in written
+
+
+async def test_the_metrics_name_nobody(house: House) -> None:
+    odd = f"X{uuid4().hex.upper()}"
+    await house.http.request(odd, f"/api/orders/{NOBODYS}?user={odd}", headers=house.people["ada"].bearer())
+    for path in (f"/{odd}", f"/api/orders/{house.ids['order_id']}?user={odd}"):
+        await house.http.get(path, headers=house.people["ada"].bearer())
+    told = (await house.http.get("/metrics")).text
+    assert 'route="/api/orders/{' in told
+    people = [name for person in house.people.values() for name in (person.user_id, str(person.session))]
+    keys = [part for key in house.keys.values() for part in (key.split("_")[1], str(UUID(hex=key.split("_")[1])))]
+    for text in (*people, *keys, *map(secret_of, house.keys.values()), *house.ids.values(), "127.0.0.1", odd):
+        assert text not in told
 
 
 # The command line
@@ -821,7 +885,7 @@ async def test_the_command_line_is_let_in_with_an_api_key_from_the_environment_o
     [
         ({}, ("kinds",), "does not let sam in: Authorization: Expected"),
         ({}, ("kinds",), "put an API key into BOXOFFICE_API_KEY"),
-        ({"BOXOFFICE_API_KEY": f"boxoffice_{NOBODYS.hex}_verysecret"}, ("kinds",), "Make a new one at /api/auth/keys"),
+        ({"BOXOFFICE_API_KEY": f"boxoffice_{NOBODYS.hex}_{MADE_UP}"}, ("kinds",), "Make a new one at /api/auth/keys"),
         ({"BOXOFFICE_API_KEY": "very secret"}, ("kinds",), "BOXOFFICE_API_KEY: What it holds is no API key"),
         ({"BOXOFFICE_API_KEY": "verysecret"}, ("--user", "ada", "kinds"), "leave out one of them"),
         ({"BOXOFFICE_API_KEY_FILE": "/nowhere"}, ("kinds",), "BOXOFFICE_API_KEY_FILE='/nowhere': Cannot be read"),

@@ -112,6 +112,7 @@ def test_what_was_shown_is_told_from_nothing() -> None:
     authenticator = Authenticator(DEV)
     assert all(authenticator.shown(asked(**headers)) for headers in SHOWN)
     ticket = asked()
+    ticket["type"] = "websocket"
     ticket["query_string"] = b"ticket=x"
     assert authenticator.shown(ticket)
     assert not authenticator.shown(asked(cookie="boxoffice-csrf=x; other=y"))
