@@ -31,9 +31,12 @@ CONFIG: dict[str, Any] = tomllib.loads((Path(__file__).parents[2] / "schemathesi
 
 @pytest.fixture
 async def shop(platform: Platform, home: Path) -> AsyncIterator[ServiceProcess]:
-    """Everything with doors, in one process."""
+    """Everything with doors in one process, but identity, which is asked whether a made-up cookie is its own."""
     services, secret = "tickets orders expiration batch notification", {"BOXOFFICE_WEBHOOK_SECRET": "s" * 32}
-    async with ServiceProcess(services, platform.settings, home, **secret) as process:
+    async with (
+        ServiceProcess("identity", platform.settings, home),
+        ServiceProcess(services, platform.settings, home, **secret) as process,
+    ):
         yield process
 
 

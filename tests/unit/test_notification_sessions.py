@@ -2,19 +2,25 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
 
 from common.aggregate import Aggregate
+from common.auth import User
 from common.clock import new_id
 from common.errors import Invalid
 from common.events import DeliveryGivenUp, DeliveryRepeated, Event
 from common.memory_log import MemoryLog
+from services.notification.api import NotificationController
 from services.notification.domain import ATTEMPTS, INBOXES_DECIDER, Inboxes, Raise, gap_after, inbox_id_of
-from services.notification.feed import BACKLOG, UNACKNOWLEDGED, Again, Ended, Receipts, Session
+from services.notification.feed import BACKLOG, UNACKNOWLEDGED, Again, Ended, Receipts, Sent, Session
 from services.notification.read_model import Notification
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -269,3 +275,41 @@ async def test_what_was_missed_comes_before_what_came_meanwhile_and_nothing_twic
     desk.session.begin(missed[0].cursor, missed[1:], ())
     told = [sent.notification for sent in await desk.session.next(0)]
     assert told == [*missed[1:], *live]
+
+
+class Leaving:
+    """A request whose watch, once it is over, takes as long as it takes for something more to be raised."""
+
+    user = User("ada")
+
+    def __init__(self, session: Session, late: Notification) -> None:
+        self.session = session
+        self.late = late
+        self.app = SimpleNamespace(state=SimpleNamespace(authenticator=SimpleNamespace(still=lambda _: None)))
+
+    async def receive(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.session.offer(self.late)
+
+
+async def test_whoever_polls_is_told_no_cursor_of_what_they_were_not_given(desk: Desk) -> None:
+    session = Session(desk.receipts, "ada", "poll", desk.clock)
+    first, late = await desk.raised(), await desk.raised()
+    session.begin(0, [first], [])
+
+    @asynccontextmanager
+    async def opened(*_: object) -> AsyncIterator[Session]:
+        yield session
+
+    async def next_one(within: float) -> list[Sent]:
+        await asyncio.sleep(0)  # as long as it takes until the request is watched
+        return await Session.next(session, within)
+
+    session.next = next_one  # type: ignore[method-assign]  # what is looked at is what comes after it
+    office: Any = SimpleNamespace(feed=SimpleNamespace(session=opened))
+    request: Any = Leaving(session, late)
+    poll: Any = NotificationController.poll.fn
+    news = await poll(None, request, office)
+    assert ([each.cursor for each in news.items], news.cursor) == ([first.cursor], first.cursor)
