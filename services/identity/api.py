@@ -12,6 +12,7 @@ import msgspec
 from litestar import Controller, Request, Response, delete, get, post, put
 from litestar.datastructures import Cookie
 from litestar.di import NamedDependency
+from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Redirect
 from msgspec import Meta
@@ -58,6 +59,9 @@ LOGIN_LIMIT = Limited("login")
 
 TOLD_SECONDS = 60
 """In which the page comes for what it has to tell."""
+
+NOTHING = ResponseSpec(data_container=None, description="Done", generate_examples=False)
+"""An answer without a body, for the documentation."""
 
 BEARER = "Bearer"
 """The type of our access tokens (RFC 6749)."""
@@ -342,7 +346,7 @@ class LoginController(Controller):
         "/logout",
         status_code=204,
         middleware=[RequiresUser("account"), Limited("changes")],
-        responses=problems(400, 503),
+        responses={204: NOTHING, **problems(400, 503)},
     )
     async def logout(self, request: UserRequest, desk: NamedDependency[IdentityDesk]) -> Response[None]:
         """Get out: nothing of this login is believed any more."""
