@@ -47,8 +47,14 @@ class Vouching:
 
     async def run(self) -> None:
         """Do as the settings say now, and then what is asked for, until cancelled."""
-        await self._follow_settings()
-        await self._seal_anew()
+        while True:
+            try:
+                await self._follow_settings()
+                await self._seal_anew()
+                break
+            except (Unavailable, *POSTGRES_FAILED) as error:  # as at every start, for a moment
+                self.problem = f"it is not looked at yet what the settings say of people: {error}"
+                await asyncio.sleep(0.2)
         self.problem = None
         try:
             await asyncio.get_running_loop().create_future()
@@ -83,7 +89,7 @@ class Vouching:
     async def _follow_settings(self) -> None:
         """Whom the settings made an operator, and do not any more, is none from now on. Raises Unavailable."""
         if not await self._projected.catch_up():
-            raise Unavailable("The read model of users is behind the log; it is looked at again.")
+            raise Unavailable("the read model of users is behind the log")
         for user_id, email in await read_model.operators(self._pool):
             if not self._settings.runs_it(email):
                 command = KeepOperator(user_id, self._settings.new_role, now())
