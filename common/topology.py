@@ -1,7 +1,7 @@
 """The streams and durable consumers that exist, with their settings; created by `boxoffice migrate` and nobody else."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import msgspec
 import nats.errors
@@ -223,11 +223,12 @@ async def strays(client: Client) -> AsyncIterator[Stray]:
     async with _told_as_unavailable():
         for stream in STREAMS:
             seen = 0
-            while page := await js.consumers_info(stream.name, offset=seen):
-                seen += len(page)
-                for info in page:
-                    if (stream.name, info.name) not in known and (why := _why_it_is_none_of_ours(info.config)):
-                        yield Stray(stream.name, info.name, why)
+            with suppress(NotFoundError):  # a stream that is missing has none; `inspect` tells of it
+                while page := await js.consumers_info(stream.name, offset=seen):
+                    seen += len(page)
+                    for info in page:
+                        if (stream.name, info.name) not in known and (why := _why_it_is_none_of_ours(info.config)):
+                            yield Stray(stream.name, info.name, why)
 
 
 def _why_it_is_none_of_ours(config: ConsumerConfig) -> str:

@@ -264,7 +264,7 @@ class LoginController(Controller):
         middleware=[LOGIN_LIMIT],
         status_code=303,
         exception_handlers=TELL_ON_PAGE,
-        responses=problems(400),
+        responses=problems(400, 414),
     )
     async def begin(
         self,
