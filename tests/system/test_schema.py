@@ -25,7 +25,7 @@ for module in pkgutil.walk_packages(schemathesis.specs.__path__, "schemathesis.s
 SAM = {"Authorization": "Bearer dev:sam"}
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 1_000_000, "max_per_order": 1000}
 WAIT = {"after": 0, "wait": 20}
-EXAMPLES = 32
+EXAMPLES = 40
 """Requests for each operation, way of being wrong and phase."""
 
 CONFIG: dict[str, Any] = tomllib.loads((Path(__file__).parents[2] / "schemathesis.toml").read_text()) | {
