@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from typing import Protocol, Self
 
@@ -92,6 +92,37 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 Batches = AsyncGenerator[list[Recorded], None]
 
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """A message of a stream as it is kept, not decoded: also one that this code does not understand.
+
+    `stored_at`: when the server took it, in UTC; an import or a dead letter has another `ce-time`.
+    """
+
+    stream: str
+    subject: str
+    sequence: int
+    headers: dict[str, str]
+    body: bytes
+    stored_at: datetime
+
+    @property
+    def time(self) -> datetime:
+        """When it was appended, by the clock of who appended it; when it was stored, where nobody says that."""
+        return datetime.fromisoformat(told) if (told := self.headers.get("ce-time")) else self.stored_at
+
+    @property
+    def type(self) -> str:
+        """The type tag of its event; empty for what is none."""
+        return self.headers.get("ce-type", "")
+
+    def decoded(self) -> Recorded:
+        """The event that it is. Raises UndecodableEvent."""
+        return recorded(self.subject, self.sequence, self.headers, self.body)
+
+
+StoredBatches = AsyncGenerator[list[Stored], None]
+
 SKIPPED = Skipped()
 MIGRATED = " Has `boxoffice migrate` run?"
 """What is asked where a stream is missing."""
@@ -161,9 +192,15 @@ def stream_of(subject: str) -> str:
 
 def delivery(reply: str) -> tuple[int, int, int]:
     """Which delivery a message's reply subject says it is, and its stream and consumer sequence (ADR-15)."""
+    delivered, sequence, consumed = _numbers(reply)[:3]
+    return int(delivered), int(sequence), int(consumed)
+
+
+def _numbers(reply: str) -> list[str]:
+    """The numbers of a reply subject: those of `delivery`, and the nanosecond in which the message was stored."""
     tokens = reply.split(".")
     at = 4 if len(tokens) == 9 else 6  # 11 tokens and more name the domain and the account as well
-    return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 2])
+    return tokens[at : at + 4]
 
 
 class JetStreamLog:
@@ -280,8 +317,66 @@ class JetStreamLog:
     async def follow(
         self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT, skips: Collection[type[Event]] = ()
     ) -> Batches:
-        position, known = after, None
         skipped = frozenset(map(type_of, skips))
+        async with aclosing(self._messages(stream, after, limit)) as pages:
+            async for messages in pages:
+                batch, unknown = _records(messages, skipped)
+                if batch:
+                    yield batch
+                if unknown:
+                    raise unknown
+
+    async def tail(self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT) -> StoredBatches:
+        """As `follow`, for whoever looks at what is stored: nothing is decoded."""
+        async with aclosing(self._messages(stream, after, limit)) as pages:
+            async for messages in pages:
+                yield [_stored(stream, sequence, message) for sequence, message in messages]
+
+    async def scan(
+        self, stream: str, after: int = 0, *, until: int | None = None, limit: int = BATCH_LIMIT
+    ) -> StoredBatches:
+        """What is stored past `after`, up to `until` or where the stream ends now; in lists of 1 to `limit`.
+
+        Raises as `follow`, but for UndecodableEvent, and Unavailable for a stream that ends before `until`.
+        """
+        end = (await self.end(stream)).sequence
+        if (until := end if until is None else until) > end:
+            raise Unavailable(f"Stream {stream} ends at {end}, before {until}.")
+        if after >= until:
+            return
+        async with aclosing(self.tail(stream, after, limit=limit)) as pages:
+            async for page in pages:
+                yield [each for each in page if each.sequence <= until] if page[-1].sequence > until else page
+                if page[-1].sequence >= until:
+                    return
+
+    async def sequence_before(self, stream: str, moment: datetime) -> int:
+        """The last sequence of a stream whose event was appended before `moment`; 0 if none was.
+
+        By the clocks of who appended (`ce-time`), which an export and an import keep; they may differ a little, and
+        then so may this.
+        """
+        low, high = 0, (await self.end(stream)).sequence
+        while low < high:
+            middle = (low + high + 1) // 2
+            there = await self.stored(stream, middle)
+            low, high = (middle, high) if there and there.time < moment else (low, middle - 1)
+        return low
+
+    async def stored(self, stream: str, sequence: int) -> Stored | None:
+        """The message at `sequence`, or None where there is none. Raises Unavailable."""
+        try:
+            found = await self._js.get_msg(stream, seq=sequence)
+        except nats.js.errors.NotFoundError:
+            return None
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"The event log does not answer a read of stream {stream}.") from error
+        stored_at = found.time or datetime.fromtimestamp(0, UTC)
+        return Stored(stream, found.subject or "", sequence, found.headers or {}, found.data or b"", stored_at)
+
+    async def _messages(self, stream: str, after: int, limit: int) -> AsyncGenerator[list[tuple[int, Msg]], None]:
+        """The messages of a stream past `after`, in order and for ever, over any loss of the connection."""
+        position, known = after, None
         js = self._client.jetstream(timeout=2)  # a cluster may put the consumer on a node that is gone: ask again soon
         while True:
             consumer = _OrderedConsumer(self._client, js, stream, position)
@@ -293,12 +388,9 @@ class JetStreamLog:
                     known = there
                 await consumer.start()
                 while (messages := await consumer.next(limit)) is not None:
-                    batch, unknown = _records(messages, skipped)
-                    if batch:
-                        position, known = batch[-1].sequence, batch[-1].id
-                        yield batch
-                    if unknown:
-                        raise unknown
+                    position, last = messages[-1]
+                    known = (last.headers or {}).get("ce-id")
+                    yield messages
             except (nats.errors.Error, OSError, Unavailable):
                 if self._client.is_closed:
                     raise Unavailable("The connection to the event log is closed.") from None
@@ -318,25 +410,32 @@ class JetStreamLog:
         return StreamEnd(info.created, info.state.last_seq)
 
     async def event_id(self, stream: str, sequence: int) -> str | None:
-        try:
-            message = await self._js.get_msg(stream, seq=sequence)
-        except nats.js.errors.NotFoundError:
-            return None
-        except (nats.errors.Error, OSError) as error:
-            raise Unavailable(f"The event log does not answer a read of stream {stream}.") from error
-        return (message.headers or {}).get("ce-id")
+        found = await self.stored(stream, sequence)
+        return found.headers.get("ce-id") if found else None
+
+
+def recorded(
+    subject: str, sequence: int, headers: dict[str, str], body: bytes, skipped: Collection[str] = ()
+) -> Recorded:
+    """What is stored, as the event that it is; SKIPPED for a type in `skipped`. Raises UndecodableEvent."""
+    if "ce-type" not in headers:
+        raise UndecodableEvent(f"the message at sequence {sequence} on {subject} has no ce-type header")
+    tag = headers["ce-type"]
+    try:
+        return Recorded(subject, sequence, SKIPPED if tag in skipped else decode(tag, body), headers)
+    except UndecodableEvent as error:
+        raise UndecodableEvent(f"the message at sequence {sequence} on {subject}: {error}") from error
 
 
 def _record(sequence: int, message: Msg, skipped: Collection[str] = ()) -> Recorded:
     headers = message.headers or {}
     subject = headers.get("Nats-Subject", message.subject)  # an answer to a direct get comes on an inbox
-    if "ce-type" not in headers:
-        raise UndecodableEvent(f"the message at sequence {sequence} on {subject} has no ce-type header")
-    tag = headers["ce-type"]
-    try:
-        return Recorded(subject, sequence, SKIPPED if tag in skipped else decode(tag, message.data), headers)
-    except UndecodableEvent as error:
-        raise UndecodableEvent(f"the message at sequence {sequence} on {subject}: {error}") from error
+    return recorded(subject, sequence, headers, message.data, skipped)
+
+
+def _stored(stream: str, sequence: int, message: Msg) -> Stored:
+    stored_at = datetime.fromtimestamp(int(_numbers(message.reply)[3]) / 1e9, UTC)
+    return Stored(stream, message.subject, sequence, message.headers or {}, message.data, stored_at)
 
 
 def _records(

@@ -137,19 +137,23 @@ class Consumer(msgspec.Struct, frozen=True):
         await js.add_consumer(self.stream, self.config())
 
 
-SERVICES = ("batch", "expiration", "identity", "notification", "orders", "tickets")
+SERVICES = ("batch", "expiration", "history", "identity", "notification", "orders", "tickets")
 
 STREAMS = (
-    Stream("TICKETS", ("tickets.*",), ("tickets",), readers=("orders", "notification")),
-    Stream("ORDERS", ("orders.*",), ("orders",), readers=("tickets", "expiration", "notification")),
-    Stream("EXPIRATION", ("expiration.*",), ("expiration",)),
-    Stream("BATCH", ("batch.>",), ("batch",)),
-    Stream("NOTIFICATIONS", ("notifications.>",), ("notification",)),
-    Stream("IDENTITY", ("identity.>",), ("identity",)),
+    Stream("TICKETS", ("tickets.*",), ("tickets",), readers=("orders", "notification", "history")),
+    Stream("ORDERS", ("orders.*",), ("orders",), readers=("tickets", "expiration", "notification", "history")),
+    Stream("EXPIRATION", ("expiration.*",), ("expiration",), readers=("history",)),
+    Stream("BATCH", ("batch.>",), ("batch",), readers=("history",)),
+    Stream("NOTIFICATIONS", ("notifications.>",), ("notification",), readers=("history",)),
+    Stream("IDENTITY", ("identity.>",), ("identity",), readers=("history",)),
+    Stream("REPAIRS", ("repairs.*",), ("history",)),
     Stream("REVOKED", ("revoked.*",), ("identity",), readers=SERVICES, max_age=BELIEVED_SECONDS),
     Stream("SPENT", ("spent.*",), ("identity", "notification"), max_age=BELIEVED_SECONDS),
-    Stream("DEAD", ("dead.>",)),  # whose consumer it was writes `dead.<durable>`
+    Stream("DEAD", ("dead.>",), readers=("history",)),  # whose consumer it was writes `dead.<durable>`
 )
+
+HISTORY = tuple(stream.name for stream in STREAMS if stream.writers and not stream.max_age)
+"""The streams that are kept for ever, and hold events of services: what can be looked at, exported and replayed."""
 
 CONSUMERS = (
     Consumer("orders-keep-book", "TICKETS", "orders"),

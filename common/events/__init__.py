@@ -101,6 +101,7 @@ from common.events.orders import (
     PaymentRefused,
     PaymentStarted,
 )
+from common.events.repairs import DeadLetterDropped, DeadLetterEdited, EventRedelivered, RepairEvent
 from common.events.tickets import TicketCreated, TicketDetails, TicketEvent, TicketUpdated, TicketWithdrawn
 
 __all__ = [
@@ -123,9 +124,12 @@ __all__ = [
     "BookRevised",
     "BookSoldOut",
     "Channel",
+    "DeadLetterDropped",
+    "DeadLetterEdited",
     "DeliveryGivenUp",
     "DeliveryRepeated",
     "Event",
+    "EventRedelivered",
     "ExpirationCompleted",
     "ExpirationEvent",
     "IdentityEvent",
@@ -160,6 +164,7 @@ __all__ = [
     "PreferencesChanged",
     "Priority",
     "RefusedRow",
+    "RepairEvent",
     "Result",
     "Revoked",
     "Role",
@@ -211,6 +216,7 @@ OWNERS: Mapping[str, Any] = {
     "batch": BatchEvent,
     "notifications": NotificationsEvent,
     "identity": IdentityEvent,
+    "repairs": RepairEvent,
     "revoked": Revoked,
     "spent": Spent,
 }

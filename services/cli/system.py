@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any
 
 import asyncpg
@@ -15,11 +16,13 @@ from litestar import Litestar
 
 import services.batch.app
 import services.expiration.app
+import services.history.app
 import services.identity.app
 import services.notification.app
 import services.orders.app
 import services.tickets.app
 from common import projector, rights, topology
+from common.aggregate import Decider
 from common.credentials import IssuedCredentials
 from common.doors import Door, proxies
 from common.errors import Unavailable
@@ -33,18 +36,26 @@ from common.requests import Requester
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
 from services.batch import engine
+from services.batch.domain import BATCHES, KINDS, OPERATION_REQUESTS, WORKS
 from services.batch.kinds import installed
 from services.batch.read_model import READ_MODEL as BATCH
 from services.batch.report import READ_MODEL as BATCH_REPORT
 from services.batch.settings import BatchSettings
+from services.batch.templates import TEMPLATES
 from services.identity import people
+from services.identity.domain import KEYRINGS, KEYS, SESSIONS, USERS
 from services.identity.read_model import READ_MODEL as IDENTITY
 from services.identity.settings import IdentitySettings
+from services.notification.domain import INBOXES_DECIDER
 from services.notification.read_model import READ_MODEL as NOTIFICATIONS
 from services.notification.settings import NotificationSettings
+from services.notification.webhooks import DELIVERIES, WEBHOOKS
 from services.orders import payments
+from services.orders.domain import ORDER_REQUESTS
+from services.orders.domain import ORDERS as ORDER_BOOKS
 from services.orders.read_model import READ_MODEL as ORDERS
 from services.orders.settings import OrdersSettings
+from services.tickets.domain import TICKETS as LISTINGS
 from services.tickets.read_model import READ_MODEL as TICKETS
 
 log = structlog.get_logger()
@@ -61,10 +72,30 @@ START_IT = "start it, or correct BOXOFFICE_DATABASE_URL"
 PATIENCE_SECONDS = 3.0
 """After so long, one that waits for another migration says so."""
 
+DECIDERS: Sequence[Decider[Any, Any, Any]] = (
+    LISTINGS,
+    ORDER_BOOKS,
+    ORDER_REQUESTS,
+    BATCHES,
+    *WORKS.values(),
+    KINDS,
+    OPERATION_REQUESTS,
+    TEMPLATES,
+    INBOXES_DECIDER,
+    WEBHOOKS,
+    DELIVERIES,
+    USERS,
+    SESSIONS,
+    KEYRINGS,
+    KEYS,
+)
+"""The rules of every kind of aggregate."""
+
 SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManager[Service]], type[Settings]]] = {
     "tickets": (services.tickets.app.create_service, Settings),
     "orders": (services.orders.app.create_service, OrdersSettings),
     "expiration": (services.expiration.app.create_service, Settings),
+    "history": (partial(services.history.app.create_service, deciders=DECIDERS), Settings),
     "batch": (services.batch.app.create_service, BatchSettings),
     "identity": (services.identity.app.create_service, IdentitySettings),
     "notification": (services.notification.app.create_service, NotificationSettings),

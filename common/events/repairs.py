@@ -1,0 +1,40 @@
+"""What the history service tells: what operators did about what was given up on."""
+
+from datetime import datetime
+
+from common.events.base import Event
+
+
+class EventRedelivered(Event, frozen=True, tag="event_redelivered"):
+    """An operator had a listener hear an event once more. `error`: why it failed again; None says that it was done.
+
+    `letter` is the dead letter's sequence in the stream DEAD, where the event was one.
+    """
+
+    listener: str
+    stream: str
+    sequence: int
+    letter: int | None
+    error: str | None
+    by: str
+    at: datetime
+
+
+class DeadLetterEdited(Event, frozen=True, tag="dead_letter_edited"):
+    """An operator corrected what a dead letter says; the letter itself stays as it was. `body` is JSON."""
+
+    letter: int
+    body: str
+    by: str
+    at: datetime
+
+
+class DeadLetterDropped(Event, frozen=True, tag="dead_letter_dropped"):
+    """An operator wants nothing more done about a dead letter."""
+
+    letter: int
+    by: str
+    at: datetime
+
+
+RepairEvent = EventRedelivered | DeadLetterEdited | DeadLetterDropped
