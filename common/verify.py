@@ -27,7 +27,7 @@ SHOWN = 20
 """Of how many rows that differ it is told in what, for each table."""
 
 DIFFERING_BY_KEY = """
-select count(*) over () as total, to_jsonb(live.*)::text as live, to_jsonb(rebuilt.*)::text as rebuilt
+select count(*) over () as total, to_json(live.*)::text as live, to_json(rebuilt.*)::text as rebuilt
 from "{model}"."{table}" as live full join "{beside}"."{table}" as rebuilt using ({key})
 where to_jsonb(live.*) is distinct from to_jsonb(rebuilt.*)
 order by {key}

@@ -34,13 +34,17 @@ select relname::text as name,
                 join pg_attribute on attrelid = indrelid and attnum = number
            where indrelid = pg_class.oid and indisprimary
            order by place
-       ) as key
+       ) as key,
+       array(
+           select attname::text from pg_attribute
+           where attrelid = pg_class.oid and attnum > 0 and not attisdropped order by attname
+       ) as columns
 from pg_class
 where relnamespace = (select oid from pg_namespace where nspname = $1) and relkind in ('r', 'p')
   and relname <> 'checkpoint'
 order by relname
 """
-"""The tables of a read model, and the columns of each one's primary key."""
+"""The tables of a read model, with the columns of each one's primary key, and all."""
 ROWS = 'select count(*) from "{schema}"."{table}"'
 
 
