@@ -7,7 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from common.telemetry import configure_logging
-from services.cli.base import DURATION, MOMENT, MOMENT_OR_SEQUENCE, in_folder, progress_bars, run, settings_here
+from services.cli.base import DURATION, MOMENT, TIME, in_folder, progress_bars, run, settings_here
 
 
 @click.group()
@@ -25,7 +25,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="JSON, for progra
 )
 @click.option("--aggregate", default="", help="Only what is of an id, or names it.")
 @click.option("--user", default="", help="Only what names this person.")
-@click.option("--since", type=MOMENT, help="Begin with what was appended since then.")
+@click.option("--since", type=TIME, help="Begin with what was appended since then.")
 @as_json
 @in_folder
 def tail(
@@ -47,7 +47,7 @@ def tail(
 
 @events.command()
 @click.argument("place", nargs=-1, required=True, metavar="[SERVICE] ID")
-@click.option("--at", type=MOMENT_OR_SEQUENCE, help="Stop there: the state is the one of that moment.")
+@click.option("--at", type=MOMENT, help="Stop there: the state is the one of that moment.")
 @click.option("--state", is_flag=True, help="Show the whole state after each event, not only what changed.")
 @as_json
 @in_folder
@@ -68,7 +68,7 @@ def show(place: tuple[str, ...], at: datetime | int | None, state: bool, as_json
 
 @events.command()
 @click.argument("wanted", metavar="ID")
-@click.option("--since", type=MOMENT, help="Look from then on, for an id that does not tell its time.")
+@click.option("--since", type=TIME, help="Look from then on, for an id that does not tell its time.")
 @click.option("--within", type=DURATION, default="1d", show_default=True, help="Look for so long after it: 15m, 3d.")
 @as_json
 @in_folder
