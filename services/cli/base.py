@@ -131,17 +131,18 @@ class Moment(click.ParamType[datetime | int]):
         if isinstance(value, (datetime, int)):
             return value
         try:
-            if isinstance(moment := moment_of(value), datetime) or self._sequences:
-                return moment
+            moment = moment_of(value)
         except (ValueError, OverflowError):
-            pass
-        self.fail(
-            f"{value!r} is no moment: give a time as 2030-01-31T19:30:00Z, with its offset, or a date for its "
-            "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`"
-            + ("; or a sequence, such as 120." if self._sequences else "."),
-            param,
-            ctx,
-        )
+            moment = None
+        if moment is None or not (self._sequences or isinstance(moment, datetime)):
+            self.fail(
+                f"{value!r} is no moment: give a time as 2030-01-31T19:30:00Z, with its offset, or a date for its "
+                "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`"
+                + ("; or a sequence, such as 120." if self._sequences else "."),
+                param,
+                ctx,
+            )
+        return moment
 
 
 def moment_of(text: str) -> datetime | int:
