@@ -1,6 +1,6 @@
 """How events, histories and causes are shown on a terminal."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from common.event_log import JetStreamLog, Stored
+from common.projector import Progress
 from common.runtime import connect
 from common.settings import Settings
 from services.cli.system import DECIDERS
@@ -31,8 +32,6 @@ ASIDE = ("type", "version", "at", *WHO)
 
 LONGEST = 120
 """Characters of a value that is shown in a line."""
-
-Told = Callable[[str, int, int], None]
 
 
 @asynccontextmanager
@@ -66,7 +65,7 @@ async def show_history(
     wanted: str,
     service: str | None,
     at: datetime | int | None,
-    progress: Told,
+    progress: Progress,
     *,
     whole: bool,
     as_json: bool,
@@ -93,7 +92,7 @@ async def show_history(
 
 
 async def show_trace(
-    settings: Settings, wanted: str, since: datetime | None, within: timedelta, progress: Told, *, as_json: bool
+    settings: Settings, wanted: str, since: datetime | None, within: timedelta, progress: Progress, *, as_json: bool
 ) -> None:
     """Print what belongs together. Raises NotFound, Unavailable."""
     async with log_of(settings) as log:

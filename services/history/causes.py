@@ -8,8 +8,9 @@ from msgspec import Struct
 
 from common.errors import NotFound
 from common.event_log import JetStreamLog, Stored
+from common.projector import Progress, untold
 from common.topology import CONSUMERS, HISTORY, STREAMS
-from services.history.finding import Told, born, since_birth
+from services.history.finding import born, since_birth
 
 WITHIN = timedelta(days=1)
 """For so long after its beginning what a click caused is looked for, unless somebody says otherwise."""
@@ -56,7 +57,7 @@ async def trace(
     *,
     since: datetime | None = None,
     within: timedelta = WITHIN,
-    progress: Told = lambda _stream, _done, _total: None,
+    progress: Progress = untold,
 ) -> Sequence[Trace]:
     """The conversations of an id: of a correlation, a request, an event, or whatever an event names, such as an order.
 

@@ -1,6 +1,6 @@
 """Where something is in the log: by the subject it would have, or by the time that its id tells."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +12,7 @@ from common.aggregate import Decider
 from common.errors import Invalid, NotFound, Unavailable
 from common.event_log import JetStreamLog, Recorded, Stored, stream_of
 from common.events import UndecodableEvent
+from common.projector import Progress, untold
 from common.topology import HISTORY, STREAMS
 
 SKEW = timedelta(minutes=1)
@@ -19,9 +20,6 @@ SKEW = timedelta(minutes=1)
 
 MILLISECONDS = 80
 """Bits of a UUIDv7 behind its time (RFC 9562)."""
-
-Told = Callable[[str, int, int], None]
-"""Told a stream, the sequence reached and the one to reach."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -65,7 +63,7 @@ async def find(
     wanted: str,
     service: str | None = None,
     *,
-    progress: Told = lambda _stream, _done, _total: None,
+    progress: Progress = untold,
 ) -> Place:
     """The aggregate of an id or a subject, or the one that holds it: for an order, its book.
 
@@ -108,7 +106,7 @@ def id_of_aggregate(wanted: str) -> UUID:
         raise Invalid(detail, field="id", got=wanted) from None
 
 
-async def first_naming(log: JetStreamLog, stream: str, id_text: str, progress: Told) -> Stored | None:
+async def first_naming(log: JetStreamLog, stream: str, id_text: str, progress: Progress) -> Stored | None:
     """The first event of a stream whose body names an id, if there is one."""
     named = id_text.encode()
     after = await since_birth(log, stream, id_text)
@@ -123,7 +121,7 @@ async def first_naming(log: JetStreamLog, stream: str, id_text: str, progress: T
 
 
 async def in_order(
-    log: JetStreamLog, after: Mapping[str, int], until: Mapping[str, int], progress: Told = lambda *_: None
+    log: JetStreamLog, after: Mapping[str, int], until: Mapping[str, int], progress: Progress = untold
 ) -> AsyncGenerator[Stored, None]:
     """What several streams hold past `after`, up to `until`, merged by time: each stream stays in its own order."""
     async with AsyncExitStack() as stack:
