@@ -49,9 +49,10 @@ def tail(
 @click.argument("place", nargs=-1, required=True, metavar="[SERVICE] ID")
 @click.option("--at", type=MOMENT, help="Stop there: the state is the one of that moment.")
 @click.option("--state", is_flag=True, help="Show the whole state after each event, not only what changed.")
+@click.option("--last", type=click.IntRange(min=1), default=1000, show_default=True, help="So many events, at most.")
 @as_json
 @in_folder
-def show(place: tuple[str, ...], at: datetime | int | None, state: bool, as_json: bool, data: Path) -> None:
+def show(place: tuple[str, ...], at: datetime | int | None, state: bool, last: int, as_json: bool, data: Path) -> None:
     """An aggregate event by event: who caused it, what it changed, and how long after the one before.
 
     The ID of an order is enough: it finds its book, and shows what happened to the order.
@@ -63,7 +64,7 @@ def show(place: tuple[str, ...], at: datetime | int | None, state: bool, as_json
     service, wanted = place if len(place) == 2 else (None, place[0])
     configure_logging("warning")
     with progress_bars("looking", transient=True) as progress:
-        run(show_history(settings_here(data), wanted, service, at, progress, whole=state, as_json=as_json))
+        run(show_history(settings_here(data), wanted, service, at, last, progress, whole=state, as_json=as_json))
 
 
 @events.command()

@@ -1,6 +1,6 @@
 """How events, histories and causes are shown on a terminal."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,6 +29,9 @@ ENDS = {"cancelled": "yellow", "refused": "yellow", "failed": "red", "given_up":
 
 ASIDE = ("type", "version", "at", *WHO)
 """Fields that a line shows elsewhere, if at all."""
+
+ALIKE = 10
+"""Events of a type that one cause has in a tree that people read."""
 
 LONGEST = 120
 """Characters of a value that is shown in a line."""
@@ -65,6 +68,7 @@ async def show_history(
     wanted: str,
     service: str | None,
     at: datetime | int | None,
+    last: int,
     progress: Progress,
     *,
     whole: bool,
@@ -73,12 +77,14 @@ async def show_history(
     """Print an aggregate's history. Raises Invalid, NotFound, Unavailable."""
     async with log_of(settings) as log:
         place = await find(log, DECIDERS, wanted, service, progress=progress)
-    history = history_of(DECIDERS, place.events, at=at, about=place.about)
+    history = history_of(DECIDERS, place.events, at=at, about=place.about, last=last)
     if as_json:
         print_json(history)
         return
     about = f" [dim]({len(history.steps)} of its events name {place.about})[/]" if place.about else ""
     console.print(f"[bold]{history.subject}[/]{about}", soft_wrap=True)
+    if history.earlier:
+        console.print(f"[dim]{history.earlier:,} before; --last {history.earlier + last} shows them[/]")
     for step in history.steps:
         console.print(head_of(step), soft_wrap=True)
         for change in step.changes:
@@ -201,8 +207,7 @@ def tree_of(told: Trace) -> Tree:
     for root in told.roots:
         at = f" {root.time:%Y-%m-%d %H:%M:%S.%f}"[:-3] if root.time else ""
         branch = tree.add(f"request [dim]{escape(root.causation_id)}{at}[/]")
-        for each in root.caused:
-            add_to(branch, each)
+        add_all(branch, root.caused)
     return tree
 
 
@@ -216,6 +221,16 @@ def add_to(branch: Tree, event: Caused) -> None:
         label.append(f"  {event.through[0]}", style="dim italic")
     if event.error:
         label.append(f"  {event.error}", style="red")
-    below = branch.add(label)
-    for each in event.caused:
-        add_to(below, each)
+    add_all(branch.add(label), event.caused)
+
+
+def add_all(branch: Tree, caused: Sequence[Caused]) -> None:
+    """Events side by side; of many that are alike the first ones."""
+    alike: dict[str, int] = {}
+    for each in caused:
+        alike[each.type] = alike.get(each.type, 0) + 1
+        if alike[each.type] <= ALIKE:
+            add_to(branch, each)
+    for type_, count in alike.items():
+        if count > ALIKE:
+            branch.add(f"[dim]and {count - ALIKE:,} more {type_}; --json has them[/]")

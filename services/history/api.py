@@ -24,7 +24,7 @@ from common.problems import problems
 from services.history.causes import Trace, trace
 from services.history.finding import find, streams_of
 from services.history.following import Line, Wanted, tail
-from services.history.timeline import History, history_of
+from services.history.timeline import SHOWN, History, history_of
 
 OPERATORS = (RequiresUser("events", "operator"), Limited("changes"))
 
@@ -43,6 +43,7 @@ Person = Annotated[str | None, QueryParameter(name="user", max_length=200, descr
 Since = Annotated[Moment | None, QueryParameter(description="From then on")]
 At = Annotated[int | None, QueryParameter(ge=1, le=2**63 - 1, description="The sequence of the last event that counts")]
 AtTime = Annotated[Moment | None, QueryParameter(description="When to stop, instead")]
+Last = Annotated[int, QueryParameter(ge=1, le=10 * SHOWN, description="How many steps, from the end")]
 Within = Annotated[int, QueryParameter(ge=1, le=LONGEST, description="Seconds from then on")]
 
 
@@ -85,18 +86,16 @@ class HistoryController(Controller):
         aggregate_id: FromPath[str],
         at: At = None,
         at_time: AtTime = None,
+        last: Last = SHOWN,
     ) -> History:
         """An aggregate event by event, with what each changed, and its state: at the end, or `at` a sequence or time.
 
         The id of an order is enough: it is the history of its book, with the steps that name the order.
         """
         place = await find(desk.log, desk.deciders, aggregate_id, service)
-        return history_of(
-            desk.deciders,
-            place.events,
-            at=at_time and in_utc("at_time", at_time) if at is None else at,
-            about=place.about,
-        )
+        moment = at_time and in_utc("at_time", at_time) if at is None else at
+        # In a thread: the book of a ticket that everybody wants may take seconds, and others share this process.
+        return await asyncio.to_thread(history_of, desk.deciders, place.events, at=moment, about=place.about, last=last)
 
     @get("/trace/{cause_id:str}", responses=problems(400, 404, 422, 503))
     async def trace(

@@ -18,6 +18,10 @@ WHO = ("by", "buyer_id", "seller_id", "user_id")
 """The fields in which events name a person, whoever did it first."""
 
 
+SHOWN = 1_000
+"""Steps that are shown unless somebody wants more: each is compared with the one before."""
+
+
 class Change(Struct, frozen=True, omit_defaults=True):
     """What an event did to a part of the state: `path` is dotted; without `before` it is new, without `after` gone."""
 
@@ -43,9 +47,10 @@ class Step(Struct, frozen=True):
 
 
 class History(Struct, frozen=True):
-    """An aggregate as its events tell it. `state` is the one after the last of `steps`."""
+    """An aggregate as its events tell it. `state` is the one after the last of `steps`; `earlier` come before them."""
 
     subject: str
+    earlier: int
     steps: Sequence[Step]
     state: Any
 
@@ -65,28 +70,28 @@ def history_of(
     *,
     at: int | datetime | None = None,
     about: str = "",
+    last: int = SHOWN,
 ) -> History:
-    """The history of one aggregate, from its first event on; the steps up to a sequence or a time, `at`.
+    """The history of one aggregate, from its first event on, up to a sequence or a time, `at`: the `last` steps of it.
 
     `about`: only the steps of events that name this id, of the many that an aggregate may hold; the state is that of
     the whole aggregate all the same. Raises Invalid when the moment is before the first event, Unavailable.
     """
     first = events[0]
+    events = [recorded for recorded in events if not is_after(recorded, at)]
+    if not events:
+        raise Invalid(f"at: {first.subject} begins at sequence {first.sequence}, {first.time.isoformat()}.", field="at")
+    named = [recorded.sequence for recorded in events if about.encode() in encode(recorded.event)]
+    shown = set(named[-last:])
     decider = decider_of(deciders, first.subject, first.event)
     state = decider.initial if decider else None
     steps: list[Step] = []
-    reached = 0
     for recorded in events:
-        if is_after(recorded, at):
-            break
         before, state = state, folded(decider, state, recorded) if decider else recorded.event
-        if about.encode() in encode(recorded.event):
+        if recorded.sequence in shown:
             differing = list(changes(before, state, named_in(recorded.event)))
             steps.append(step_of(recorded, steps[-1].time if steps else None, differing))
-        reached = recorded.sequence
-    if not reached:
-        raise Invalid(f"at: {first.subject} begins at sequence {first.sequence}, {first.time.isoformat()}.", field="at")
-    return History(first.subject, steps, plain(state))
+    return History(first.subject, len(named) - len(steps), steps, plain(state))
 
 
 def folded(decider: Decider[Any, Any, Any], state: Any, recorded: Recorded) -> Any:

@@ -227,3 +227,11 @@ def test_a_key_that_was_used_and_a_book_are_told_apart_by_their_events() -> None
     asked = played(ORDER_REQUESTS, [RequestOrder(TICKET, "ada", TICKET, 1, None, AT)])
     assert history_of(DECIDERS, in_log(ORDER_REQUESTS, asked)).state["buyer_id"] == "ada"
     assert history_of(DECIDERS, in_log(ORDERS, played(ORDERS, [kept(1, 8)]))).state["taken"] == 0
+
+
+def test_the_last_steps_of_a_long_history_are_those_of_the_whole() -> None:
+    events = played(ORDERS, [kept(1, 50), *(PlaceOrder(UUID(int=n), "ada", 1, AT, AT) for n in range(1, 30))])
+    log = in_log(ORDERS, events)
+    whole, some = history_of(DECIDERS, log), history_of(DECIDERS, log, last=5)
+    assert (some.earlier, [step.changes for step in some.steps]) == (25, [step.changes for step in whole.steps[-5:]])
+    assert (whole.earlier, some.state) == (0, whole.state)
