@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 import asyncpg
 import msgspec
 import pytest
-import rich_click as click
 
 from common import projector, views
 from common import verify as verification
@@ -45,7 +44,6 @@ from common.settings import Settings, load
 from common.verify import Compared, Difference
 from common.views import View
 from services.cli import system
-from services.cli.base import MOMENT
 from services.cli.system import READ_MODELS
 from services.cli.views import RESERVED, described, verify, view
 from services.orders.domain import PlaceOrder
@@ -708,47 +706,3 @@ async def test_the_commands_tell_what_they_made_and_what_differs(
     assert "orders.orders: 1 row, 1 difference\n" in says
     assert "quantity 99 -> " in says
     assert "`boxoffice projections rebuild orders`" in says
-
-
-@pytest.mark.parametrize(
-    ("text", "ago"),
-    [("now", {}), ("90s", {"seconds": 90}), ("15m", {"minutes": 15}), ("2h", {"hours": 2}), ("1d", {"days": 1})],
-)
-def test_a_moment_may_be_so_long_ago(text: str, ago: dict[str, int]) -> None:
-    earliest = now()
-    moment = MOMENT.convert(text, None, None)
-    assert isinstance(moment, datetime)
-    assert earliest <= moment + timedelta(**ago) <= now()
-
-
-@pytest.mark.parametrize(
-    ("text", "moment"),
-    [
-        ("120", 120),
-        ("0", 0),
-        ("2030-01-31", datetime(2030, 1, 31, tzinfo=UTC)),
-        ("2030-01-31T19:30:00Z", datetime(2030, 1, 31, 19, 30, tzinfo=UTC)),
-        ("2030-01-31T19:30:00.5+02:00", datetime(2030, 1, 31, 17, 30, 0, 500_000, tzinfo=UTC)),
-    ],
-)
-def test_a_moment_is_a_time_or_a_sequence(text: str, moment: datetime | int) -> None:
-    assert MOMENT.convert(text, None, None) == moment
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "yesterday",
-        "-5",
-        "1.5",
-        "2030-01-31T19:30:00",
-        "2030-02-31",
-        "99999999999d",
-        "2w",
-        "0001-01-01T00:00:00+14:00",
-    ],
-)
-def test_what_is_no_moment_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no moment"):
-        MOMENT.convert(text, None, None)
