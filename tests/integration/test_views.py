@@ -5,7 +5,7 @@ import os
 import random
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -15,6 +15,7 @@ import pytest
 
 from common import projector, views
 from common import verify as verification
+from common.aggregate import Aggregate
 from common.clock import new_id, now
 from common.errors import Conflict, DomainError, Invalid, NotFound, Unavailable
 from common.event_log import Draft, EventLog, Recorded
@@ -43,9 +44,26 @@ from common.runtime import Platform, connect, running
 from common.settings import Settings, load
 from common.verify import Compared, Difference
 from common.views import View
+from services.batch.templates import (
+    TEMPLATES,
+    Content,
+    CreateTemplate,
+    DeleteTemplate,
+    ReplaceTemplate,
+    TemplateCommand,
+)
 from services.cli import system
 from services.cli.system import READ_MODELS
 from services.cli.views import RESERVED, described, verify, view
+from services.notification.webhooks import (
+    DELIVERIES,
+    Answer,
+    DeliveryCommand,
+    ParkDelivery,
+    RecordAttempt,
+    Redeliver,
+    SendNotification,
+)
 from services.orders.domain import PlaceOrder
 from tests.facts import AT, STREAM, number_of, tell
 from tests.harness import PASSWORDS, eventually, logins
@@ -109,6 +127,10 @@ class Life:
         self.log: EventLog = platform.event_log
         self.random = random.Random(seed)  # noqa: S311 (a history, no secret)
         self.sales = History(platform, seed)
+        self.deliveries = Aggregate(DELIVERIES, self.log)
+        self.templates = Aggregate(TEMPLATES, self.log)
+        self.posted: list[UUID] = []
+        self.written: list[UUID] = []
         self.batch = Story(seed, one_by_one=False)
         self.lasts: dict[str, int] = {}
         self.raised: list[UUID] = []
@@ -121,6 +143,9 @@ class Life:
         for _ in range(steps):
             await self.tell("identity.x", self.of_identity())
             await self.tell("notifications.x", self.of_notifications())
+            with suppress(DomainError):  # refused: nothing happened
+                await self.post()
+                await self.write_template()
             if self.batch.events:
                 await self.tell(f"batch.{self.batch.batch_id}", self.batch.events.pop(0))
         await self.sales.happen(steps)
@@ -131,6 +156,39 @@ class Life:
             subject = f"identity.users.{uuid4()}"
         last = await self.log.append(subject, [Draft.of(event)], expected=self.lasts.get(subject, 0))
         self.lasts[subject] = last
+
+    async def post(self) -> None:
+        """A notification on its way to a webhook, or what becomes of one."""
+        at, new = now(), new_id()
+        if len(self.posted) < 3 or self.random.random() < 0.2:
+            self.posted.append(new)
+            due = SendNotification(new, UUID(int=1), "ada", new_id(), "order.created", "{}", at)
+            await self.deliveries.handle(new, due)
+            return
+        delivery_id = self.random.choice(self.posted)
+        attempts = (await self.deliveries.load(delivery_id)).state.attempts
+        answer = self.random.choice([Answer(200, None), Answer(500, "it is broken"), Answer(None, "it is away")])
+        possible: list[DeliveryCommand] = [
+            RecordAttempt(attempts + 1, answer, 12, 5.0, at),
+            ParkDelivery("disabled", at),
+            Redeliver(UUID(int=1), "ada", new, at),
+        ]
+        await self.deliveries.handle(delivery_id, self.random.choices(possible, [4, 1, 3])[0])
+
+    async def write_template(self) -> None:
+        """A template, or what becomes of one."""
+        at, new = now(), new_id()
+        content = Content(f"report {self.random.randint(1, 9)}", "html", "text")
+        if len(self.written) < 3 or self.random.random() < 0.2:
+            self.written.append(new)
+            await self.templates.handle(new, CreateTemplate(new, "ada", content, at))
+            return
+        template_id = self.random.choice(self.written)
+        possible: list[TemplateCommand] = [
+            ReplaceTemplate(template_id, "ada", content, None, at),
+            DeleteTemplate(template_id, "ada", at),
+        ]
+        await self.templates.handle(template_id, self.random.choices(possible, [3, 1])[0])
 
     def of_identity(self) -> Event:
         at = now() - timedelta(milliseconds=self.random.randint(0, 50))  # clocks differ
@@ -250,7 +308,10 @@ async def test_they_are_what_they_were_when_the_log_ended_there_by_sequence_and_
     assert {name: await rows_in(database, name) for name in READ_MODELS} == before
 
 
-LIVELY = ("tickets", "taken", "orders", "operations", "parts", "notifications", "inboxes", "users", "sessions", "keys")
+LIVELY = {
+    *("tickets", "taken", "orders", "operations", "parts", "templates"),
+    *("notifications", "inboxes", "deliveries", "users", "sessions", "keys"),
+}
 """Tables in which there is something in the end."""
 
 
