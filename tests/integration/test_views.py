@@ -4,18 +4,18 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import asyncpg
 import msgspec
 import pytest
-import rich_click as click
 
 from common import projector, views
 from common import verify as verification
+from common.aggregate import Aggregate
 from common.clock import new_id, now
 from common.errors import Conflict, DomainError, Invalid, NotFound, Unavailable
 from common.event_log import Draft, EventLog, Recorded
@@ -40,14 +40,30 @@ from common.events import (
 )
 from common.projector import ReadModel
 from common.rights import MIGRATE
-from common.runtime import Platform, connect
+from common.runtime import Platform, connect, running
 from common.settings import Settings, load
 from common.verify import Compared, Difference
 from common.views import View
+from services.batch.templates import (
+    TEMPLATES,
+    Content,
+    CreateTemplate,
+    DeleteTemplate,
+    ReplaceTemplate,
+    TemplateCommand,
+)
 from services.cli import system
-from services.cli.base import MOMENT
 from services.cli.system import READ_MODELS
-from services.cli.views import described, verify, view
+from services.cli.views import RESERVED, described, verify, view
+from services.notification.webhooks import (
+    DELIVERIES,
+    Answer,
+    DeliveryCommand,
+    ParkDelivery,
+    RecordAttempt,
+    Redeliver,
+    SendNotification,
+)
 from services.orders.domain import PlaceOrder
 from tests.facts import AT, STREAM, number_of, tell
 from tests.harness import PASSWORDS, eventually, logins
@@ -111,6 +127,10 @@ class Life:
         self.log: EventLog = platform.event_log
         self.random = random.Random(seed)  # noqa: S311 (a history, no secret)
         self.sales = History(platform, seed)
+        self.deliveries = Aggregate(DELIVERIES, self.log)
+        self.templates = Aggregate(TEMPLATES, self.log)
+        self.posted: list[UUID] = []
+        self.written: list[UUID] = []
         self.batch = Story(seed, one_by_one=False)
         self.lasts: dict[str, int] = {}
         self.raised: list[UUID] = []
@@ -123,6 +143,9 @@ class Life:
         for _ in range(steps):
             await self.tell("identity.x", self.of_identity())
             await self.tell("notifications.x", self.of_notifications())
+            with suppress(DomainError):  # refused: nothing happened
+                await self.post()
+                await self.write_template()
             if self.batch.events:
                 await self.tell(f"batch.{self.batch.batch_id}", self.batch.events.pop(0))
         await self.sales.happen(steps)
@@ -133,6 +156,39 @@ class Life:
             subject = f"identity.users.{uuid4()}"
         last = await self.log.append(subject, [Draft.of(event)], expected=self.lasts.get(subject, 0))
         self.lasts[subject] = last
+
+    async def post(self) -> None:
+        """A notification on its way to a webhook, or what becomes of one."""
+        at, new = now(), new_id()
+        if len(self.posted) < 3 or self.random.random() < 0.2:
+            self.posted.append(new)
+            due = SendNotification(new, UUID(int=1), "ada", new_id(), "order.created", "{}", at)
+            await self.deliveries.handle(new, due)
+            return
+        delivery_id = self.random.choice(self.posted)
+        attempts = (await self.deliveries.load(delivery_id)).state.attempts
+        answer = self.random.choice([Answer(200, None), Answer(500, "it is broken"), Answer(None, "it is away")])
+        possible: list[DeliveryCommand] = [
+            RecordAttempt(attempts + 1, answer, 12, 5.0, at),
+            ParkDelivery("disabled", at),
+            Redeliver(UUID(int=1), "ada", new, at),
+        ]
+        await self.deliveries.handle(delivery_id, self.random.choices(possible, [4, 1, 3])[0])
+
+    async def write_template(self) -> None:
+        """A template, or what becomes of one."""
+        at, new = now(), new_id()
+        content = Content(f"report {self.random.randint(1, 9)}", "html", "text")
+        if len(self.written) < 3 or self.random.random() < 0.2:
+            self.written.append(new)
+            await self.templates.handle(new, CreateTemplate(new, "ada", content, at))
+            return
+        template_id = self.random.choice(self.written)
+        possible: list[TemplateCommand] = [
+            ReplaceTemplate(template_id, "ada", content, None, at),
+            DeleteTemplate(template_id, "ada", at),
+        ]
+        await self.templates.handle(template_id, self.random.choices(possible, [3, 1])[0])
 
     def of_identity(self) -> Event:
         at = now() - timedelta(milliseconds=self.random.randint(0, 50))  # clocks differ
@@ -168,7 +224,7 @@ class Life:
         at, user = now(), self.random.choice(["ada", "bob"])
         if len(self.raised) < 3 or self.random.random() < 0.4:
             self.raised.append(new_id())
-            about = {"quantity": self.random.randint(1, 9), "title": 'Night of "quotes"'}
+            about: dict[str, str | int] = {"quantity": self.random.randint(1, 9), "title": 'Night of "quotes"'}
             return NotificationRaised(self.raised[-1], user, "order.created", new_id(), "Text", about, at)
         some = self.random.sample(self.raised, 2)
         cursor = self.random.randint(1, 1 + max(self.lasts.values()))
@@ -195,17 +251,17 @@ def seed() -> int:
 async def caught_up(platform: Platform, database: asyncpg.Connection) -> None:
     """Wait until every read model has come to the end of the log."""
 
-    async def behind() -> list[tuple[str, str]]:
+    async def behind() -> str:
         found = []
         for model in READ_MODELS.values():
             for stream in model.sources:
                 end = (await platform.event_log.end(stream)).sequence
                 reached = f"select sequence from {model.name}.checkpoint where stream = $1"  # noqa: S608 (names of ours)
                 if await database.fetchval(reached, stream) != end:
-                    found.append((model.name, stream))
-        return found
+                    found.append(f"{model.name}.{stream}")
+        return ", ".join(found)
 
-    await eventually(behind, [])
+    await eventually(behind, "")
 
 
 async def sell(history: History, orders: int) -> None:
@@ -252,7 +308,10 @@ async def test_they_are_what_they_were_when_the_log_ended_there_by_sequence_and_
     assert {name: await rows_in(database, name) for name in READ_MODELS} == before
 
 
-LIVELY = ("tickets", "taken", "orders", "operations", "parts", "notifications", "inboxes", "users", "sessions", "keys")
+LIVELY = {
+    *("tickets", "taken", "orders", "operations", "parts", "templates"),
+    *("notifications", "inboxes", "deliveries", "users", "sessions", "keys"),
+}
 """Tables in which there is something in the end."""
 
 
@@ -294,7 +353,6 @@ async def test_no_service_may_look_at_a_scratch(
     "name",
     [
         "orders",
-        "tickets",
         "batch_report",
         "fake_gateway",
         "identity_data",
@@ -305,7 +363,6 @@ async def test_no_service_may_look_at_a_scratch(
         "information_schema",
         "pg_catalog",
         "pg_mine",
-        "mine",
         "Mine",
         "1st",
         "",
@@ -314,14 +371,20 @@ async def test_no_service_may_look_at_a_scratch(
         "años",
     ],
 )
-async def test_names_that_are_for_something_else_are_refused_and_nothing_is_made(
-    platform: Platform, operator: Settings, database: asyncpg.Connection, name: str
+def test_a_name_that_is_for_something_else_or_none_is_refused(name: str) -> None:
+    with pytest.raises(Invalid, match=r"name another|no name for a schema"):
+        views.check_name(name, RESERVED)
+
+
+async def test_a_schema_that_somebody_else_has_made_stays_as_it_is(
+    platform: Platform, operator: Settings, database: asyncpg.Connection
 ) -> None:
     await History(platform, 1).happen(5)
-    await database.execute('create schema mine; create schema "Mine"; create table mine.precious ()')
+    await database.execute("create schema mine; create table mine.precious ()")
     before = await schemas(database), await rows_in(database, "orders")
-    with pytest.raises((Invalid, Conflict), match=r"name another|no name for a schema"):
-        await view("orders", 1, name, operator, untold)
+    for name in ("mine", "orders"):
+        with pytest.raises((Invalid, Conflict), match="name another"):
+            await view("orders", 1, name, operator, untold)
     assert (await schemas(database), await rows_in(database, "orders")) == before
     assert await database.fetchval("select to_regclass('mine.precious') is not null")
 
@@ -562,6 +625,38 @@ async def test_only_one_may_verify_or_rebuild_at_a_time(
     assert await schemas(database) == before
 
 
+async def test_one_that_hangs_does_not_hold_up_the_projector_for_long(
+    platform: Platform, operator: Settings, database: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verification, "HELD_AT_MOST", "set idle_session_timeout = '1s'")
+    url = platform.settings.database_url
+    live = msgspec.structs.replace(FACTS, sources={STREAM: write_facts})
+    await projector.create(live, platform.event_log, operator.database_url)
+    hangs = asyncio.Event()
+    reached = 0
+
+    async def happens() -> None:
+        nonlocal reached
+        reached += 1
+        await tell(platform.event_log, reached)
+        await eventually(lambda: database.fetchval("select sequence from facts.checkpoint"), reached)
+
+    async def meanwhile(_: asyncpg.Connection, __: Sequence[Recorded]) -> None:
+        if reached == 3:  # it reads for the last time, and the live one waits for it
+            hangs.set()
+            await asyncio.Event().wait()
+        await happens()
+
+    halting = msgspec.structs.replace(FACTS, sources={STREAM: meanwhile})
+    async with running([projector.Projector(live, STREAM, platform.event_log, url)]):
+        await happens()
+        verifying = asyncio.create_task(verification.verify(halting, platform.event_log, operator.database_url))
+        await hangs.wait()
+        await happens()
+    verifying.cancel()
+    await asyncio.wait([verifying])
+
+
 async def test_one_that_was_killed_in_the_middle_leaves_nothing_in_the_way_of_the_next(
     platform: Platform, operator: Settings, settings: Settings, database: asyncpg.Connection
 ) -> None:
@@ -672,50 +767,3 @@ async def test_the_commands_tell_what_they_made_and_what_differs(
     assert "orders.orders: 1 row, 1 difference\n" in says
     assert "quantity 99 -> " in says
     assert "`boxoffice projections rebuild orders`" in says
-
-
-AGO: Sequence[tuple[str, Callable[[], datetime | int]]] = [
-    ("now", now),
-    ("15m", lambda: now() - timedelta(minutes=15)),
-    ("2h", lambda: now() - timedelta(hours=2)),
-    ("1d", lambda: now() - timedelta(days=1)),
-]
-
-
-@pytest.mark.parametrize(("text", "then"), AGO, ids=[text for text, _ in AGO])
-def test_a_moment_may_be_so_long_ago(text: str, then: Callable[[], datetime]) -> None:
-    before = then()
-    assert before <= MOMENT.convert(text, None, None) <= then()
-
-
-@pytest.mark.parametrize(
-    ("text", "moment"),
-    [
-        ("120", 120),
-        ("0", 0),
-        ("2030-01-31", datetime(2030, 1, 31, tzinfo=UTC)),
-        ("2030-01-31T19:30:00Z", datetime(2030, 1, 31, 19, 30, tzinfo=UTC)),
-        ("2030-01-31T19:30:00.5+02:00", datetime(2030, 1, 31, 17, 30, 0, 500_000, tzinfo=UTC)),
-    ],
-)
-def test_a_moment_is_a_time_or_a_sequence(text: str, moment: datetime | int) -> None:
-    assert MOMENT.convert(text, None, None) == moment
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "yesterday",
-        "-5",
-        "1.5",
-        "2030-01-31T19:30:00",
-        "2030-02-31",
-        "99999999999d",
-        "2w",
-        "0001-01-01T00:00:00+14:00",
-    ],
-)
-def test_what_is_no_moment_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no moment"):
-        MOMENT.convert(text, None, None)
