@@ -43,6 +43,7 @@ from services.batch.read_model import READ_MODEL as BATCH
 from services.batch.report import READ_MODEL as BATCH_REPORT
 from services.batch.settings import BatchSettings
 from services.batch.templates import TEMPLATES
+from services.history.domain import REPAIRS
 from services.identity import people
 from services.identity.domain import KEYRINGS, KEYS, SESSIONS, USERS
 from services.identity.read_model import READ_MODEL as IDENTITY
@@ -89,6 +90,7 @@ DECIDERS: Sequence[Decider[Any, Any, Any]] = (
     SESSIONS,
     KEYRINGS,
     KEYS,
+    REPAIRS,
 )
 """The rules of every kind of aggregate."""
 
