@@ -21,6 +21,7 @@ from services.cli.base import (
     url_here,
     who_here,
 )
+from services.cli.dead import dead
 
 
 class Interruptible(click.RichGroup):
@@ -335,6 +336,9 @@ def rebuild(name: str, data: Path) -> None:
     with progress_bars(name) as progress:
         events = run(rebuild_read_model(name, settings_here(data), progress))
     console.print(f"rebuilt {name} from {events} events and swapped it in")
+
+
+cli.add_command(dead)
 
 
 if __name__ == "__main__":
