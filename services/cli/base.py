@@ -183,3 +183,23 @@ def progress_bars(of: str = "", *, transient: bool = False) -> Iterator[Callable
             bar.update(tasks[stream], completed=done, total=total)
 
         yield progress
+
+
+RATE_TEXT = re.compile(r"([0-9]{1,9})/(s|min|h)")
+
+
+class RateType(click.ParamType[float]):
+    """How often something is done at most, such as `10/s` or `100/min`; as times in a second."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        given = RATE_TEXT.fullmatch(value)
+        if given is None or int(given[1]) == 0:
+            self.fail(f"{value!r} is no rate; one is a number and its unit: 10/s, 100/min, 500/h.", param, ctx)
+        return int(given[1]) / {"s": 1, "min": 60, "h": 3600}[given[2]]
+
+
+RATE = RateType()
