@@ -1,8 +1,10 @@
 """What commands share: how they run, whom and what they mean, and how they show progress."""
 
 import os
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +13,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from common.clock import now
 from common.errors import DomainError
 from common.settings import BadSetting, Settings, load, named
 from common.telemetry import configure_logging
@@ -98,6 +101,48 @@ def who_here(user: str | None, otherwise: str) -> Any:
         return who_asks(user, otherwise)
     except (BadSetting, DomainError) as error:
         raise click.ClickException(str(error)) from error
+
+
+AGO = re.compile(r"([0-9]+)([smhd])")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Moment(click.ParamType[datetime | int]):
+    """A moment of the log: a time (datetime, in UTC) or a sequence of a stream (int)."""
+
+    name = "time|sequence"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
+        if isinstance(value, (datetime, int)):
+            return value
+        try:
+            return moment_of(value)
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is no moment: give a time as 2030-01-31T19:30:00Z, with its offset, or a date for its "
+                "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`; or a sequence, such as 120.",
+                param,
+                ctx,
+            )
+
+
+def moment_of(text: str) -> datetime | int:
+    """What `MOMENT` takes: a time, how long ago, or a sequence. Raises ValueError, OverflowError."""
+    if text == "now":
+        return now()
+    if re.fullmatch("[0-9]{1,18}", text):
+        return int(text)
+    if ago := AGO.fullmatch(text):
+        return now() - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        text += "T00:00:00Z"
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without its offset")
+    return moment.astimezone(UTC)
+
+
+MOMENT = Moment()
 
 
 @contextmanager
