@@ -20,6 +20,7 @@ from services.cli.base import (
     url_here,
     who_here,
 )
+from services.cli.events import events
 from services.cli.projections import projections
 from services.cli.replay import replay
 
@@ -317,6 +318,7 @@ def rights(server: str) -> None:
     click.echo(nats_configuration() if server == "nats" else postgres_configuration(), nl=False)
 
 
+cli.add_command(events)
 cli.add_command(projections)
 cli.add_command(replay)
 
