@@ -118,6 +118,8 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
 
 def plain(value: Any) -> Any:
     """What msgspec does not know of a state, as something that it does."""
+    if isinstance(value, msgspec.Raw):
+        return msgspec.json.decode(value)
     if isinstance(value, Mapping):
         return {name_of(key): value[key] for key in value}
     if isinstance(value, Set):
@@ -132,17 +134,19 @@ def name_of(key: Any) -> str:
     return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
 
 
-encode = msgspec.json.Encoder(enc_hook=plain, order="sorted").encode
+def encode(value: Any) -> bytes:
+    """A state or an event in JSON, such that equal ones are equal bytes, also of two revisions."""
+    return msgspec.json.encode(msgspec.to_builtins(value, str_keys=True, enc_hook=plain, order="sorted"))
 
 
 def digest_of(state: Any) -> bytes:
-    """By which equal states are known, also those of two revisions."""
+    """By which equal states are known."""
     return blake2b(encode(state), digest_size=16).digest()
 
 
 def told(value: Any) -> dict[str, Any]:
     """A command or an event, as it is told to people."""
-    fields: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value, enc_hook=plain))
+    fields: dict[str, Any] = msgspec.to_builtins(value, str_keys=True, enc_hook=plain)
     return fields if "type" in fields else {"type": type(value).__name__, **fields}
 
 

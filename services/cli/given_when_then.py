@@ -212,15 +212,15 @@ def import_lines(imports: Mapping[str, set[str]]) -> list[str]:
     groups: list[list[str]] = [[], [], []]
     for module in sorted(imports):
         names = imports[module]
-        group = 0 if module in STANDARD else 1 if module == "msgspec" else 2
+        group = groups[0 if module in STANDARD else 1 if module == "msgspec" else 2]
         if names == {""}:
-            groups[group].append(f"import {module}")
+            group.append(f"import {module}")
             continue
         ordered = sorted(names, key=lambda name: (not name.isupper(), name))
         line = f"from {module} import {', '.join(ordered)}"
         if len(line) > WIDTH:
             line = "\n".join([f"from {module} import (", *(f"    {name}," for name in ordered), ")"])
-        groups[group].append(line)
+        group.append(line)
     lines: list[str] = []
     for group in filter(None, groups):
         lines += ["", *group] if lines else group
