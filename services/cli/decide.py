@@ -1,5 +1,6 @@
 """`boxoffice replay decide`: rules run again over recorded history, and what would have ended differently."""
 
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -233,25 +234,31 @@ def changes_of(was: Any, would_be: Any, path: str = "") -> Iterator[Change]:
 def tell(report: Report, to: Console) -> None:
     """The report for people: each aggregate that differs, as a diff; then what was compared."""
     for each in report.shown:
-        to.print(Text(each.subject, "bold"))
-        for name, unfolded in each.unfolded.items():
-            to.print(Text(f"  does not fold by {name}: {unfolded.error}, at sequence {unfolded.sequence}", "red"))
-        if first := each.first:
-            to.print(Text(f"  {first.sequence} {first.time[:19]}Z  {line_of(first.command)}"))
-            for event in first.recorded:
-                to.print(Text(f"  - {line_of(event)}", "red"))
-            for event in first.tried:
-                to.print(Text(f"  + {line_of(event)}", "green"))
-            if not first.tried:
-                to.print(Text(f"  + {first.refused or 'no event'}", "green"))
-            if (more := each.differing - 1) > 0:
-                to.print(f"  and {counted(more, 'decision')} after it")
-        for change in each.state:
-            to.print(Text(f"  {change.path}: {value_of(change.was)} -> {value_of(change.would_be)}", "yellow"))
+        for text, style in lines_of(each):
+            to.print(Text(text, style), soft_wrap=True)
     if others := report.differ[len(report.shown) :]:
-        to.print(f"and {counted(len(others), 'other')}: {', '.join(others)}")
+        to.print(f"and {counted(len(others), 'other')}: {', '.join(others)}", soft_wrap=True)
     for text in summary(report):
-        to.print(Text(text))
+        to.print(Text(text), soft_wrap=True)
+
+
+def lines_of(each: Aggregate) -> Iterator[tuple[str, str]]:
+    """What is told of an aggregate that differs, and in which colour."""
+    yield each.subject, "bold"
+    for name, unfolded in each.unfolded.items():
+        yield f"  does not fold by {name}: {unfolded.error}, at sequence {unfolded.sequence}", "red"
+    if first := each.first:
+        yield f"  {first.sequence} {first.time[:19]}Z  {line_of(first.command)}", ""
+        for event in first.recorded:
+            yield f"  - {line_of(event)}", "red"
+        for event in first.tried:
+            yield f"  + {line_of(event)}", "green"
+        if not first.tried:
+            yield f"  + {first.refused or 'no event'}", "green"
+        if (more := each.differing - 1) > 0:
+            yield f"  and {counted(more, 'decision')} after it", ""
+    for change in each.state:
+        yield f"  {change.path}: {value_of(change.was)} -> {value_of(change.would_be)}", "yellow"
 
 
 def summary(report: Report) -> Iterator[str]:
@@ -277,7 +284,8 @@ def counted(count: int, what: str) -> str:
 
 def line_of(told: Mapping[str, Any]) -> str:
     """A command or an event in a line; what it does not say is left out."""
-    fields = (f"{name}={value_of(value)}" for name, value in told.items() if name != "type" and value is not None)
+    said = {name: value for name, value in told.items() if name not in ("type", "version") and value is not None}
+    fields = (f"{name}={value_of(value)}" for name, value in said.items())
     return " ".join([str(told["type"]), *fields])
 
 
@@ -323,6 +331,7 @@ def decide(
 
     configure_logging("warning")
     settings = settings_here(data)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was unpacked is removed
 
     async def compare(progress: Callable[[str, int, int], None]) -> Report:
         async with codes(INSTALLED, code, against) as (tried, held), connect(settings, "replay decide") as platform:

@@ -8,6 +8,8 @@ import gc
 import os
 import struct
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from hashlib import blake2b
 from importlib import import_module
@@ -417,8 +419,16 @@ def work(source: BinaryIO, answer: Callable[[Answer], None]) -> None:
         answer(replay.states(msgspec.msgpack.decode(each, type=list[str])))
 
 
+def end_with(parent: int) -> None:
+    """End this process when that one is gone, also in the midst of rules that come to no end."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main() -> None:
     """Work for whoever started this."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)  # what rules print is no answer
 
