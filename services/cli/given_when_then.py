@@ -65,6 +65,12 @@ async def decided(log: "EventLog", subject: str, at: int | None) -> Decided:
         raise Unavailable(f"{error}. Run code that knows it.") from error
     if not history:
         raise NotFound(f"There is nothing on {subject}.")
+    return decision_in(history, at)
+
+
+def decision_in(history: "Sequence[Recorded]", at: int | None) -> Decided:
+    """The same, in the history of an aggregate. Raises Invalid, NotFound."""
+    subject = history[0].subject
     rules, *imported = rules_of(subject, history[0].event)
     last = len(history) - 1
     if at is not None:
@@ -216,7 +222,7 @@ def import_lines(imports: Mapping[str, set[str]]) -> list[str]:
         if names == {""}:
             group.append(f"import {module}")
             continue
-        ordered = sorted(names, key=lambda name: (not name.isupper(), name))
+        ordered = sorted(names, key=lambda name: (not name.isupper(), name.lower()))
         line = f"from {module} import {', '.join(ordered)}"
         if len(line) > WIDTH:
             line = "\n".join([f"from {module} import (", *(f"    {name}," for name in ordered), ")"])
