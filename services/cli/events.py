@@ -8,6 +8,7 @@ import rich_click as click
 
 from common.telemetry import configure_logging
 from services.cli.base import DURATION, MOMENT, TIME, in_folder, progress_bars, run, settings_here
+from services.cli.events_pytest import pytest
 
 
 @click.group()
@@ -83,3 +84,6 @@ def trace(wanted: str, since: datetime | None, within: timedelta, as_json: bool,
     configure_logging("warning")
     with progress_bars("looking", transient=True) as progress:
         run(show_trace(settings_here(data), wanted, since, within, progress, as_json=as_json))
+
+
+events.add_command(pytest)
