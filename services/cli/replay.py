@@ -8,6 +8,7 @@ import rich_click as click
 from common.telemetry import configure_logging
 from services.cli.base import MOMENT, console, in_folder, progress_bars, run, settings_here
 from services.cli.projections import known
+from services.cli.replay_listener import listener
 
 
 @click.group()
@@ -50,3 +51,6 @@ def projections(drop: str | None, data: Path) -> None:
     else:
         run(drop_scratch(drop, settings_here(data)))
         console.print(f"dropped schema {drop}")
+
+
+replay.add_command(listener)
