@@ -68,7 +68,7 @@ class Heard(msgspec.Struct, frozen=True):
     """
 
     outcome: Outcome
-    effects: Sequence[Effect] = ()
+    effects: tuple[Effect, ...] = ()
     why: str = ""
     after: float = 0
 
@@ -156,16 +156,16 @@ class Rehearsal:
         try:
             await listener.on(stored.decoded().event)
         except Retry as retry:
-            return Heard("again", self._effects, after=retry.after)
+            return Heard("again", tuple(self._effects), after=retry.after)
         except NotForeseen as error:
-            return Heard("open", self._effects, str(error))
+            return Heard("open", tuple(self._effects), str(error))
         except Unavailable:
             raise
         except Exception as error:
-            return Heard("failed", self._effects, f"{type(error).__name__}: {error}")
+            return Heard("failed", tuple(self._effects), f"{type(error).__name__}: {error}")
         finally:
             cause.reset(before)
-        return Heard("done" if self._effects else "nothing", self._effects)
+        return Heard("done" if self._effects else "nothing", tuple(self._effects))
 
 
 def is_heard(listener: Listener[Any], stored: Stored) -> bool:

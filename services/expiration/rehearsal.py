@@ -19,12 +19,18 @@ class UnheldOrder(HoldOrder):
         super().__init__(publisher)
         self.event_log = event_log
         self.books: dict[UUID, int] = {}  # by ticket: the sequence up to which it was read
+        self.over: set[UUID] = set()
 
     async def on(self, event: OrderCreated) -> None:
         for recorded in await self.event_log.read(f"orders.{event.ticket_id}", self.books.get(event.ticket_id, 0)):
             self.books[event.ticket_id] = recorded.sequence
             self.hear(recorded.event)
+        if event.order_id in self.over:
+            self.ended[event.order_id] = None
         await super().on(event)
+
+    def withdraw(self, order_id: UUID) -> None:
+        self.over.add(order_id)
 
     async def informed(self, reading: int, *, at_most: float) -> None:
         pass
