@@ -170,7 +170,7 @@ class Rehearsal:
 
 def is_heard(listener: Listener[Any], stored: Stored) -> bool:
     """Whether a listener is handed an event of its stream, and not only told that it passed."""
-    if not _matches(CONSUMER[listener.durable].subject or ">", stored.subject):
+    if not CONSUMER[listener.durable].hears(stored.stream, stored.subject):
         return False
     if stored.type not in UPCASTS:
         return not stored.type or stored.type in listener.hears
@@ -178,17 +178,6 @@ def is_heard(listener: Listener[Any], stored: Stored) -> bool:
         return type_of(type(stored.decoded().event)) in listener.hears
     except UndecodableEvent:
         return True  # it is handed what it fails with
-
-
-def _matches(pattern: str, subject: str) -> bool:
-    """Whether a subject is one of those that a pattern of NATS means."""
-    wanted, tokens = pattern.split("."), subject.split(".")
-    if wanted[-1] == ">":
-        wanted.pop()
-        tokens, rest = tokens[: len(wanted)], tokens[len(wanted) :]
-        if not rest:
-            return False
-    return len(wanted) == len(tokens) and all(one in ("*", other) for one, other in zip(wanted, tokens, strict=True))
 
 
 class Summary:

@@ -105,6 +105,7 @@ from common.events.repairs import DeadLetterDropped, DeadLetterEdited, EventRede
 from common.events.tickets import TicketCreated, TicketDetails, TicketEvent, TicketUpdated, TicketWithdrawn
 
 __all__ = [
+    "EVENTS",
     "OWNERS",
     "UPCASTS",
     "Again",
@@ -241,9 +242,12 @@ def type_of(event: type[Event]) -> str:
     return tag
 
 
-_BY_TAG: Mapping[str, msgspec.json.Decoder[Event]] = {
-    type_of(event): msgspec.json.Decoder(event) for owned in OWNERS.values() for event in get_args(owned) or (owned,)
+EVENTS: Mapping[str, type[Event]] = {
+    type_of(event): event for owned in OWNERS.values() for event in get_args(owned) or (owned,)
 }
+"""Every type of event by its tag."""
+
+_BY_TAG: Mapping[str, msgspec.json.Decoder[Event]] = {tag: msgspec.json.Decoder(event) for tag, event in EVENTS.items()}
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 

@@ -21,7 +21,7 @@ from services.cli.who import Who, why
 
 Ending = Literal["done", "failed", "unknown"]
 
-PATIENCE = 120.0
+PATIENCE = 60.0
 """Seconds that an answer may take; it comes when the listener is done, or says that it is not known."""
 
 
