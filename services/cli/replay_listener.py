@@ -63,14 +63,15 @@ def listener(
     after the other; exit code 1 if not every one was done.
     """
     from common.topology import CONSUMER
-    from services.cli.redeliver import redeliver
-    from services.cli.rehearse import Selection, rehearse
 
     if name not in CONSUMER:
         raise click.BadParameter(f"no listener {name}; there are {', '.join(CONSUMER)}.", param_hint="NAME")
     if dry_run == confirm:
         detail = "Say --dry-run, to see what it would do, or --confirm, to have the running system do it"
         raise click.UsageError(f"{detail}; not both." if dry_run else f"{detail}.")
+    from services.cli.redeliver import redeliver
+    from services.cli.rehearse import Selection, rehearse
+
     configure_logging("error")
     settings, chosen = settings_here(data), Selection(since, until, aggregate, limit)
     with nullcontext(lambda *_: None) if as_json else progress_bars(name) as progress:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+import httpx
 import msgspec
 import pytest
 from msgspec import Raw
@@ -50,9 +51,11 @@ from services.batch.domain import (
     work_id_of,
 )
 from services.batch.listeners import ABANDONED_AFTER, CountWorkDone
+from services.cli.redeliver import Ending, Redelivered, deliver
 from services.cli.rehearse import Selection, rehearse
 from services.cli.servers import NatsServer
 from services.cli.system import REHEARSALS, rehearsed
+from services.cli.who import Who
 from services.identity.domain import SESSIONS, EndSession, OpenSession
 from services.notification.domain import INBOXES_DECIDER, WantWebhooks, inbox_id_of
 from services.notification.listeners import FillWebhooks, TellBuyers, Teller, Titles
@@ -412,3 +415,30 @@ async def test_programs_are_told_in_json(
     assert (first["sequence"], first["type"], first["outcome"]) == (1, "expiration_completed", "done")
     assert (effect["kind"], effect["event"]["order_id"]) == ("order_cancelled", str(expiries[0]))
     assert (second["stream"], second["outcome"], second["effects"]) == ("ORDERS", "nothing", [])
+
+
+# Having it done
+
+
+@pytest.mark.parametrize(
+    ("answers", "ending", "detail"),
+    [
+        (["200 OK"], "done", ""),
+        (["429 Too Many Requests\r\nRetry-After: 0", "200 OK"], "done", ""),
+        (['503 Service Unavailable\r\n\r\n{"detail": "Nobody knows."}'], "unknown", "Nobody knows."),
+        (['409 Conflict\r\n\r\n{"detail": "It failed again."}'], "failed", "It failed again."),
+        (["500 Oh"], "failed", "it answers 500."),
+        (["no HTTP"], "unknown", "no answer (RemoteProtocolError)"),
+    ],
+    ids=["done", "too many", "unknown", "failed", "broken", "no answer"],
+)
+async def test_what_came_of_a_redelivery_is_what_the_system_answers(
+    answers: list[str], ending: Ending, detail: str
+) -> None:
+    stored = Stored("EXPIRATION", "expiration.1", 7, {}, b"{}", now())
+    async with Receiver(lambda post: answers[post - 1]) as receiver, httpx.AsyncClient(base_url=receiver.url) as http:
+        came = await deliver(http, "orders-cancel-expired", stored, Who("operator"))
+    assert came == Redelivered(ending, detail)
+    assert len(receiver.posts) == len(answers)
+    asked = receiver.posts[-1].json()
+    assert asked == {"listener": "orders-cancel-expired", "stream": "EXPIRATION", "sequence": 7}

@@ -192,32 +192,3 @@ async def test_no_more_events_are_heard_again_than_the_rate_allows(shop: Shop) -
         assert await redeliver(LISTENER, everything, settings, shop.doors.url, who, 5, console, nowhere, as_json=False)
         assert asyncio.get_running_loop().time() - begun >= 1, "five times a fifth of a second"
         assert len(await shop.repaired()) == 6
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ([], "Say --dry-run, to see what it would do, or --confirm, to have the running system do it."),
-        (["--dry-run", "--confirm"], "not both"),
-        (["--dry-run", "--rate", "0/s"], "'0/s' is no rate: give one as 10/s or 30/m, at most 1000/s."),
-        (["--dry-run", "--rate", "fast"], "'fast' is no rate"),
-        (["--dry-run", "--since", "yesterday"], "'yesterday' is no moment"),
-        (["--dry-run", "--since", "7"], "--since: Stream EXPIRATION ends at 0"),
-    ],
-    ids=["neither", "both", "no rate", "no number", "no moment", "past the end"],
-)
-async def test_what_makes_no_sense_is_refused_and_says_what_would(shop: Shop, arguments: list[str], says: str) -> None:
-    code, said = await shop.run(*arguments)
-    assert code in (1, 2)
-    assert says in " ".join(said.replace("│", " ").split()), said
-
-
-async def test_a_name_that_no_listener_has_lists_those_there_are(shop: Shop) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.cli.main", "replay", "listener", "orders-cancel", "--dry-run"),
-        env={**os.environ, **logins(shop.platform.settings), "COLUMNS": "1000"},
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, said = await process.communicate()
-    assert process.returncode == 2
-    assert b"no listener orders-cancel; there are orders-keep-book, orders-cancel-expired, " in said

@@ -99,8 +99,16 @@ def test_the_log_under_a_rehearsal_stays_as_it_is(history: list[Write]) -> None:
     asyncio.run(play())
 
 
+class SlowLog(MemoryLog):
+    """A log that others may use between a question and its answer."""
+
+    async def read(self, subject: str, after: int = 0) -> list[Recorded]:
+        await asyncio.sleep(0)
+        return await super().read(subject, after)
+
+
 async def test_of_many_with_the_same_guard_one_wins() -> None:
-    rehearsal = Rehearsal(MemoryLog())
+    rehearsal = Rehearsal(SlowLog())
     tries = [Write("expiration.a", 0, [draft(number)]).on(rehearsal) for number in range(20)]
     outcomes = await asyncio.gather(*tries)
     assert sorted(map(str, outcomes)) == ["1", *["wrong"] * 19]
