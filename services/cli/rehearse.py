@@ -5,9 +5,7 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
-import click
 import msgspec
-from rich.console import Console
 from rich.markup import escape
 
 from common.errors import Invalid
@@ -85,9 +83,9 @@ def aggregate_of(stored: Stored) -> str:
 
 
 async def rehearse(
-    name: str, selection: Selection, settings: Settings, console: Console, progress: Progress, *, as_json: bool
+    name: str, selection: Selection, settings: Settings, say: Callable[[Stored, Heard], None], progress: Progress
 ) -> Summary:
-    """Show what listener `name` would do with each of these events, and with all. Raises Invalid, Unavailable."""
+    """Tell `say` what listener `name` would do with each of these events. Raises Invalid, Unavailable."""
     summary = Summary()
     async with connect(settings, "rehearsal") as platform:
         rehearsal = Rehearsal(platform.event_log)
@@ -96,12 +94,7 @@ async def rehearse(
             async for stored in events:
                 heard = await rehearsal.hear(listener, stored)
                 summary.count(heard)
-                if as_json:
-                    click.echo(msgspec.json.encode(record_of(stored, heard)))
-                else:
-                    console.print("\n".join(lines_of(stored, heard)), soft_wrap=True)
-    if not as_json:
-        console.print("\n".join(told(name, summary)), soft_wrap=True)
+                say(stored, heard)
     return summary
 
 

@@ -1,10 +1,13 @@
 """`boxoffice replay listener`: past events for one listener again, to see what it would do or to have it done."""
 
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import rich_click as click
 
 from common.telemetry import configure_logging
@@ -69,16 +72,41 @@ def listener(
     if dry_run == confirm:
         detail = "Say --dry-run, to see what it would do, or --confirm, to have the running system do it"
         raise click.UsageError(f"{detail}; not both." if dry_run else f"{detail}.")
-    from services.cli.redeliver import redeliver
-    from services.cli.rehearse import Selection, rehearse
+    from services.cli import redeliver, rehearse
 
     configure_logging("error")
-    settings, chosen = settings_here(data), Selection(since, until, aggregate, limit)
-    with nullcontext(lambda *_: None) if as_json else progress_bars(name) as progress:
-        if dry_run:
-            run(rehearse(name, chosen, settings, console, progress, as_json=as_json))
-            return
-        at, who = url_here(url, data), who_here(user, "operator")
-        well = run(redeliver(name, chosen, settings, at, who, rate, console, progress, as_json=as_json))
+    settings, chosen = settings_here(data), rehearse.Selection(since, until, aggregate, limit)
+    progressing = nullcontext(lambda *_: None) if as_json else progress_bars(name)
+    if dry_run:
+        say = as_records(rehearse.record_of) if as_json else as_lines(rehearse.lines_of)
+        with progressing as progress:
+            summary = run(rehearse.rehearse(name, chosen, settings, say, progress))
+        if not as_json:
+            show(rehearse.told(name, summary))
+        return
+    tell = as_records(redeliver.record_of) if as_json else as_lines(redeliver.lines_of)
+    redelivery = redeliver.Redelivery(url_here(url, data), who_here(user, "operator"), rate, tell)
+    try:
+        with progressing as progress:
+            well = run(redelivery.run(name, chosen, settings, progress))
+    finally:  # also when it is interrupted
+        if not as_json:
+            show(redelivery.told(name))
     if not well:
         sys.exit(1)
+
+
+def as_records(record_of: Callable[[Any, Any], dict[str, Any]]) -> Callable[[Any, Any], None]:
+    """Print what there is to say of an event as an object on a line."""
+    return lambda stored, came: click.echo(msgspec.json.encode(record_of(stored, came)))
+
+
+def as_lines(lines_of: Callable[[Any, Any], Iterable[str]]) -> Callable[[Any, Any], None]:
+    """Print what there is to say of an event for people."""
+    return lambda stored, came: show(lines_of(stored, came))
+
+
+def show(lines: Iterable[str]) -> None:
+    """Print lines as they are: a folded id cannot be copied."""
+    for line in lines:
+        console.print(line, soft_wrap=True)

@@ -1,6 +1,5 @@
 """What listeners would do with past events, shown by the command's own code on real streams, and nothing of it done."""
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -12,7 +11,7 @@ import httpx
 import msgspec
 import pytest
 from msgspec import Raw
-from rich.console import Console
+from rich.text import Text
 
 from common import topology
 from common.aggregate import Aggregate
@@ -52,7 +51,7 @@ from services.batch.domain import (
 )
 from services.batch.listeners import ABANDONED_AFTER, CountWorkDone
 from services.cli.redeliver import Ending, Redelivered, deliver
-from services.cli.rehearse import Selection, rehearse
+from services.cli.rehearse import Selection, lines_of, record_of, rehearse, told
 from services.cli.servers import NatsServer
 from services.cli.system import REHEARSALS, rehearsed
 from services.cli.who import Who
@@ -175,13 +174,16 @@ def operator(nats: NatsServer) -> Settings:
     return Settings(nats_url=nats.url.replace("nats://", f"nats://migrate:{PASSWORDS['migrate']}@"))
 
 
-async def shown(durable: str, operator: Settings, *, as_json: bool = False, **selection: Any) -> tuple[Summary, str]:
-    """What the command says."""
-    console = Console(file=io.StringIO(), width=200)
-    chosen = Selection(**selection)
-    summary = await rehearse(durable, chosen, operator, console, lambda *_: None, as_json=as_json)
-    assert isinstance(console.file, io.StringIO)
-    return summary, console.file.getvalue()
+async def shown(durable: str, operator: Settings, **selection: Any) -> tuple[Summary, list[str]]:
+    """What the command shows of each event and of all."""
+    lines: list[str] = []
+
+    def say(stored: Stored, heard: Heard) -> None:
+        lines.extend(lines_of(stored, heard))
+
+    summary = await rehearse(durable, Selection(**selection), operator, say, lambda *_: None)
+    lines.extend(told(durable, summary))
+    return summary, [Text.from_markup(line).plain.strip() for line in lines]
 
 
 async def play(past: Past) -> None:
@@ -269,14 +271,13 @@ async def test_a_cancellation_that_is_missing_is_shown_with_what_it_says(past: P
     for order_id in (over, missing):
         await past.expire(ticket_id, order_id)
     await past.orders.handle(ticket_id, CancelOrder(over, "expired", now()))
-    _, told = await shown("orders-cancel-expired", operator)
-    first, second, effect, *rest = told.splitlines()
+    _, (first, second, effect, *rest) = await shown("orders-cancel-expired", operator)
     assert first.endswith(f"expiration_completed  {over}  nothing")
     assert second.endswith(f"expiration_completed  {missing}")
     appended = f"→ would append order_cancelled to orders.{ticket_id}: order_id {missing}"
-    assert effect.strip().startswith(appended)
+    assert effect.startswith(appended)
     assert "reason expired" in effect
-    assert [line.strip() for line in rest] == [
+    assert rest == [
         "orders-cancel-expired would hear 2 events, as things are now; nothing was done.",
         "1  with effects",
         "1  for which nothing is to do",
@@ -320,10 +321,10 @@ async def test_nothing_is_posted_to_a_webhook_and_its_key_is_not_shown(streams: 
     async with Receiver() as receiver:
         past = Past(streams.event_log, receiver.url)
         await play(past)
-        summary, told = await shown("notification-deliver-webhooks", operator)
+        summary, said = await shown("notification-deliver-webhooks", operator)
         assert summary.outcomes == {"open": 1}
-        assert f" to {receiver.url.partition('?')[0]}\n" in told
-        assert "the rest hangs on what the webhook answers" in told
+        assert said[1].endswith(f" to {receiver.url.partition('?')[0]}")
+        assert said[2] == "→ the rest hangs on what the webhook answers"
         assert receiver.posts == []
 
 
@@ -405,16 +406,13 @@ async def test_a_sequence_past_the_end_is_refused(past: Past, expiries: list[UUI
         await past.hears("orders-cancel-expired", **{option: 7})
 
 
-async def test_programs_are_told_in_json(
-    expiries: list[UUID], operator: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await shown("orders-cancel-expired", operator, as_json=True, limit=1)
-    await shown("expiration-hold-orders", operator, as_json=True, limit=1)
-    first, second = map(msgspec.json.decode, capsys.readouterr().out.splitlines())
-    (effect,) = first["effects"]
-    assert (first["sequence"], first["type"], first["outcome"]) == (1, "expiration_completed", "done")
+async def test_programs_are_told_the_same_as_objects(past: Past, expiries: list[UUID]) -> None:
+    ((stored, heard), *_) = await past.hears("orders-cancel-expired")
+    record = msgspec.json.decode(msgspec.json.encode(record_of(stored, heard)))
+    (effect,) = record["effects"]
+    assert (record["stream"], record["sequence"], record["type"]) == ("EXPIRATION", 1, "expiration_completed")
+    assert (record["outcome"], record["why"], record["again_in"]) == ("done", None, None)
     assert (effect["kind"], effect["event"]["order_id"]) == ("order_cancelled", str(expiries[0]))
-    assert (second["stream"], second["outcome"], second["effects"]) == ("ORDERS", "nothing", [])
 
 
 # Having it done

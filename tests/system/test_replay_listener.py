@@ -1,7 +1,6 @@
 """`boxoffice replay listener` against running services: what it shows, what it has done, and who may."""
 
 import asyncio
-import io
 import os
 import re
 import signal
@@ -12,7 +11,6 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from rich.console import Console
 
 from common.aggregate import Aggregate
 from common.clock import new_id, now
@@ -20,7 +18,7 @@ from common.event_log import JetStreamLog
 from common.events import BookListing, Event, EventRedelivered, ExpirationCompleted, OrderCancelled
 from common.publisher import Publisher
 from common.runtime import Platform
-from services.cli.redeliver import redeliver
+from services.cli.redeliver import Redelivery
 from services.cli.rehearse import Selection
 from services.cli.who import Who
 from services.orders.domain import ORDERS, KeepBook, PlaceOrder
@@ -151,11 +149,11 @@ async def test_what_is_stopped_says_where_to_go_on(shop: Shop) -> None:
 
         await eventually(begun, True)
         process.send_signal(signal.SIGINT)
-        said, wrong = await asyncio.wait_for(process.communicate(), 30)
+        said, _ = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 130
         assert f"{LISTENER} heard ".encode() in said
-        found = re.search(rb"To go on: --since (\d+)\n", wrong)
-        assert found, wrong
+        found = re.search(rb"To go on: --since (\d+)\n", said)
+        assert found, said
         done = await shop.repaired()
         assert int(found[1]) in (len(done), len(done) + 1), "what was under way may be done"
         code, _ = await shop.run("--confirm", "--rate", "1000/s", "--since", found[1].decode())
@@ -185,10 +183,8 @@ async def test_no_more_events_are_heard_again_than_the_rate_allows(shop: Shop) -
     await shop.forget(6)
     await shop.swallow()
     async with shop.doors:
-        console, who = Console(file=io.StringIO()), Who("operator")
-        everything, nowhere = Selection(), lambda *_: None
+        redelivery = Redelivery(shop.doors.url, Who("operator"), 5, lambda *_: None)
         begun = asyncio.get_running_loop().time()
-        settings = shop.platform.settings
-        assert await redeliver(LISTENER, everything, settings, shop.doors.url, who, 5, console, nowhere, as_json=False)
+        assert await redelivery.run(LISTENER, Selection(), shop.platform.settings, lambda *_: None)
         assert asyncio.get_running_loop().time() - begun >= 1, "five times a fifth of a second"
         assert len(await shop.repaired()) == 6
