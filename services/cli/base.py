@@ -185,21 +185,24 @@ def progress_bars(of: str = "", *, transient: bool = False) -> Iterator[Callable
         yield progress
 
 
-RATE_TEXT = re.compile(r"([0-9]{1,9})/(s|min|h)")
+RATES = re.compile(r"([0-9]+(?:\.[0-9]+)?)/([sm])")
+FASTEST = 1000.0
+"""Of what is done one after the other, at most so many a second."""
 
 
-class RateType(click.ParamType[float]):
-    """How often something is done at most, such as `10/s` or `100/min`; as times in a second."""
+class Rate(click.ParamType[float]):
+    """How many may be done in a second, given as 10/s or 30/m."""
 
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        given = RATE_TEXT.fullmatch(value)
-        if given is None or int(given[1]) == 0:
-            self.fail(f"{value!r} is no rate; one is a number and its unit: 10/s, 100/min, 500/h.", param, ctx)
-        return int(given[1]) / {"s": 1, "min": 60, "h": 3600}[given[2]]
+        said = RATES.fullmatch(value)
+        a_second = float(said[1]) / (60 if said[2] == "m" else 1) if said else 0
+        if not 0 < a_second <= FASTEST:
+            self.fail(f"{value!r} is no rate: give one as 10/s or 30/m, at most {FASTEST:.0f}/s.", param, ctx)
+        return a_second
 
 
-RATE = RateType()
+RATE = Rate()

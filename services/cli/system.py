@@ -29,10 +29,11 @@ from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.headers import headers_for
 from common.http import create_app
-from common.listener import Subscription
+from common.listener import Listener, Subscription
 from common.live import Connections, WebSockets
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
 from common.projector import ReadModel
+from common.rehearsal import Rehearsal
 from common.requests import Requester, Responder, redelivery
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
@@ -105,6 +106,15 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
 }
 """Each service by name: how it is made, and from which settings."""
 
+REHEARSALS: Mapping[str, Callable[[Rehearsal], Sequence[Listener[Any]]]] = {
+    "orders": services.orders.app.rehearsed,
+    "expiration": services.expiration.app.rehearsed,
+    "batch": services.batch.app.rehearsed,
+    "identity": services.identity.app.rehearsed,
+    "notification": services.notification.app.rehearsed,
+}
+"""The listeners of each service that has some, made to learn what they would do."""
+
 SIDE_SCHEMAS: Mapping[str, tuple[str, str]] = {
     "fake_gateway": ("orders", payments.CREATE),
     "batch_data": ("batch", engine.CREATE),
@@ -148,6 +158,12 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
         made.append(Service("credentials", workers=[credentials]))
         connected = lambda: all(platform.client.is_connected for platform in platforms.values())  # noqa: E731
         yield create_app(made, settings, connected=connected, connections=connections, credentials=credentials)
+
+
+def rehearsed(durable: str, rehearsal: Rehearsal) -> Listener[Any]:
+    """The listener of that name, made for a rehearsal."""
+    made = REHEARSALS[topology.CONSUMER[durable].service](rehearsal)
+    return next(listener for listener in made if listener.durable == durable)
 
 
 def redelivering(service: Service, platform: Platform) -> Iterator[Responder]:
