@@ -13,8 +13,7 @@ from msgspec import UNSET, UnsetType
 from common.clock import now
 from common.errors import Invalid, NotFound
 from common.event_log import JetStreamLog, Recorded, Stored, StoredBatches, recorded
-from common.events import OWNERS, UndecodableEvent, decode
-from common.events import types_of as types_of_owner
+from common.events import UndecodableEvent, events_of
 from common.masking import Masking
 from common.topology import HISTORY, STREAMS
 
@@ -247,6 +246,12 @@ class Numbered(msgspec.Struct, frozen=True):
     line: Line
     event: Recorded
 
+    @property
+    def body(self) -> bytes:
+        """As it stood in the log."""
+        assert isinstance(self.line.body, msgspec.Raw), "what is none was refused"
+        return bytes(self.line.body)
+
 
 class ExportFile:
     """A file of events that is read, once to be checked and as often as it takes after that."""
@@ -340,7 +345,7 @@ class ExportFile:
             if not encoded.endswith(b"\n"):
                 self._refuse(number, "it ends in the middle of this line, so it was cut short; export or copy it again")
             self._refuse(number, f"{error}; export or copy it again")
-        if line.body is UNSET or line.base64 is not UNSET:
+        if not isinstance(line.body, msgspec.Raw) or line.base64 is not UNSET:
             self._refuse(number, f"{line.subject}: its body is no event")
         if wrong := misplaced(line):
             self._refuse(number, wrong)
@@ -383,7 +388,7 @@ def misplaced(line: Line) -> str:
 
 def contradiction(line: Line, event: Recorded) -> str:
     """In what the envelope of an event is not that of this event; empty if it is."""
-    if type(event.event) not in types_of_owner(line.stream.lower()):
+    if type(event.event) not in events_of(line.stream.lower()):
         return f"{line.subject}: {line.headers['ce-type']} is no event of {line.stream}"
     if line.headers.get("ce-sequence") != str(event.event.version):
         told = line.headers.get("ce-sequence")

@@ -132,9 +132,24 @@ class Consumer(msgspec.Struct, frozen=True):
         there = (await js.consumer_info(self.stream, self.durable)).config
         return _differences(there, self.config(), ("ack_wait", "max_ack_pending", "max_deliver", "filter_subject"))
 
-    async def apply(self, js: JetStreamContext, _replicas: int, *, new: bool) -> None:  # noqa: ARG002 (one call does both)
-        """Create or change it."""
-        await js.add_consumer(self.stream, self.config())
+    async def apply(self, js: JetStreamContext, _replicas: int, *, new: bool) -> None:
+        """Create or change it. Where it begins stays as it is: the server refuses to change that."""
+        config = self.config()
+        if not new:
+            there = (await js.consumer_info(self.stream, self.durable)).config
+            config.deliver_policy, config.opt_start_seq = there.deliver_policy, there.opt_start_seq
+        await js.add_consumer(self.stream, config)
+
+    async def begin_at(self, js: JetStreamContext, sequence: int) -> None:
+        """Have it hear nothing before `sequence`, and all from there; made anew unless it does already."""
+        there = (await js.consumer_info(self.stream, self.durable)).config
+        if (there.opt_start_seq or 1) == sequence:
+            return
+        config = self.config()
+        if sequence > 1:
+            config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, sequence
+        await js.delete_consumer(self.stream, self.durable)
+        await js.add_consumer(self.stream, config)
 
 
 SERVICES = ("batch", "expiration", "history", "identity", "notification", "orders", "tickets")
@@ -203,6 +218,17 @@ async def inspect(client: Client, *, replicas: int = 1) -> AsyncIterator[tuple[S
             except NotFoundError:
                 trouble = MISSING
             yield thing, trouble
+
+
+async def begin_behind(client: Client, ends: Mapping[str, int]) -> None:
+    """Have every durable consumer begin behind these sequences, by stream; at the first event where none is named.
+
+    Whoever listens meanwhile is not heard for a moment, and goes on by itself. Raises Unavailable.
+    """
+    js = client.jetstream(timeout=10)
+    async with _told_as_unavailable():
+        for consumer in CONSUMERS:
+            await consumer.begin_at(js, ends.get(consumer.stream, 0) + 1)
 
 
 class Stray(msgspec.Struct, frozen=True):

@@ -206,6 +206,7 @@ __all__ = [
     "WorkReleased",
     "decode",
     "encode",
+    "events_of",
     "type_of",
 ]
 
@@ -241,8 +242,13 @@ def type_of(event: type[Event]) -> str:
     return tag
 
 
+def events_of(owner: str) -> tuple[type[Event], ...]:
+    """The types of event that a service owns."""
+    return get_args(OWNERS[owner]) or (OWNERS[owner],)
+
+
 _BY_TAG: Mapping[str, msgspec.json.Decoder[Event]] = {
-    type_of(event): msgspec.json.Decoder(event) for owned in OWNERS.values() for event in get_args(owned) or (owned,)
+    type_of(event): msgspec.json.Decoder(event) for owner in OWNERS for event in events_of(owner)
 }
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode

@@ -1,8 +1,10 @@
 """What commands share: how they run, whom and what they mean, and how they show progress."""
 
 import os
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +13,8 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from common.errors import DomainError
+from common.clock import in_utc, now
+from common.errors import DomainError, Invalid
 from common.settings import BadSetting, Settings, load, named
 from common.telemetry import configure_logging
 
@@ -100,11 +103,65 @@ def who_here(user: str | None, otherwise: str) -> Any:
         raise click.ClickException(str(error)) from error
 
 
+AGO = re.compile(r"(\d{1,6})([smhd])")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Duration(click.ParamType[timedelta]):
+    """How long: `90s`, `15m`, `2h`, `3d`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        if (told := AGO.fullmatch(value)) is None:
+            self.fail(f"{value!r} is none: write 90s, 15m, 2h or 3d.", param, ctx)
+        return timedelta(**{UNITS[told[2]]: int(told[1])})
+
+
+class Moment(click.ParamType[datetime | int]):
+    """When: a time (RFC 3339), a date (its midnight in UTC), how long ago (`15m`, `2h`, `1d`), `now`; or a sequence."""
+
+    name = "moment"
+
+    def __init__(self, *, sequences: bool = False) -> None:
+        self._sequences = sequences
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
+        if not isinstance(value, str):
+            told: datetime | int = value
+            return told
+        if self._sequences and value.isdecimal() and 0 < int(value) < 2**63:
+            return int(value)
+        if value == "now":
+            return now()
+        try:
+            if AGO.fullmatch(value):
+                return now() - DURATION.convert(value, param, ctx)
+            time = datetime.fromisoformat(value)
+            return in_utc("time", time if time.tzinfo else time.replace(tzinfo=UTC))
+        except (ValueError, OverflowError, Invalid):
+            either = "a sequence, a time" if self._sequences else "a time"
+            self.fail(
+                f"{value!r} is none: write {either} (2026-11-22T20:30:00Z), a date, 15m, 2h, 1d or now.", param, ctx
+            )
+
+
+DURATION = Duration()
+MOMENT = Moment()
+MOMENT_OR_SEQUENCE = Moment(sequences=True)
+
+
 @contextmanager
-def progress_bars(of: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go."""
+def progress_bars(of: str = "", *, transient: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go.
+
+    They are on stderr, so that what a command prints can be piped. `transient`: they go when it is done.
+    """
+    stderr = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=stderr, transient=transient, disable=not stderr.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(stream: str, done: int, total: int) -> None:

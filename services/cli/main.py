@@ -21,6 +21,7 @@ from services.cli.base import (
     url_here,
     who_here,
 )
+from services.cli.events import events
 
 
 class Interruptible(click.RichGroup):
@@ -336,6 +337,8 @@ def rebuild(name: str, data: Path) -> None:
         events = run(rebuild_read_model(name, settings_here(data), progress))
     console.print(f"rebuilt {name} from {events} events and swapped it in")
 
+
+cli.add_command(events)
 
 if __name__ == "__main__":
     sys.exit(cli())
