@@ -7,9 +7,9 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from hashlib import sha256
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -18,20 +18,26 @@ import msgspec
 import pytest
 
 from common.event_log import Recorded
-from common.events import UserRegistered, encode
+from common.events import Event, ExpirationCompleted, UserRegistered
+from common.idempotency import request_id_of
 from common.runtime import Platform, connect
 from common.settings import Settings
 from common.topology import CONSUMERS, HISTORY
 from services.cli import system
-from services.cli.embedded import make_roles
+from services.cli.embedded import make_roles, with_login
 from services.cli.servers import NatsServer, PostgresServer, free_port
 from services.notification.domain import inbox_id_of
-from tests.facts import connected, whole
-from tests.harness import ServiceProcess, eventually, logins, nats_in
+from services.orders.domain import Book
+from tests.facts import AT, tell, whole
+from tests.harness import PASSWORDS, Fate, Proxy, ServiceProcess, eventually, logins, nats_in
 from tests.receiver import Receiver
+from tests.unit.test_export_files import head, line, sealed
 
 EVERYTHING = "tickets orders expiration batch notification identity history"
-VARIABLES = {"BOXOFFICE_WEBHOOK_PRIVATE_ADDRESSES": "1", "BOXOFFICE_WEBHOOK_SECRET": "nobody-has-to-guess-this-secret-at-all"}
+VARIABLES = {
+    "BOXOFFICE_WEBHOOK_PRIVATE_ADDRESSES": "1",
+    "BOXOFFICE_WEBHOOK_SECRET": "nobody-has-to-guess-this-secret-at-all",
+}
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 100}
 ADA, BOB, EVE, SAM = "ada-lovelace", "bob-kahn", "eve-of-destruction", "sam-sellers"
 PERSONAL = (ADA, BOB, EVE, SAM, "eve@example.org", "Mrs. Destruction", "zebra-key", "nightly zebra", "/hooks?of=ada")
@@ -76,6 +82,9 @@ class Town:
 
     async def ends(self) -> dict[str, int]:
         return {stream: (await self.platform.event_log.end(stream)).sequence for stream in HISTORY}
+
+    async def events(self, stream: str) -> list[Recorded]:
+        return await whole(self.platform.event_log, stream)
 
     async def log(self) -> dict[str, list[tuple[object, ...]]]:
         """All history: what is in it, but for what the server alone has to know."""
@@ -140,9 +149,9 @@ async def play(town: Town) -> None:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json() if answer.content else None
 
-    async def order(who: str, hold: int | None = None, **headers: str) -> str:
-        wanted = {"ticket_id": ticket, "quantity": 2} | ({"hold_seconds": hold} if hold else {})
-        return str((await ask("POST", "/api/orders", who, json=wanted, headers=headers))["id"])
+    async def order(who: str, hold: int = 900, headers: dict[str, str] | None = None) -> str:
+        wanted = {"ticket_id": ticket, "quantity": 2, "hold_seconds": hold}
+        return str((await ask("POST", "/api/orders", who, json=wanted, headers=headers or {}))["id"])
 
     async def status(path: str, who: str) -> str:
         return str((await ask("GET", path, who))["status"])
@@ -160,7 +169,7 @@ async def play(town: Town) -> None:
         await ask("POST", "/api/webhooks", ADA, json={"url": receiver.url})
 
         ticket = (await ask("POST", "/api/tickets", SAM, json=SHOW))["id"]
-        paid = await order(ADA, **{"Idempotency-Key": "zebra-key-1", "X-Correlation-ID": "zebra-key-2"})
+        paid = await order(ADA, headers={"Idempotency-Key": "zebra-key-1", "X-Correlation-ID": "zebra-key-2"})
         await ask("POST", f"/api/orders/{paid}/payment", ADA, json={"token": "tok_ok"})
         lost = await order(BOB, hold=1)
         await order(BOB)  # is held to the end
@@ -193,10 +202,7 @@ async def quiet(town: Town) -> None:
 
     async def left() -> int:
         infos = [await js.consumer_info(each.stream, each.durable) for each in CONSUMERS]
-        return sum(
-            (info.num_pending or 0) + (0 if info.name in WAIT else info.num_ack_pending or 0)
-            for info in infos
-        )
+        return sum((info.num_pending or 0) + (0 if info.name in WAIT else info.num_ack_pending or 0) for info in infos)
 
     await eventually(left, 0)
 
@@ -239,3 +245,237 @@ async def test_a_system_is_the_same_after_export_and_import(played: Played, empt
     assert sum(map(bool, rebuilt.values())) > 15, "tables with rows"
     again = await empty.command("export")
     assert again[1].splitlines()[1:] == played.file.read_bytes().splitlines()[1:-1] + again[1].splitlines()[-1:]
+
+
+async def test_a_masked_file_names_nobody_and_makes_a_system_that_is_the_same_otherwise(
+    played: Played, empty: Town
+) -> None:
+    code, content, errors = await played.town.command("export", "--mask")
+    assert code == 0, errors
+    as_it_is = played.file.read_text()
+    made = [str(make(name)) for name in (ADA, BOB, EVE, SAM) for make in system.MADE_OF_USERS]
+    guessable = [each for each in (*made, str(request_id_of(ADA, "zebra-key-1"))) if each in as_it_is]
+    assert len(guessable) >= 8
+    for personal in (*PERSONAL, *guessable):
+        assert personal in as_it_is
+        assert personal not in content.decode()
+    refused = await empty.command("import", "--deliver", "-", stdin=content)
+    assert refused == (1, b"", "Error stdin is masked: nobody can act on it. Import it without --deliver.")
+    assert await empty.ends() == NOTHING
+    code, _, told = await empty.command("import", "-", stdin=content)
+    assert (code, "They are masked" in told) == (0, True)
+
+    one, other = await played.town.rebuilt(), await empty.rebuilt()
+    assert {table: len(rows) for table, rows in one.items()} == {table: len(rows) for table, rows in other.items()}
+    for stream in HISTORY:
+        as_it_was = [(type(each.event), each.sequence, each.time) for each in await played.town.events(stream)]
+        assert [(type(each.event), each.sequence, each.time) for each in await empty.events(stream)] == as_it_was
+    assert await outcomes(empty) == await outcomes(played.town) != []
+    registered = (await empty.events("IDENTITY"))[0].event
+    assert isinstance(registered, UserRegistered)
+    assert await empty.platform.event_log.read(f"notifications.{inbox_id_of(registered.user_id)}")
+
+
+async def outcomes(town: Town) -> list[tuple[object, ...]]:
+    """How every order ended. On the way every aggregate is folded by its rules."""
+    ended: list[tuple[object, ...]] = []
+    for stream in HISTORY:
+        histories: dict[str, list[Event]] = {}
+        for each in await town.events(stream):
+            histories.setdefault(each.subject, []).append(each.event)
+        for events in histories.values():
+            for decider in system.DECIDERS:
+                if {*map(type, events)} <= {*(get_args(decider.events) or (decider.events,))}:
+                    state = reduce(decider.evolve, events, decider.initial)
+                    if isinstance(state, Book):
+                        ended += [(order.quantity, order.status, order.reason) for order in state.orders.values()]
+    return ended
+
+
+async def test_an_import_that_was_killed_goes_on_where_it_was(empty: Town) -> None:
+    streams = {"EXPIRATION": {"created": AT, "last": 2_500}}
+    events = [(UUID(int=n), ExpirationCompleted(UUID(int=n), UUID(int=0), AT, AT)) for n in range(1, 2_501)]
+    told = [line("EXPIRATION", n, event, order) for n, (order, event) in enumerate(events, start=1)]
+    file = empty.home / "many.jsonl"
+    file.write_bytes(sealed([head(streams=streams), *told]))
+    commits = 0
+
+    def first_two(frame: bytes) -> Fate:
+        nonlocal commits
+        commits += b"Nats-Batch-Commit" in frame
+        return "pass" if commits <= 2 else "drop"
+
+    async def written() -> int:
+        return (await empty.ends())["EXPIRATION"]
+
+    async with Proxy(empty.nats) as proxy:
+        proxy.requests = first_two
+        url = with_login(proxy.url, "expiration", PASSWORDS["expiration"])
+        process = await empty.start("import", str(file), BOXOFFICE_EXPIRATION_NATS_URL=url)
+        await eventually(written, 2_000, 60)
+        process.kill()
+        await process.wait()
+    assert await empty.command("import", str(file)) == (0, b"", "imported 500 events (2,000 were there)")
+    assert [each.event for each in await empty.events("EXPIRATION")] == [event for _, event in events]
+    assert await empty.command("import", str(file)) == (0, b"", "imported 0 events (2,500 were there)")
+
+
+async def test_an_append_whose_answer_was_lost_is_not_made_twice(played: Played, empty: Town) -> None:
+    lost = 0
+
+    def lose_the_first(frame: bytes) -> Fate:
+        nonlocal lost
+        lost += b'"stream":"ORDERS", "seq"' in frame or b'"stream":"ORDERS","seq"' in frame
+        return "drop" if lost == 1 and b'"stream":"ORDERS"' in frame else "pass"
+
+    async with Proxy(empty.nats) as proxy:
+        proxy.answers = lose_the_first
+        url = with_login(proxy.url, "orders", PASSWORDS["orders"])
+        code, _, told = await empty.command("import", str(played.file), BOXOFFICE_ORDERS_NATS_URL=url)
+    assert (code, lost) == (0, 1), told
+    assert await empty.log() == await played.town.log()
+
+
+async def test_nobody_acts_on_what_is_imported_under_running_services(played: Played, empty: Town) -> None:
+    async with empty.services:
+        code, _, told = await empty.command("import", str(played.file))
+        assert code == 0, told
+        await quiet(empty)  # else the gateway would be asked again and again for a payment that it does not know
+        async with httpx.AsyncClient(base_url=empty.services.url, headers=bearer(BOB), timeout=30) as http:
+            orders = (await http.get("/api/orders")).json()["items"]
+            assert sorted(order["status"] for order in orders) == ["cancelled", "created"]
+            ticket = {"ticket_id": orders[0]["ticket_id"], "quantity": 1, "hold_seconds": 1}
+            placed = await http.post("/api/orders", json=ticket)  # what happens from now on is heard again
+            assert placed.status_code == 201, placed.text
+
+            async def status() -> str:
+                return str((await http.get(f"/api/orders/{placed.json()['id']}")).json()["status"])
+
+            await eventually(status, "cancelled")
+        await quiet(empty)
+    ends, before = await empty.ends(), await played.town.ends()
+    new = {stream: ends[stream] - before[stream] for stream in HISTORY}
+    assert new == NOTHING | {"ORDERS": 2, "EXPIRATION": 1, "NOTIFICATIONS": 2}
+
+
+async def test_consumers_that_begin_behind_an_import_can_still_be_migrated(
+    played: Played, empty: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await empty.command("import", str(played.file)))[0] == 0
+    changes: list[str] = []
+    assert await system.migrate(empty.platform.settings, changes.append) == 0, changes
+    slower = tuple(msgspec.structs.replace(each, ack_wait=each.ack_wait + 1) for each in CONSUMERS)
+    monkeypatch.setattr("common.topology.CONSUMERS", slower)
+    assert await system.migrate(empty.platform.settings, changes.append) == len(CONSUMERS)
+    ends = await empty.ends()
+    for consumer in CONSUMERS:
+        info = await empty.platform.client.jetstream().consumer_info(consumer.stream, consumer.durable)
+        assert (info.config.opt_start_seq or 1, info.num_pending) == (ends[consumer.stream] + 1, 0)
+        assert info.config.ack_wait == consumer.ack_wait + 1
+
+
+async def test_listeners_hear_all_of_it_when_they_are_asked_to(played: Played, empty: Town) -> None:
+    code, _, told = await empty.command("import", "--deliver", str(played.file))
+    assert code == 0, told
+    before = await empty.ends()
+    js = empty.platform.client.jetstream()
+
+    async def under_way() -> list[int | None]:
+        names = ("orders-settle-payments", "expiration-hold-orders")
+        return [(await js.consumer_info("ORDERS", name)).num_ack_pending for name in names]
+
+    async with empty.services:
+        # The gateway here does not know the payment that is to be captured; and one order is held.
+        await eventually(under_way, [1, 1])
+    assert await empty.ends() == before, "what was done before is not done twice"
+
+
+async def test_a_part_of_a_log_holds_whole_aggregates_and_is_numbered_anew(played: Played, empty: Town) -> None:
+    lines = [msgspec.json.decode(each) for each in played.file.read_bytes().splitlines()[1:-1]]
+    books = [each for each in lines if each["body"]["type"] == "order_cancelled"]
+    since = books[-1]["headers"]["ce-time"]
+    code, content, errors = await played.town.command(
+        "export", "--service", "orders", "--service", "notification", "--since", since
+    )
+    assert code == 0, errors
+    recent = {each["subject"] for each in lines if each["headers"]["ce-time"] >= since}
+    wanted = [each for each in lines if each["stream"] in ("ORDERS", "NOTIFICATIONS") and each["subject"] in recent]
+    assert [msgspec.json.decode(each) for each in content.splitlines()[1:-1]] == wanted
+    assert 0 < len(wanted) < len(lines)
+    code, _, told = await empty.command("import", "-", stdin=content)
+    assert (code, "other sequence numbers" in told) == (0, True), told
+    assert sum((await empty.ends()).values()) == len(wanted)
+    await empty.rebuilt()
+
+    ticket = (
+        lines[0] if lines[0]["stream"] == "TICKETS" else next(each for each in lines if each["stream"] == "TICKETS")
+    )
+    one = await played.town.command("export", "--aggregate", ticket["subject"])
+    assert {msgspec.json.decode(each)["subject"] for each in one[1].splitlines()[1:-1]} == {ticket["subject"]}
+    both = await played.town.command("export", "--aggregate", ticket["body"]["ticket_id"])
+    assert {msgspec.json.decode(each)["stream"] for each in both[1].splitlines()[1:-1]} == {"TICKETS", "ORDERS"}
+    past = await played.town.command("export", "--until", lines[2]["headers"]["ce-time"])
+    assert [msgspec.json.decode(each) for each in past[1].splitlines()[1:-1]] == lines[:2]
+
+
+async def test_an_import_goes_nowhere_else_than_into_an_empty_log(played: Played, empty: Town) -> None:
+    await tell(empty.platform.event_log, 1)
+    before = await empty.log()
+    code, _, told = await empty.command("import", str(played.file))
+    assert (code, "The log is not empty (events: EXPIRATION 1)" in told) == (1, True), told
+    assert await empty.log() == before
+
+
+async def test_of_a_file_with_one_wrong_line_nothing_is_written(played: Played, empty: Town) -> None:
+    lines = played.file.read_bytes().splitlines(keepends=True)
+    files = {
+        "cut short": lines[:-1],
+        "damaged": [*lines[:-2], lines[-2].replace(b"-", b"+", 1), lines[-1]],
+        "a gap": [lines[0], *lines[2:]],
+    }
+    for name, content in files.items():
+        code, _, told = await empty.command("import", "-", stdin=b"".join(content))
+        assert (code, "Error stdin, line" in told) == (1, True), f"{name}: {told}"
+    code, _, told = await empty.command("import", str(empty.home / "nothing.jsonl"))
+    assert (code, "cannot be read: No such file or directory" in told) == (1, True), told
+    assert await empty.ends() == NOTHING
+    js = empty.platform.client.jetstream()
+    assert not (await js.consumer_info("ORDERS", "orders-settle-payments")).config.opt_start_seq
+
+
+async def test_without_the_passwords_of_the_services_nothing_is_written(played: Played, empty: Town) -> None:
+    mine = {name: value for name, value in empty.environment.items() if not re.fullmatch("BOXOFFICE_.*_NATS_URL", name)}
+    mine["BOXOFFICE_MIGRATE_NATS_URL"] = empty.environment["BOXOFFICE_MIGRATE_NATS_URL"]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.cli.main", "events", "import", str(played.file)),
+        env=mine,
+        cwd=empty.home,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"_NATS_URL: Required, with user and password" in errors
+    assert await empty.ends() == NOTHING
+
+
+async def test_what_this_code_does_not_understand_is_exported_with_a_warning_and_never_masked(empty: Town) -> None:
+    await tell(empty.platform.event_log, 1)
+    await empty.platform.client.jetstream().publish(
+        "expiration.future", b'{"type":"later"}', headers={"ce-type": "later"}
+    )
+    await empty.platform.client.jetstream().publish("expiration.none", b"\xff\n")
+    file = empty.home / "some.jsonl"
+    code, _, told = await empty.command("export", "-o", str(file))
+    assert (code, "there is no event type 'later'" in told, "exported 3 events of 3 aggregates" in told) == (
+        0,
+        True,
+        True,
+    )
+    *_, future, none, _ = (msgspec.json.decode(each) for each in file.read_bytes().splitlines())
+    assert (future["body"], none["base64"]) == ({"type": "later"}, "/wo=")
+    code, _, told = await empty.command("export", "--mask", "-o", str(empty.home / "masked.jsonl"))
+    assert (code, "what is personal in it is not known" in told) == (1, True), told
+    assert [each.name for each in empty.home.glob("*.jsonl*")] == ["some.jsonl"]
+    assert not list(empty.home.glob(".masked*"))
+    code, _, told = await empty.command("export", "--aggregate", "nobody")
+    assert (code, "There is no aggregate nobody" in told) == (1, True), told
