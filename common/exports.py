@@ -23,6 +23,9 @@ FORMAT = 1
 LONGEST_LINE = 64 * 1024 * 1024
 """Bytes of a line at most; the log takes an event of one."""
 
+WARNINGS = 5
+"""So many events that this code does not understand are told one by one."""
+
 ABOUT_PLACES = "REPAIRS"
 """The stream whose events name sequences of others, which are others where those are numbered anew."""
 
@@ -165,8 +168,9 @@ async def export(
                 if masking:
                     detail = f"{error}: what is personal in it is not known. Run code that knows it, or do not mask."
                     raise Invalid(detail) from error
-                warn(f"{stored.stream}: {error}; it is exported as it is, and no import takes it")
                 unknown += 1
+                if unknown <= WARNINGS:
+                    warn(f"{stored.stream}: {error}; it is exported as it is, and no import takes it")
                 put(line_of(stored))
             else:
                 put(line_of(masking.stored(stored, event) if masking else stored))

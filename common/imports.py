@@ -3,15 +3,15 @@
 from array import array
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 
 import msgspec
 from msgspec import inspect
 from nats.aio.client import Client
 
-from common.errors import Conflict
+from common.errors import Conflict, DomainError, Unavailable
 from common.event_log import JetStreamLog, WrongSequence
-from common.events import Event, encode, events_of
+from common.events import Event, encode, events_of, type_of
 from common.events.base import PLACE
 from common.exports import ExportFile, Progress
 from common.group_commit import BATCH_LIMIT, Guarded
@@ -56,6 +56,7 @@ def placed(file: ExportFile) -> Iterator[Placed]:
     partial = file.head().partial
     for each in file.lines():
         line, body = each.line, each.body
+        headers = line.headers | {"Nats-Msg-Id": line.headers["ce-id"]}
         counts[line.stream] = counts.get(line.stream, 0) + 1
         if partial and line.stream in were:
             were[line.stream].append(line.sequence)
@@ -63,7 +64,7 @@ def placed(file: ExportFile) -> Iterator[Placed]:
             if names := PLACES.get(type(event)):
                 now = {name: bisect_right(were[line.stream], getattr(event, name)) for name in names}
                 body = encode(msgspec.structs.replace(event, **now))
-        headers = line.headers | {"Nats-Msg-Id": line.headers["ce-id"]}
+                headers["ce-type"] = type_of(type(event))  # what had an old shape has today's
         yield Placed(line.stream, counts[line.stream], Guarded(line.subject, body, headers, None))
 
 
@@ -111,16 +112,22 @@ async def take_in(
             reached[stream] += len(messages)
             progress(stream, reached[stream], counts[stream])
 
-    for each in placed(file):
-        stream = each.stream
-        if each.sequence <= ends[stream]:
-            continue
-        waiting[stream].append(each.message)
-        size[stream] += len(each.message.body)
-        if len(waiting[stream]) == BATCH_LIMIT or size[stream] >= BATCH_BYTES:
+    try:
+        for each in placed(file):
+            stream = each.stream
+            if each.sequence <= ends[stream]:
+                continue
+            waiting[stream].append(each.message)
+            size[stream] += len(each.message.body)
+            if len(waiting[stream]) == BATCH_LIMIT or size[stream] >= BATCH_BYTES:
+                await flush(stream)
+        for stream in waiting:
             await flush(stream)
-    for stream in waiting:
-        await flush(stream)
+    except DomainError:
+        if not deliver:  # whatever comes next is heard
+            with suppress(Unavailable):
+                await begin_behind(client, reached)
+        raise
     return Imported(left, sum(ends.values()))
 
 

@@ -12,10 +12,12 @@ import msgspec
 from msgspec import inspect
 
 from common.event_log import Stored
-from common.events import Event, encode
+from common.events import Event, encode, type_of
 from common.events.base import PERSONAL
 
 MASKED = "masked"
+HARMLESS = ("ce-specversion", "ce-time", "ce-sequence", "traceparent")
+IDS = ("ce-id", "correlation-id", "causation-id")
 USERS = 10_000
 """Of so many people at a time is kept what is made of their names."""
 
@@ -43,10 +45,9 @@ class Masking:
         """A message of a stream, which is this event, as it may be shown to others."""
         body = encode(self.event(event))  # first, as it says who the ids of its subject are made of
         subject = self.subject(stored.subject)
-        headers = dict(stored.headers)
-        for name in ("ce-id", "correlation-id", "causation-id"):
-            headers[name] = self._id_text(headers.get(name, ""))
-        headers["ce-source"] = "/" + subject
+        headers = {name: stored.headers[name] for name in HARMLESS if name in stored.headers}
+        headers |= {name: self._id_text(stored.headers[name]) for name in IDS if name in stored.headers}
+        headers |= {"ce-type": type_of(type(event)), "ce-source": "/" + subject}
         return msgspec.structs.replace(stored, subject=subject, headers=headers, body=body)
 
     def event(self, event: Event) -> Event:

@@ -130,13 +130,25 @@ class Consumer(msgspec.Struct, frozen=True):
     async def trouble(self, js: JetStreamContext, _replicas: int) -> str:
         """In what it differs on the server from what it should be; empty if in nothing that matters."""
         there = (await js.consumer_info(self.stream, self.durable)).config
+        if beyond := await self._beyond(js, there):
+            return f"it begins at {there.opt_start_seq}, past the next event ({beyond})"
         return _differences(there, self.config(), ("ack_wait", "max_ack_pending", "max_deliver", "filter_subject"))
 
+    async def _beyond(self, js: JetStreamContext, there: ConsumerConfig) -> int:
+        """The sequence of the next event, if it would not be heard: an import was cut off, and given up; else 0."""
+        if not there.opt_start_seq:
+            return 0
+        after = (await js.stream_info(self.stream)).state.last_seq + 1
+        return after if there.opt_start_seq > after else 0
+
     async def apply(self, js: JetStreamContext, _replicas: int, *, new: bool) -> None:
-        """Create or change it. Where it begins stays as it is: the server refuses to change that."""
+        """Create or change it. Where it begins stays as it is, as the server wants, unless events would be lost."""
         config = self.config()
         if not new:
             there = (await js.consumer_info(self.stream, self.durable)).config
+            if after := await self._beyond(js, there):
+                await self.begin_at(js, after)
+                return
             config.deliver_policy, config.opt_start_seq = there.deliver_policy, there.opt_start_seq
         await js.add_consumer(self.stream, config)
 

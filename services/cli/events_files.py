@@ -51,7 +51,8 @@ def export_events(
     selection = Selection(since, until, services, aggregate)
     with progress_bars("exporting") as progress, written(output) as file:
         told = run(write_events(settings_here(data), file, selection, progress, stderr, masked=mask))
-    stderr.print(f"exported {told.events:,} events of {told.aggregates:,} aggregates")
+    unknown = f"; this code does not understand {told.unknown:,} of them" if told.unknown else ""
+    stderr.print(f"exported {told.events:,} events of {told.aggregates:,} aggregates{unknown}")
 
 
 @contextmanager

@@ -315,9 +315,35 @@ async def test_an_import_that_was_killed_goes_on_where_it_was(empty: Town) -> No
         await eventually(written, 2_000, 60)
         process.kill()
         await process.wait()
+    changes: list[str] = []
+    await system.migrate(empty.platform.settings, changes.append)  # which somebody may run who gives it up
+    beyond = "it begins at 2501, past the next event (2001)"
+    assert changes == [f"changed consumer orders-cancel-expired on EXPIRATION: {beyond}"]
     assert await empty.command("import", str(file)) == (0, b"", "imported 500 events (2,000 were there)")
     assert [each.event for each in await empty.events("EXPIRATION")] == [event for _, event in events]
     assert await empty.command("import", str(file)) == (0, b"", "imported 0 events (2,500 were there)")
+    await quiet(empty)
+
+
+async def test_an_import_that_somebody_else_comes_between_writes_nothing_more(played: Played, empty: Town) -> None:
+    async with Proxy(empty.nats) as proxy, asyncio.TaskGroup() as somebody:
+        came = False
+
+        def meanwhile(frame: bytes) -> Fate:
+            nonlocal came
+            if b"Nats-Expected-Last-Sequence" in frame and not came:
+                came = True
+                somebody.create_task(tell(empty.platform.event_log, 1))
+                return "drop"
+            return "pass"
+
+        proxy.requests = meanwhile
+        url = with_login(proxy.url, "expiration", PASSWORDS["expiration"])
+        code, _, told = await empty.command("import", str(played.file), BOXOFFICE_EXPIRATION_NATS_URL=url)
+    assert (code, "Somebody else appended to EXPIRATION meanwhile, after 0." in told) == (1, True), told
+    assert (await empty.ends())["EXPIRATION"] == 1
+    heard = await empty.platform.client.jetstream().consumer_info("EXPIRATION", "orders-cancel-expired")
+    assert (heard.config.opt_start_seq, heard.num_pending) == (None, 1), "what somebody else told is heard"
 
 
 async def test_an_append_whose_answer_was_lost_is_not_made_twice(played: Played, empty: Town) -> None:
