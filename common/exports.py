@@ -287,8 +287,11 @@ class ExportFile:
             yield self._numbered(encoded, number)
         self._refuse(number, "it ends here without its last line, so it was cut short; export or copy it again")
 
-    def check(self) -> dict[str, int]:
-        """Look at all of it: how many events of each stream there are. Raises Invalid, with the line."""
+    def check(self, progress: Progress = lambda _stream, _done, _total: None) -> dict[str, int]:
+        """Look at all of it: how many events of each stream there are. Raises Invalid, with the line.
+
+        `progress` is told a stream, the sequence reached and the one to reach.
+        """
         head = self.head()
         counts: dict[str, int] = {}
         reached: dict[str, int] = {}
@@ -305,6 +308,8 @@ class ExportFile:
             reached[line.stream] = line.sequence
             counts[line.stream] = counts.get(line.stream, 0) + 1
             self._check_version(each, versions)
+            if line.sequence % 1000 == 0:
+                progress(line.stream, line.sequence, head.streams[line.stream].last)
         for stream, covered in head.streams.items():
             if not head.partial and reached.get(stream, 0) != covered.last:
                 ends = reached.get(stream, 0)

@@ -111,14 +111,17 @@ def import_events(file: Path, deliver: bool, data: Path) -> None:
 
     configure_logging("warning")
     stderr = Console(stderr=True, highlight=False)
-    with opened(file) as content, progress_bars("importing") as progress:
-        name = "stdin" if file == STDOUT else str(file)
-        export, told = run(read_events(ExportFile(content, name), data, progress, deliver=deliver))
+    with opened(file) as content:
+        export = ExportFile(content, "stdin" if file == STDOUT else str(file))
+        with progress_bars("checking", transient=True) as progress:
+            head, counts = run(check(export, progress, deliver=deliver))
+        with progress_bars("importing") as progress:
+            told = run(read_events(export, counts, data, progress, deliver=deliver))
     before = f" ({told.before:,} were there)" if told.before else ""
     stderr.print(f"imported {told.events:,} events{before}")
-    if export.partial:
+    if head.partial:
         stderr.print("They have other sequence numbers than they had, as it is a part of a log.")
-    if export.masked:
+    if head.masked:
         stderr.print("They are masked: people, what they wrote, and ids made from it are not what they were.")
 
 
@@ -137,27 +140,34 @@ def opened(file: Path) -> Iterator[BinaryIO]:
         raise click.ClickException(f"{file} cannot be read: {error.strerror}.") from error
 
 
-async def read_events(file: Any, data: Path, progress: Progress, *, deliver: bool) -> tuple[Any, Any]:
-    """Check a file, and then take it in. Raises BadSetting, Conflict, Invalid, Unavailable."""
+async def check(file: Any, progress: Progress, *, deliver: bool) -> tuple[Any, dict[str, int]]:
+    """Look at all of a file: its first line, and how many events of each stream there are. Raises Invalid."""
     from common.errors import Invalid
+
+    head = file.head()
+    if head.masked and deliver:
+        raise Invalid(f"{file.name} is masked: nobody can act on it. Import it without --deliver.")
+    return head, file.check(progress)
+
+
+async def read_events(file: Any, counts: dict[str, int], data: Path, progress: Progress, *, deliver: bool) -> Any:
+    """Take in a file that was checked. Raises BadSetting, Conflict, Invalid, Unavailable."""
     from common.imports import take_in
     from common.runtime import connect
     from common.settings import Settings, load
     from common.topology import STREAMS
     from services.cli.embedded import as_service
 
-    counts = file.check()
-    head = file.head()
-    if head.masked and deliver:
-        raise Invalid(f"{file.name} is masked: nobody can act on it. Import it without --deliver.")
     settings = settings_here(data)
+    own = {
+        stream.name: load(Settings, as_service(stream.writers[0], os.environ, data), of=stream.writers[0])
+        for stream in STREAMS
+        if stream.name in counts
+    }
     async with AsyncExitStack() as stack:
         platform = await stack.enter_async_context(connect(settings, "import"))
-        writers = {}
-        for stream in STREAMS:
-            if stream.name in counts:
-                service = stream.writers[0]
-                own = load(Settings, as_service(service, os.environ, data), of=service)
-                writing = await stack.enter_async_context(connect(own, f"import as {service}"))
-                writers[stream.name] = writing.event_log
-        return head, await take_in(file, counts, platform.client, writers, deliver=deliver, progress=progress)
+        writers = {
+            stream: (await stack.enter_async_context(connect(as_owner, f"import {stream}"))).event_log
+            for stream, as_owner in own.items()
+        }
+        return await take_in(file, counts, platform.client, writers, deliver=deliver, progress=progress)
