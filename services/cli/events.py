@@ -8,6 +8,7 @@ import rich_click as click
 
 from common.telemetry import configure_logging
 from services.cli.base import DURATION, MOMENT, TIME, in_folder, progress_bars, run, settings_here
+from services.cli.events_files import export_events, import_events
 from services.cli.events_pytest import pytest
 
 
@@ -86,4 +87,5 @@ def trace(wanted: str, since: datetime | None, within: timedelta, as_json: bool,
         run(show_trace(settings_here(data), wanted, since, within, progress, as_json=as_json))
 
 
-events.add_command(pytest)
+for command in (export_events, import_events, pytest):
+    events.add_command(command)

@@ -319,10 +319,9 @@ def rights(server: str) -> None:
     click.echo(nats_configuration() if server == "nats" else postgres_configuration(), nl=False)
 
 
-cli.add_command(dead)
-cli.add_command(events)
-cli.add_command(projections)
-cli.add_command(replay)
+for group in (dead, events, projections, replay):
+    cli.add_command(group)
+
 
 if __name__ == "__main__":
     sys.exit(cli())
