@@ -109,9 +109,22 @@ def evolve(repair: Repair, event: RepairEvent) -> Repair:
             assert_never(event)
 
 
+def asks(event: RepairEvent) -> RepairCommand:
+    """The command that leads to an event."""
+    match event:
+        case DeadLetterEdited(letter, body, by, at):
+            return EditLetter(letter, body, by, at)
+        case EventRedelivered(listener, stream, sequence, letter, error, by, at):
+            return RecordRedelivery(listener, stream, sequence, letter, error, by, at)
+        case DeadLetterDropped(letter, by, at):
+            return DropLetter(letter, by, at)
+        case _:
+            assert_never(event)
+
+
 def digest_of(body: str) -> str:
     return sha256(body.encode()).hexdigest()
 
 
-REPAIRS = Decider("repairs", RepairEvent, decide, evolve, initial=Repair())
+REPAIRS = Decider("repairs", RepairEvent, decide, evolve, initial=Repair(), asks=asks)
 Repairs = Aggregate[RepairCommand, Repair, RepairEvent]

@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from datetime import datetime
+from itertools import islice
 from typing import Any, get_args
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 from rpds import HashTrieMap, HashTrieSet
 
 from common.aggregate import Decider
@@ -23,7 +24,10 @@ SHOWN = 1_000
 
 
 class Change(Struct, frozen=True, omit_defaults=True):
-    """What an event did to a part of the state: `path` is dotted; without `before` it is new, without `after` gone."""
+    """What an event did to a part of the state: without `before` it is new, without `after` gone.
+
+    `path` is dotted, and empty for a state that is one value; of a set it ends in [], and the part is one member.
+    """
 
     path: str
     before: Any | UnsetType = UNSET
@@ -147,17 +151,20 @@ def changes(before: Any, after: Any, likely: Collection[Any] = (), path: str = "
     elif isinstance(after, Mapping | HashTrieMap) and isinstance(before, Mapping | HashTrieMap):
         yield from entries(before, after, likely, path)
     elif isinstance(after, Set | HashTrieSet) and isinstance(before, Set | HashTrieSet):
-        yield from (Change(path, before=each) for each in sorted(map(plain, (e for e in before if e not in after))))
-        yield from (Change(path, after=each) for each in sorted(map(plain, (e for e in after if e not in before))))
+        members = f"{path}[]"
+        yield from (Change(members, before=plain(each)) for each in sorted(before, key=str) if each not in after)
+        yield from (Change(members, after=plain(each)) for each in sorted(after, key=str) if each not in before)
     elif before is None and not path and isinstance(after, Struct):
-        yield from (Change(name, after=plain(getattr(after, name))) for name in after.__struct_fields__)
+        yield from (Change(name, after=part) for name, part in plain(after).items())
     elif before != after:
         yield Change(path, plain(before), plain(after))
 
 
 def entries(before: Any, after: Any, likely: Collection[Any], path: str) -> Iterator[Change]:
     """Each entry that differs between two mappings."""
-    first = [key for key in likely if key in before or key in after]
+    kinds = {type(key) for some in (before, after) for key in islice(some, 1)}
+    # Of another type it is none of the keys; and rpds panics over keys of two types with one hash.
+    first = [key for key in likely if type(key) in kinds and (key in before or key in after)]
     yield from (change for key in first for change in entry(before, after, key, likely, path))
     if isinstance(before, HashTrieMap) and isinstance(after, HashTrieMap):
         for key in first:
@@ -172,7 +179,7 @@ def entries(before: Any, after: Any, likely: Collection[Any], path: str) -> Iter
 
 def entry(before: Any, after: Any, key: Any, likely: Collection[Any], path: str) -> Iterator[Change]:
     """How the entries of a key differ."""
-    place = join(path, str(key))
+    place = join(path, name_of(key))
     if key not in after:
         yield Change(place, before=plain(before[key]))
     elif key not in before:
@@ -197,9 +204,16 @@ def plain(value: Any) -> Any:
 
 
 def opened(value: Any) -> Any:
-    """The persistent collections as those that JSON knows."""
+    """What msgspec does not know of a state, as something that it does."""
+    if isinstance(value, Raw):
+        return msgspec.json.decode(value)
     if isinstance(value, HashTrieMap):
-        return dict(value.items())
+        return {name_of(key): part for key, part in value.items()}
     if isinstance(value, HashTrieSet):
-        return sorted(value)
-    return str(value)
+        return sorted(value, key=str)
+    return list(value) if isinstance(value, Sequence) else str(value)
+
+
+def name_of(key: Any) -> str:
+    """A key of a mapping, as a name in JSON."""
+    return " ".join(map(str, key)) if isinstance(key, tuple) else str(key)
