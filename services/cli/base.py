@@ -158,26 +158,3 @@ def progress_bars(of: str = "") -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[stream], completed=done, total=total)
 
         yield progress
-
-
-RATES = re.compile(r"([0-9]+(?:\.[0-9]+)?)/([sm])")
-FASTEST = 1000.0
-"""Of what is done one after the other, at most so many a second."""
-
-
-class Rate(click.ParamType[float]):
-    """How many may be done in a second, given as 10/s or 30/m."""
-
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        said = RATES.fullmatch(value)
-        a_second = float(said[1]) / (60 if said[2] == "m" else 1) if said else 0
-        if not 0 < a_second <= FASTEST:
-            self.fail(f"{value!r} is no rate: give one as 10/s or 30/m, at most {FASTEST:.0f}/s.", param, ctx)
-        return a_second
-
-
-RATE = Rate()
