@@ -103,27 +103,46 @@ def who_here(user: str | None, otherwise: str) -> Any:
         raise click.ClickException(str(error)) from error
 
 
-AGO = re.compile(r"([0-9]+)([smhd])")
+AGO = re.compile(r"([0-9]{1,6})([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-class Moment(click.ParamType[datetime | int]):
-    """A moment of the log: a time (datetime, in UTC) or a sequence of a stream (int)."""
+class Duration(click.ParamType[timedelta]):
+    """How long: `90s`, `15m`, `2h`, `3d`."""
 
-    name = "time|sequence"
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        if (told := AGO.fullmatch(value)) is None:
+            self.fail(f"{value!r} is no duration: give 90s, 15m, 2h or 3d.", param, ctx)
+        return timedelta(**{UNITS[told[2]]: int(told[1])})
+
+
+class Moment(click.ParamType[datetime | int]):
+    """A moment of the log: a time (datetime, in UTC) or, where `sequences` are one, a sequence of a stream (int)."""
+
+    def __init__(self, *, sequences: bool) -> None:
+        self.name = "time|sequence" if sequences else "time"
+        self._sequences = sequences
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
         if isinstance(value, (datetime, int)):
             return value
         try:
-            return moment_of(value)
+            moment = moment_of(value)
         except (ValueError, OverflowError):
+            moment = None
+        if moment is None or not (self._sequences or isinstance(moment, datetime)):
             self.fail(
                 f"{value!r} is no moment: give a time as 2030-01-31T19:30:00Z, with its offset, or a date for its "
-                "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`; or a sequence, such as 120.",
+                "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`"
+                + ("; or a sequence, such as 120." if self._sequences else "."),
                 param,
                 ctx,
             )
+        return moment
 
 
 def moment_of(text: str) -> datetime | int:
@@ -142,14 +161,20 @@ def moment_of(text: str) -> datetime | int:
     return moment.astimezone(UTC)
 
 
-MOMENT = Moment()
+DURATION = Duration()
+MOMENT = Moment(sequences=True)
+TIME = Moment(sequences=False)
 
 
 @contextmanager
-def progress_bars(of: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go."""
+def progress_bars(of: str = "", *, transient: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go.
+
+    They are on stderr, so that what a command prints can be piped. `transient`: they go when it is done.
+    """
+    stderr = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=stderr, transient=transient, disable=not stderr.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(stream: str, done: int, total: int) -> None:

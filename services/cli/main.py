@@ -20,6 +20,8 @@ from services.cli.base import (
     url_here,
     who_here,
 )
+from services.cli.dead import dead
+from services.cli.events import events
 from services.cli.projections import projections
 from services.cli.replay import replay
 
@@ -317,8 +319,8 @@ def rights(server: str) -> None:
     click.echo(nats_configuration() if server == "nats" else postgres_configuration(), nl=False)
 
 
-cli.add_command(projections)
-cli.add_command(replay)
+for group in (dead, events, projections, replay):
+    cli.add_command(group)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import rich_click as click
 
 from common.telemetry import configure_logging
 from services.cli.base import MOMENT, console, in_folder, progress_bars, run, settings_here
+from services.cli.decide import decide
 from services.cli.projections import known
 from services.cli.replay_listener import listener
 
@@ -53,4 +54,5 @@ def projections(drop: str | None, data: Path) -> None:
         console.print(f"dropped schema {drop}")
 
 
+replay.add_command(decide)
 replay.add_command(listener)

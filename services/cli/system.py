@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -47,12 +48,14 @@ from services.batch.templates import TEMPLATES
 from services.history.domain import REPAIRS
 from services.identity import people
 from services.identity.domain import KEYRINGS, KEYS, SESSIONS, USERS
+from services.identity.domain import place_id_of as user_place_id_of
 from services.identity.read_model import READ_MODEL as IDENTITY
 from services.identity.settings import IdentitySettings
-from services.notification.domain import INBOXES_DECIDER
+from services.notification.domain import INBOXES_DECIDER, inbox_id_of
+from services.notification.domain import place_id_of as notification_place_id_of
 from services.notification.read_model import READ_MODEL as NOTIFICATIONS
 from services.notification.settings import NotificationSettings
-from services.notification.webhooks import DELIVERIES, WEBHOOKS
+from services.notification.webhooks import DELIVERIES, WEBHOOKS, registry_id_of
 from services.orders import payments
 from services.orders.domain import ORDER_REQUESTS
 from services.orders.domain import ORDERS as ORDER_BOOKS
@@ -94,6 +97,14 @@ DECIDERS: Sequence[Decider[Any, Any, Any]] = (
     REPAIRS,
 )
 """The rules of every kind of aggregate."""
+
+MADE_OF_USERS: Sequence[Callable[[str], UUID]] = (
+    inbox_id_of,
+    notification_place_id_of,
+    registry_id_of,
+    user_place_id_of,
+)
+"""The ids under which the log has what is a user's."""
 
 SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManager[Service]], type[Settings]]] = {
     "tickets": (services.tickets.app.create_service, Settings),

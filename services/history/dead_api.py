@@ -238,15 +238,15 @@ class RepairDesk(msgspec.Struct, frozen=True):
             detail = f"It is not known whether {asked.listener} has done it: {error.detail} To retry does no harm."
             raise Unavailable(detail) from error
         record = RecordRedelivery(asked.listener, asked.stream, asked.sequence, letter, answer.error, by, at)
-        failed = f"{asked.listener} failed again: {answer.error}"
         try:
             handled = await self.repairs.handle(repair_id, record)
         except Unavailable as error:
-            done = failed if answer.error else f"{asked.listener} has done it."
-            raise Unavailable(f"{done} But that could not be recorded: {error.detail}") from error
+            done = f"failed again ({answer.error})" if answer.error else "has done it"
+            detail = f"{asked.listener} {done}, but that could not be recorded: {error.detail}"
+            raise Unavailable(detail) from error
         await self.letters.passed(handled.sequence)
         if answer.error:
-            raise Conflict(failed, error=answer.error)
+            raise Conflict(f"{asked.listener} failed again: {answer.error}", error=answer.error)
         return handled.state
 
     async def edit(self, number: int, data: Mapping[str, Any], by: str) -> LetterView:
