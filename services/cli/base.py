@@ -185,13 +185,14 @@ def progress_bars(of: str = "", *, transient: bool = False) -> Iterator[Callable
         yield progress
 
 
-RATES = re.compile(r"([0-9]+(?:\.[0-9]+)?)/([sm])")
-FASTEST = 1000.0
+RATES = re.compile(r"([0-9]{1,9})/(s|min|h)")
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+FASTEST = 1000
 """Of what is done one after the other, at most so many a second."""
 
 
 class Rate(click.ParamType[float]):
-    """How many may be done in a second, given as 10/s or 30/m."""
+    """How many may be done in a second."""
 
     name = "rate"
 
@@ -199,9 +200,9 @@ class Rate(click.ParamType[float]):
         if isinstance(value, float):
             return value
         said = RATES.fullmatch(value)
-        a_second = float(said[1]) / (60 if said[2] == "m" else 1) if said else 0
+        a_second = int(said[1]) / SECONDS[said[2]] if said else 0
         if not 0 < a_second <= FASTEST:
-            self.fail(f"{value!r} is no rate: give one as 10/s or 30/m, at most {FASTEST:.0f}/s.", param, ctx)
+            self.fail(f"{value!r} is no rate: give one as 10/s, 100/min or 500/h, at most {FASTEST}/s.", param, ctx)
         return a_second
 
 

@@ -15,14 +15,12 @@ from common.event_log import Stored
 from common.rehearsal import Rehearsal
 from common.runtime import connect
 from common.settings import Settings
+from services.cli.dead_letters import PATIENCE, UNKNOWN
 from services.cli.rehearse import Progress, Selection, event_of, head_of
 from services.cli.system import rehearsed
 from services.cli.who import Who, why
 
 Ending = Literal["done", "failed", "unknown"]
-
-PATIENCE = 60.0
-"""Seconds that an answer may take; it comes when the listener is done, or when nobody knows what became of it."""
 
 
 class Redelivered(msgspec.Struct, frozen=True):
@@ -94,7 +92,9 @@ async def deliver(http: httpx.AsyncClient, name: str, stored: Stored, who: Who) 
         return Redelivered("done")
     if answer.status_code in (401, 403):
         raise who.refused(url, answer.status_code, answer.content, answer.headers)
-    return Redelivered("unknown" if answer.status_code == 503 else "failed", why(answer.status_code, answer.content))
+    return Redelivered(
+        "unknown" if answer.status_code in UNKNOWN else "failed", why(answer.status_code, answer.content)
+    )
 
 
 def lines_of(stored: Stored, came: Redelivered) -> Iterator[str]:

@@ -39,7 +39,9 @@ from services.cli.base import (
 @click.option("--limit", type=click.IntRange(1), help="So many events at most.")
 @click.option("--dry-run", is_flag=True, help="Show what it would do as things are now. Nothing is done or told.")
 @click.option("--confirm", is_flag=True, help="Have the running system do it: each event is delivered to it once more.")
-@click.option("--rate", type=RATE, default="10/s", show_default=True, help="With --confirm: how many events at most.")
+@click.option(
+    "--rate", type=RATE, default="10/s", show_default=True, help="With --confirm: how many at most: 10/s, 100/min."
+)
 @click.option("--json", "as_json", is_flag=True, help="An object on each line, for programs.")
 @at_url
 @as_user("operator")

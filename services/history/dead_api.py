@@ -46,7 +46,7 @@ from services.history.letters import DEAD, Letter, Letters, Wanted
 Listening = Annotated[
     str | None, QueryParameter(max_length=100, description="The listener that gave up, by its durable consumer")
 ]
-Failing = Annotated[str | None, QueryParameter(name="error", max_length=2000, description="A part of the error")]
+Failing = Annotated[str | None, QueryParameter(name="error", max_length=200, description="A part of the error")]
 Standings = Annotated[Standing | None, QueryParameter(name="state", description="How they stand; by default any")]
 
 UP_TO = 2**63 - 1

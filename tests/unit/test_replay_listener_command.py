@@ -19,7 +19,7 @@ def refused(*arguments: str) -> str:
     [
         ([], "Say --dry-run, to see what it would do, or --confirm, to have the running system do it. "),
         (["--dry-run", "--confirm"], "or --confirm, to have the running system do it; not both."),
-        (["--confirm", "--rate", "0/s"], "'0/s' is no rate: give one as 10/s or 30/m, at most 1000/s."),
+        (["--confirm", "--rate", "0/s"], "'0/s' is no rate: give one as 10/s, 100/min or 500/h, at most 1000/s."),
         (["--confirm", "--rate", "1001/s"], "'1001/s' is no rate"),
         (["--confirm", "--rate", "10"], "'10' is no rate"),
         (["--dry-run", "--since", "yesterday"], "'yesterday' is no moment"),
