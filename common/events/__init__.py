@@ -207,6 +207,7 @@ __all__ = [
     "WorkReleased",
     "decode",
     "encode",
+    "events_of",
     "type_of",
 ]
 
@@ -242,9 +243,12 @@ def type_of(event: type[Event]) -> str:
     return tag
 
 
-EVENTS: Mapping[str, type[Event]] = {
-    type_of(event): event for owned in OWNERS.values() for event in get_args(owned) or (owned,)
-}
+def events_of(owner: str) -> tuple[type[Event], ...]:
+    """The types of event that a service owns."""
+    return get_args(OWNERS[owner]) or (OWNERS[owner],)
+
+
+EVENTS: Mapping[str, type[Event]] = {type_of(event): event for owner in OWNERS for event in events_of(owner)}
 """Every type of event by its tag."""
 
 _BY_TAG: Mapping[str, msgspec.json.Decoder[Event]] = {tag: msgspec.json.Decoder(event) for tag, event in EVENTS.items()}

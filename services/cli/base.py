@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from common.clock import now
 from common.errors import DomainError
 from common.settings import BadSetting, Settings, load, named
 from common.telemetry import configure_logging
@@ -101,11 +103,78 @@ def who_here(user: str | None, otherwise: str) -> Any:
         raise click.ClickException(str(error)) from error
 
 
+AGO = re.compile(r"([0-9]{1,6})([smhd])")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Duration(click.ParamType[timedelta]):
+    """How long: `90s`, `15m`, `2h`, `3d`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        if (told := AGO.fullmatch(value)) is None:
+            self.fail(f"{value!r} is no duration: give 90s, 15m, 2h or 3d.", param, ctx)
+        return timedelta(**{UNITS[told[2]]: int(told[1])})
+
+
+class Moment(click.ParamType[datetime | int]):
+    """A moment of the log: a time (datetime, in UTC) or, where `sequences` are one, a sequence of a stream (int)."""
+
+    def __init__(self, *, sequences: bool) -> None:
+        self.name = "time|sequence" if sequences else "time"
+        self._sequences = sequences
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
+        if isinstance(value, (datetime, int)):
+            return value
+        try:
+            moment = moment_of(value)
+        except (ValueError, OverflowError):
+            moment = None
+        if moment is None or not (self._sequences or isinstance(moment, datetime)):
+            self.fail(
+                f"{value!r} is no moment: give a time as 2030-01-31T19:30:00Z, with its offset, or a date for its "
+                "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`"
+                + ("; or a sequence, such as 120." if self._sequences else "."),
+                param,
+                ctx,
+            )
+        return moment
+
+
+def moment_of(text: str) -> datetime | int:
+    """What `MOMENT` takes: a time, how long ago, or a sequence. Raises ValueError, OverflowError."""
+    if text == "now":
+        return now()
+    if re.fullmatch("[0-9]{1,18}", text):
+        return int(text)
+    if ago := AGO.fullmatch(text):
+        return now() - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        text += "T00:00:00Z"
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without its offset")
+    return moment.astimezone(UTC)
+
+
+DURATION = Duration()
+MOMENT = Moment(sequences=True)
+TIME = Moment(sequences=False)
+
+
 @contextmanager
-def progress_bars(of: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go."""
+def progress_bars(of: str = "", *, transient: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go.
+
+    They are on stderr, so that what a command prints can be piped. `transient`: they go when it is done.
+    """
+    stderr = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=stderr, transient=transient, disable=not stderr.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(stream: str, done: int, total: int) -> None:
@@ -116,21 +185,24 @@ def progress_bars(of: str = "") -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
-RATE_TEXT = re.compile(r"([0-9]{1,9})/(s|min|h)")
+RATES = re.compile(r"([0-9]+(?:\.[0-9]+)?)/([sm])")
+FASTEST = 1000.0
+"""Of what is done one after the other, at most so many a second."""
 
 
-class RateType(click.ParamType[float]):
-    """How often something is done at most, such as `10/s` or `100/min`; as times in a second."""
+class Rate(click.ParamType[float]):
+    """How many may be done in a second, given as 10/s or 30/m."""
 
     name = "rate"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        given = RATE_TEXT.fullmatch(value)
-        if given is None or int(given[1]) == 0:
-            self.fail(f"{value!r} is no rate; one is a number and its unit: 10/s, 100/min, 500/h.", param, ctx)
-        return int(given[1]) / {"s": 1, "min": 60, "h": 3600}[given[2]]
+        said = RATES.fullmatch(value)
+        a_second = float(said[1]) / (60 if said[2] == "m" else 1) if said else 0
+        if not 0 < a_second <= FASTEST:
+            self.fail(f"{value!r} is no rate: give one as 10/s or 30/m, at most {FASTEST:.0f}/s.", param, ctx)
+        return a_second
 
 
-RATE = RateType()
+RATE = Rate()
