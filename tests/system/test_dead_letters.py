@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
@@ -113,15 +114,19 @@ class Ward:
         """What operators did, as events without what differs at every run."""
         return [msgspec.structs.replace(recorded.event, at=AT) for recorded in await whole(self.log, "REPAIRS")]
 
-    async def boxoffice(self, *arguments: str, given: str | None = None, **variables: str) -> tuple[int, str]:
-        """`boxoffice dead` as an operator: its exit code and what it says."""
-        process = await asyncio.create_subprocess_exec(
+    async def begin(self, *arguments: str, **variables: str) -> asyncio.subprocess.Process:
+        """`boxoffice dead` as an operator, as a child."""
+        return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.cli.main", "dead", "--url", self.history.url, *arguments),
             env={**os.environ, "COLUMNS": "200", **variables},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
+
+    async def boxoffice(self, *arguments: str, given: str | None = None, **variables: str) -> tuple[int, str]:
+        """The same to its end: its exit code and what it says."""
+        process = await self.begin(*arguments, **variables)
         said, _ = await asyncio.wait_for(process.communicate((given or "").encode()), 90)
         assert process.returncode is not None
         return process.returncode, said.decode()
@@ -417,3 +422,22 @@ async def test_dead_letters_are_looked_at_mended_and_dropped_on_the_command_line
         *[DeadLetterDropped] * 4,
     ]
     assert {event.by for event in await ward.deeds()} == {"operator"}  # type: ignore[attr-defined]  # all have one
+
+
+async def test_a_retry_of_many_may_be_ended_at_any_moment_and_run_again(ward: Ward) -> None:
+    orders = [await ward.order() for _ in range(3)]
+    for order_id in orders:
+        await ward.ask("PUT", f"{DEAD}/{await ward.bury(order_id)}/body", json=ward.expiry(order_id))
+    process = await ward.begin("retry", "--all", "--rate", "1/h")
+
+    async def ended() -> list[UUID]:
+        return [event.order_id for event in await ward.ends()]
+
+    await eventually(ended, orders[:1])
+    process.send_signal(signal.SIGINT)
+    said, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 130
+    assert b"2 not tried" in said
+    code, told = await ward.boxoffice("retry", "--all", "--rate", "100/s")
+    assert code == 0, told
+    assert await ended() == orders
