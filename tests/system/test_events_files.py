@@ -452,6 +452,15 @@ async def test_an_import_goes_nowhere_else_than_into_an_empty_log(played: Played
     assert await empty.log() == before
 
 
+async def test_an_import_does_not_go_on_where_somebody_else_went_on(played: Played, empty: Town) -> None:
+    assert (await empty.command("import", str(played.file)))[0] == 0
+    await tell(empty.platform.event_log, 1)
+    before = await empty.log()
+    code, _, told = await empty.command("import", str(played.file))
+    assert (code, f"nor what {played.file} begins with" in told) == (1, True), told
+    assert await empty.log() == before
+
+
 async def test_of_a_file_with_one_wrong_line_nothing_is_written(played: Played, empty: Town) -> None:
     lines = played.file.read_bytes().splitlines(keepends=True)
     files = {
