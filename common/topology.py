@@ -1,5 +1,6 @@
 """The streams and durable consumers that exist, with their settings; created by `boxoffice migrate` and nobody else."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -114,6 +115,11 @@ class Consumer(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return f"consumer {self.durable} on {self.stream}"
 
+    def hears(self, stream: str, subject: str) -> bool:
+        """Whether what is on a subject of a stream is for it."""
+        part = re.escape(self.subject).replace(r"\*", "[^.]+") or ".+"
+        return stream == self.stream and re.fullmatch(part, subject) is not None
+
     def config(self) -> ConsumerConfig:
         """The settings on the server."""
         return ConsumerConfig(
@@ -216,6 +222,15 @@ ANSWERS: Mapping[str, tuple[str, ...]] = {
     "identity": SERVICES,
 }
 """The services that answer requests (`requests.<service>.<name>`), and which others may ask each; it may itself."""
+
+LISTENS = tuple(service for service in SERVICES if any(consumer.service == service for consumer in CONSUMERS))
+"""The services that have listeners, and answer who wants one to hear an event once more (REDELIVER)."""
+
+REDELIVERS = "history"
+"""The service that may ask for that; no other, though it may ask everything else."""
+
+REDELIVER = "redeliver"
+"""The name of that request."""
 
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}
 

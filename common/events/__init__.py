@@ -105,6 +105,7 @@ from common.events.repairs import DeadLetterDropped, DeadLetterEdited, EventRede
 from common.events.tickets import TicketCreated, TicketDetails, TicketEvent, TicketUpdated, TicketWithdrawn
 
 __all__ = [
+    "EVENTS",
     "OWNERS",
     "UPCASTS",
     "Again",
@@ -247,9 +248,10 @@ def events_of(owner: str) -> tuple[type[Event], ...]:
     return get_args(OWNERS[owner]) or (OWNERS[owner],)
 
 
-_BY_TAG: Mapping[str, msgspec.json.Decoder[Event]] = {
-    type_of(event): msgspec.json.Decoder(event) for owner in OWNERS for event in events_of(owner)
-}
+EVENTS: Mapping[str, type[Event]] = {type_of(event): event for owner in OWNERS for event in events_of(owner)}
+"""Every type of event by its tag."""
+
+_BY_TAG: Mapping[str, msgspec.json.Decoder[Event]] = {tag: msgspec.json.Decoder(event) for tag, event in EVENTS.items()}
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 

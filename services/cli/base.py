@@ -13,8 +13,8 @@ import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from common.clock import in_utc, now
-from common.errors import DomainError, Invalid
+from common.clock import now
+from common.errors import DomainError
 from common.settings import BadSetting, Settings, load, named
 from common.telemetry import configure_logging
 
@@ -103,7 +103,7 @@ def who_here(user: str | None, otherwise: str) -> Any:
         raise click.ClickException(str(error)) from error
 
 
-AGO = re.compile(r"(\d{1,6})([smhd])")
+AGO = re.compile(r"([0-9]{1,6})([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -116,41 +116,54 @@ class Duration(click.ParamType[timedelta]):
         if isinstance(value, timedelta):
             return value
         if (told := AGO.fullmatch(value)) is None:
-            self.fail(f"{value!r} is none: write 90s, 15m, 2h or 3d.", param, ctx)
+            self.fail(f"{value!r} is no duration: give 90s, 15m, 2h or 3d.", param, ctx)
         return timedelta(**{UNITS[told[2]]: int(told[1])})
 
 
 class Moment(click.ParamType[datetime | int]):
-    """When: a time (RFC 3339), a date (its midnight in UTC), how long ago (`15m`, `2h`, `1d`), `now`; or a sequence."""
+    """A moment of the log: a time (datetime, in UTC) or, where `sequences` are one, a sequence of a stream (int)."""
 
-    name = "moment"
-
-    def __init__(self, *, sequences: bool = False) -> None:
+    def __init__(self, *, sequences: bool) -> None:
+        self.name = "time|sequence" if sequences else "time"
         self._sequences = sequences
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
-        if not isinstance(value, str):
-            told: datetime | int = value
-            return told
-        if self._sequences and value.isdecimal() and 0 < int(value) < 2**63:
-            return int(value)
-        if value == "now":
-            return now()
+        if isinstance(value, (datetime, int)):
+            return value
         try:
-            if AGO.fullmatch(value):
-                return now() - DURATION.convert(value, param, ctx)
-            time = datetime.fromisoformat(value)
-            return in_utc("time", time if time.tzinfo else time.replace(tzinfo=UTC))
-        except (ValueError, OverflowError, Invalid):
-            either = "a sequence, a time" if self._sequences else "a time"
+            moment = moment_of(value)
+        except (ValueError, OverflowError):
+            moment = None
+        if moment is None or not (self._sequences or isinstance(moment, datetime)):
             self.fail(
-                f"{value!r} is none: write {either} (2026-11-22T20:30:00Z), a date, 15m, 2h, 1d or now.", param, ctx
+                f"{value!r} is no moment: give a time as 2030-01-31T19:30:00Z, with its offset, or a date for its "
+                "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`"
+                + ("; or a sequence, such as 120." if self._sequences else "."),
+                param,
+                ctx,
             )
+        return moment
+
+
+def moment_of(text: str) -> datetime | int:
+    """What `MOMENT` takes: a time, how long ago, or a sequence. Raises ValueError, OverflowError."""
+    if text == "now":
+        return now()
+    if re.fullmatch("[0-9]{1,18}", text):
+        return int(text)
+    if ago := AGO.fullmatch(text):
+        return now() - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        text += "T00:00:00Z"
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without its offset")
+    return moment.astimezone(UTC)
 
 
 DURATION = Duration()
-MOMENT = Moment()
-MOMENT_OR_SEQUENCE = Moment(sequences=True)
+MOMENT = Moment(sequences=True)
+TIME = Moment(sequences=False)
 
 
 @contextmanager
@@ -170,3 +183,26 @@ def progress_bars(of: str = "", *, transient: bool = False) -> Iterator[Callable
             bar.update(tasks[stream], completed=done, total=total)
 
         yield progress
+
+
+RATES = re.compile(r"([0-9]+(?:\.[0-9]+)?)/([sm])")
+FASTEST = 1000.0
+"""Of what is done one after the other, at most so many a second."""
+
+
+class Rate(click.ParamType[float]):
+    """How many may be done in a second, given as 10/s or 30/m."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        said = RATES.fullmatch(value)
+        a_second = float(said[1]) / (60 if said[2] == "m" else 1) if said else 0
+        if not 0 < a_second <= FASTEST:
+            self.fail(f"{value!r} is no rate: give one as 10/s or 30/m, at most {FASTEST:.0f}/s.", param, ctx)
+        return a_second
+
+
+RATE = Rate()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from common.telemetry import configure_logging
-from services.cli.base import MOMENT, in_folder, progress_bars, run, settings_here
+from services.cli.base import TIME, in_folder, progress_bars, run, settings_here
 
 STDOUT = Path("-")
 
@@ -23,8 +23,8 @@ Progress = Callable[[str, int, int], None]
 
 
 @click.command("export")
-@click.option("--since", type=MOMENT, help="Only aggregates that have an event since then.")
-@click.option("--until", type=MOMENT, help="As the log was then.")
+@click.option("--since", type=TIME, help="Only aggregates that have an event since then.")
+@click.option("--until", type=TIME, help="As the log was then.")
 @click.option("--service", "services", multiple=True, help="Only what this service tells; may be repeated.")
 @click.option("--aggregate", help="Only this one: its id, or its subject such as orders.<id>.")
 @click.option("--mask", is_flag=True, help="Without what is personal; who is the same person stays the same person.")

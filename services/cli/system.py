@@ -30,10 +30,12 @@ from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.headers import headers_for
 from common.http import create_app
+from common.listener import Listener, Subscription
 from common.live import Connections, WebSockets
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
 from common.projector import ReadModel
-from common.requests import Requester
+from common.rehearsal import Rehearsal
+from common.requests import Requester, Responder, redelivery
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
 from services.batch import engine
@@ -43,6 +45,7 @@ from services.batch.read_model import READ_MODEL as BATCH
 from services.batch.report import READ_MODEL as BATCH_REPORT
 from services.batch.settings import BatchSettings
 from services.batch.templates import TEMPLATES
+from services.history.domain import REPAIRS
 from services.identity import people
 from services.identity.domain import KEYRINGS, KEYS, SESSIONS, USERS
 from services.identity.domain import place_id_of as user_place_id_of
@@ -91,6 +94,7 @@ DECIDERS: Sequence[Decider[Any, Any, Any]] = (
     SESSIONS,
     KEYRINGS,
     KEYS,
+    REPAIRS,
 )
 """The rules of every kind of aggregate."""
 
@@ -112,6 +116,15 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
     "notification": (services.notification.app.create_service, NotificationSettings),
 }
 """Each service by name: how it is made, and from which settings."""
+
+REHEARSALS: Mapping[str, Callable[[Rehearsal], Sequence[Listener[Any]]]] = {
+    "orders": services.orders.app.rehearsed,
+    "expiration": services.expiration.app.rehearsed,
+    "batch": services.batch.app.rehearsed,
+    "identity": services.identity.app.rehearsed,
+    "notification": services.notification.app.rehearsed,
+}
+"""The listeners of each service that has some, made to learn what they would do."""
 
 SIDE_SCHEMAS: Mapping[str, tuple[str, str]] = {
     "fake_gateway": ("orders", payments.CREATE),
@@ -148,13 +161,26 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
         platforms, made = {}, []
         for name in names:  # each is its own user, of NATS and of Postgres
             platforms[name] = await stack.enter_async_context(connect(own[name], name, connections=connections))
-            made.append(await stack.enter_async_context(SERVICES[name][0](platforms[name], own[name])))
+            service = await stack.enter_async_context(SERVICES[name][0](platforms[name], own[name]))
+            made += [service, Service("redelivery", workers=list(redelivering(service, platforms[name])))]
         # Tickets for WebSockets are spent by a service that may: there are no others at its doors.
         spending = next((name for name in names if name in SPENT.writers), names[0])
         credentials = IssuedCredentials(platforms[spending].event_log, Requester(platforms[spending].client))
         made.append(Service("credentials", workers=[credentials]))
         connected = lambda: all(platform.client.is_connected for platform in platforms.values())  # noqa: E731
         yield create_app(made, settings, connected=connected, connections=connections, credentials=credentials)
+
+
+def rehearsed(durable: str, rehearsal: Rehearsal) -> Listener[Any]:
+    """The listener of that name, made for a rehearsal."""
+    made = REHEARSALS[topology.CONSUMER[durable].service](rehearsal)
+    return next(listener for listener in made if listener.durable == durable)
+
+
+def redelivering(service: Service, platform: Platform) -> Iterator[Responder]:
+    """Who answers for a service that has listeners, when one of them is to hear an event once more."""
+    if subscriptions := [worker for worker in service.workers if isinstance(worker, Subscription)]:
+        yield Responder(service.name, [redelivery.answering(service.name, subscriptions)], platform.client)
 
 
 def process_settings(names: Sequence[str], environment: Mapping[str, str]) -> Settings:
