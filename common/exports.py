@@ -209,7 +209,7 @@ async def merged(scans: Mapping[str, StoredBatches]) -> AsyncGenerator[Stored, N
                 page = iter(more)
                 stored = next(page)
             if stored is not None:
-                heapq.heappush(heads, (_time_of(stored), stream, page, stored))
+                heapq.heappush(heads, (stored.time, stream, page, stored))
 
         for stream, scan in scans.items():
             await stack.enter_async_context(aclosing(scan))
@@ -218,15 +218,6 @@ async def merged(scans: Mapping[str, StoredBatches]) -> AsyncGenerator[Stored, N
             _, stream, page, stored = heapq.heappop(heads)
             yield stored
             await advance(stream, page)
-
-
-def _time_of(stored: Stored) -> datetime:
-    """When it was appended; when it was stored, if what it says of that is no time."""
-    try:
-        told = stored.time
-    except ValueError:
-        return stored.stored_at
-    return told if told.tzinfo else stored.stored_at
 
 
 def line_of(stored: Stored) -> Line:

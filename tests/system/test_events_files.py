@@ -512,5 +512,7 @@ async def test_what_this_code_does_not_understand_is_exported_with_a_warning_and
     assert (code, "what is personal in it is not known" in told) == (1, True), told
     assert [each.name for each in empty.home.glob("*.jsonl*")] == ["some.jsonl"]
     assert not list(empty.home.glob(".masked*"))
+    code, content, told = await empty.command("export", "--since", "1d", "--aggregate", "future")
+    assert (code, content.count(b"later")) == (0, 2), told
     code, _, told = await empty.command("export", "--aggregate", "nobody")
     assert (code, "There is no aggregate nobody" in told) == (1, True), told
