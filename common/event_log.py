@@ -108,8 +108,12 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def time(self) -> datetime:
-        """When it was appended, by the clock of who appended it; when it was stored, where nobody says that."""
-        return datetime.fromisoformat(told) if (told := self.headers.get("ce-time")) else self.stored_at
+        """When it was appended, by the clock of who appended it; when it was stored, where nobody tells a time."""
+        try:
+            told = datetime.fromisoformat(self.headers.get("ce-time", ""))
+        except ValueError:
+            return self.stored_at
+        return told if told.tzinfo else self.stored_at
 
     @property
     def type(self) -> str:

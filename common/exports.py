@@ -1,7 +1,7 @@
 """Events as a file: one line of JSON each, between a line that says what it is and one that proves it whole."""
 
 import heapq
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing
 from datetime import datetime
 from hashlib import sha256
@@ -134,7 +134,7 @@ async def export(
     last = {stream: end.sequence for stream, end in ends.items()}
     if until := selection.until:
         last = {stream: await event_log.sequence_before(stream, until) for stream in last}
-    chosen = await _chosen(event_log, selection, last)
+    wanted = await _wanted(event_log, selection, last)
     head = Head(
         exported_at=now(),
         since=selection.since,
@@ -160,7 +160,7 @@ async def export(
         async for stored in found:
             if stored.sequence % 1000 == 0 or stored.sequence == last[stored.stream]:
                 progress(stored.stream, stored.sequence, last[stored.stream])
-            if stored.subject not in chosen if chosen is not None else not selection.means(stored.subject):
+            if not wanted(stored.subject):
                 continue
             try:
                 event = stored.decoded().event
@@ -182,17 +182,17 @@ async def export(
     return Exported(events, len(aggregates), unknown)
 
 
-async def _chosen(event_log: JetStreamLog, selection: Selection, last: Mapping[str, int]) -> Collection[str] | None:
-    """The subjects that have an event since then; None if no time was named."""
+async def _wanted(event_log: JetStreamLog, selection: Selection, last: Mapping[str, int]) -> Callable[[str], bool]:
+    """Whether a subject is selected: where a time was named, one that has an event since then."""
     if selection.since is None:
-        return None
+        return selection.means
     chosen: set[str] = set()
     for stream, until in last.items():
         after = min(until, await event_log.sequence_before(stream, selection.since))
         async with aclosing(event_log.scan(stream, after, until=until)) as pages:
             async for page in pages:
                 chosen |= {stored.subject for stored in page if selection.means(stored.subject)}
-    return chosen
+    return chosen.__contains__
 
 
 async def merged(scans: Mapping[str, StoredBatches]) -> AsyncGenerator[Stored, None]:
@@ -209,7 +209,7 @@ async def merged(scans: Mapping[str, StoredBatches]) -> AsyncGenerator[Stored, N
                 page = iter(more)
                 stored = next(page)
             if stored is not None:
-                heapq.heappush(heads, (_time_of(stored), stream, page, stored))
+                heapq.heappush(heads, (stored.time, stream, page, stored))
 
         for stream, scan in scans.items():
             await stack.enter_async_context(aclosing(scan))
@@ -218,15 +218,6 @@ async def merged(scans: Mapping[str, StoredBatches]) -> AsyncGenerator[Stored, N
             _, stream, page, stored = heapq.heappop(heads)
             yield stored
             await advance(stream, page)
-
-
-def _time_of(stored: Stored) -> datetime:
-    """When it was appended; when it was stored, if what it says of that is no time."""
-    try:
-        told = stored.time
-    except ValueError:
-        return stored.stored_at
-    return told if told.tzinfo else stored.stored_at
 
 
 def line_of(stored: Stored) -> Line:

@@ -452,6 +452,15 @@ async def test_an_import_goes_nowhere_else_than_into_an_empty_log(played: Played
     assert await empty.log() == before
 
 
+async def test_an_import_does_not_go_on_where_somebody_else_went_on(played: Played, empty: Town) -> None:
+    assert (await empty.command("import", str(played.file)))[0] == 0
+    await tell(empty.platform.event_log, 1)
+    before = await empty.log()
+    code, _, told = await empty.command("import", str(played.file))
+    assert (code, f"nor what {played.file} begins with" in told) == (1, True), told
+    assert await empty.log() == before
+
+
 async def test_of_a_file_with_one_wrong_line_nothing_is_written(played: Played, empty: Town) -> None:
     lines = played.file.read_bytes().splitlines(keepends=True)
     files = {
@@ -503,5 +512,7 @@ async def test_what_this_code_does_not_understand_is_exported_with_a_warning_and
     assert (code, "what is personal in it is not known" in told) == (1, True), told
     assert [each.name for each in empty.home.glob("*.jsonl*")] == ["some.jsonl"]
     assert not list(empty.home.glob(".masked*"))
+    code, content, told = await empty.command("export", "--since", "1d", "--aggregate", "future")
+    assert (code, content.count(b"later")) == (0, 2), told
     code, _, told = await empty.command("export", "--aggregate", "nobody")
     assert (code, "There is no aggregate nobody" in told) == (1, True), told
