@@ -331,6 +331,19 @@ async def test_the_command_says_in_a_line_what_is_wrong(history: Platform, clone
     assert (code, "'expiration' is not one of" in error) == (2, True), error
 
 
+async def test_a_decision_of_the_log_is_written_as_a_test(history: Platform, clone: Clone) -> None:
+    code, said, _ = await printed(history, clone.tree, "events", "pytest", "orders", str(UUID(int=2)), "--at", "7")
+    assert code == 0
+    assert said.startswith(f'"""What {book(2)} decided at sequence 7.\n')
+    assert f'        CancelOrder(\n            order_id=UUID("{UUID(int=1002)}"),\n' in said
+    code, said, _ = await printed(history, clone.tree, "events", "pytest", book(2), "--recorded", "-o", "test_it.py")
+    assert (code, said) == (0, "wrote test_it.py: it passes by today's rules\n")
+    code, _, error = await printed(history, clone.tree, "events", "pytest", "orders", str(UUID(int=9)))
+    assert (code, f"There is nothing on {book(9)}." in error) == (1, True), error
+    code, _, error = await printed(history, clone.tree, "events", "pytest", "orders")
+    assert (code, "'orders' is no aggregate: give `orders <id>` or `orders.<id>`" in error) == (2, True), error
+
+
 def unpacked(folder: Path) -> list[Path]:
     """What is left there of revisions."""
     return list(folder.glob("boxoffice-revisions-*"))
