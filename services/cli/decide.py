@@ -48,6 +48,9 @@ RULES: Mapping[str, tuple[str, Sequence[str]]] = {
 }
 """The stream of each service that decides, and where its rules are."""
 
+NAMED = 100
+"""Aggregates at most that are only named, beside those that are told in full."""
+
 ABSENT = "nothing"
 """What stands for a value that one of two states does not have."""
 
@@ -135,7 +138,7 @@ async def decide_again(
     stream, rules = RULES[service]
     end = (await log.end(stream)).sequence
     after = await up_to(log, stream, since, 0) if not isinstance(since, int) else max(0, since - 1)
-    last = min(end, await up_to(log, stream, until, end))
+    last = await whole(log, stream, await up_to(log, stream, until, end), end)
     both = tried.tree == against.tree
     async with AsyncExitStack() as stack:
         trying = await stack.enter_async_context(worker(tried))
@@ -177,6 +180,16 @@ async def up_to(log: "JetStreamLog", stream: str, moment: datetime | int | None,
     if isinstance(moment, datetime):
         return await log.sequence_before(stream, moment)
     return otherwise if moment is None else moment
+
+
+async def whole(log: "JetStreamLog", stream: str, last: int, end: int) -> int:
+    """Where the decision ends that made the event at `last`: it is not cut in two."""
+    there = await log.stored(stream, last) if 0 < last < end else None
+    while there and last < end and (after := await log.stored(stream, last + 1)):
+        if (after.subject, after.headers.get("causation-id")) != (there.subject, there.headers.get("causation-id")):
+            break
+        last += 1
+    return min(last, end)
 
 
 async def rows_of(
@@ -237,8 +250,11 @@ def tell(report: Report, to: Console) -> None:
     for each in report.shown:
         for text, style in lines_of(each):
             to.print(Text(text, style), soft_wrap=True)
-    if others := report.differ[len(report.shown) :]:
-        to.print(f"and {counted(len(others), 'other')}: {', '.join(others)}", soft_wrap=True)
+    others = report.differ[len(report.shown) :]
+    for subject in others[:NAMED]:
+        to.print(Text(subject, "bold"), soft_wrap=True)
+    if more := len(others[NAMED:]):
+        to.print(f"and {counted(more, 'other')}; --json names them all")
     for text in summary(report):
         to.print(Text(text), soft_wrap=True)
 

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 WIDTH = 120
 STANDARD = ("datetime", "uuid")
 
-NOT_YET = '''"""What {subject} decided at sequence {sequence} of its log: say what it should have, and mend the rules.
-
-It fails until `then` names the events that should follow, or `refused` how the command should be refused. Beside it
-stands what was recorded.
-"""'''
-AS_RECORDED = '"""What {subject} decided at sequence {sequence} of its log is decided so again."""'
+HEAD = "What {subject} decided at sequence {sequence}."
+NOT_YET = """
+Say what it should have decided, and mend the rules: this fails until `then` has the events that should follow, or
+`refused` how the command should be refused. Below it stands what was recorded.
+"""
+AS_RECORDED = """
+It is decided so again.
+"""
 
 
 class Decided(msgspec.Struct, frozen=True):
@@ -120,7 +122,6 @@ def module_of(decision: Decided, *, recorded: bool) -> str:
     module, name, expression = decision.imported
     imports: dict[str, set[str]] = {module: {name}, "tests.given": {"Given"}}
     service, _, _ = decision.subject.partition(".")
-    about = {"subject": decision.subject, "sequence": decision.sequence}
     events = [source(event, imports, 2) for event in decision.before]
     command = source(decision.command, imports, 2)
     facts = [source(event, imports, 2) for event in decision.recorded]
@@ -134,7 +135,8 @@ def module_of(decision: Decided, *, recorded: bool) -> str:
     else:
         body += ["    when.then()", *(f"    # {line}" for fact in ["recorded was:", *facts] for line in dedented(fact))]
     used = imports if recorded else imports_of([*decision.before, decision.command], module, name)
-    head = (AS_RECORDED if recorded else NOT_YET).format(**about)
+    head = HEAD.format(subject=decision.subject, sequence=decision.sequence)
+    head = f'"""{head}\n{AS_RECORDED if recorded else NOT_YET}"""'
     return "\n".join([head, "", *import_lines(used), "", "", *body, ""])
 
 

@@ -23,8 +23,10 @@ from common.event_log import Draft
 from common.events import BookListing, KindPaused
 from common.runtime import Platform
 from common.settings import Settings
+from services.cli.decide import RULES as RULES_OF_SERVICES
 from services.cli.decide import Report, codes, decide_again
-from services.cli.sandbox import INSTALLED, Code, worker
+from services.cli.decide_worker import Ready, Setup
+from services.cli.sandbox import INSTALLED, KEPT, Code, worker
 from services.orders.domain import ORDERS, CancelOrder, CompleteOrder, KeepBook, Orders, PlaceOrder, StartPayment
 from tests.harness import eventually, logins
 
@@ -265,12 +267,25 @@ async def test_rules_reach_nothing(history: Platform, clone: Clone, tmp_path: Pa
     assert "decide fails: PermissionError: rules that are tried may not do this" in report.shown[0].first.refused
 
 
+@pytest.mark.parametrize("service", RULES_OF_SERVICES)
+async def test_the_rules_of_every_service_load_in_a_sandbox(service: str) -> None:
+    _, rules = RULES_OF_SERVICES[service]
+    async with worker(Code(INSTALLED, "this")) as made:
+        assert await made.set_up(Setup(rules, 0, folds=True, tries=True)) == Ready([], [])
+
+
+async def test_a_decision_is_not_cut_in_two(history: Platform, clone: Clone) -> None:
+    for until in (16, 17):
+        report = await compared(history, clone.tree, until=until, since=16)
+        assert (report.until, report.decisions, report.differ) == (17, 1, [])
+
+
 async def test_a_sandbox_is_given_no_address_and_no_password(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BOXOFFICE_NATS_URL", "NATS_PASSWORD_ORDERS", "PGPASSWORD", "BOXOFFICE_API_KEY"):
         monkeypatch.setenv(name, "secret")
     async with worker(Code(clone.tree, "this")) as made:
-        (child,) = psutil.Process().children()
-        assert set(child.environ()) <= {"PYTHONPATH", "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR"}
+        (child,) = (each for each in psutil.Process().children() if "decide_worker" in each.cmdline()[-1])
+        assert set(child.environ()) <= {"PYTHONPATH", *KEPT}
         assert made.code.name == "this"
     assert not child.is_running()
 
@@ -329,6 +344,19 @@ async def test_the_command_says_in_a_line_what_is_wrong(history: Platform, clone
     assert (code, "There is no revision 'nowhere'" in error) == (1, True), said + error
     code, _, error = await printed(history, clone.tree, "replay", "decide", "expiration")
     assert (code, "'expiration' is not one of" in error) == (2, True), error
+
+
+async def test_a_decision_of_the_log_is_written_as_a_test(history: Platform, clone: Clone) -> None:
+    code, said, _ = await printed(history, clone.tree, "events", "pytest", "orders", str(UUID(int=2)), "--at", "7")
+    assert code == 0
+    assert said.startswith(f'"""What {book(2)} decided at sequence 7.\n')
+    assert f'        CancelOrder(\n            order_id=UUID("{UUID(int=1002)}"),\n' in said
+    code, said, _ = await printed(history, clone.tree, "events", "pytest", book(2), "--recorded", "-o", "test_it.py")
+    assert (code, said) == (0, "wrote test_it.py: it passes by today's rules\n")
+    code, _, error = await printed(history, clone.tree, "events", "pytest", "orders", str(UUID(int=9)))
+    assert (code, f"There is nothing on {book(9)}." in error) == (1, True), error
+    code, _, error = await printed(history, clone.tree, "events", "pytest", "orders")
+    assert (code, "'orders' is no aggregate: give `orders <id>` or `orders.<id>`" in error) == (2, True), error
 
 
 def unpacked(folder: Path) -> list[Path]:
