@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from common.topology import ANSWERS, CONSUMERS, SERVICES, STREAMS, Stream
+from common.topology import ANSWERS, CONSUMERS, RESTORED, SERVICES, STREAMS, Stream
 
 MIGRATE = "migrate"
 """Who manages streams, consumers and schemas: `boxoffice migrate`, and other commands of an operator."""
@@ -77,7 +77,7 @@ def rights_of(service: str) -> Rights:
     read = {stream.name for stream in reads(service)}
     never = [f"$JS.API.CONSUMER.CREATE.{each.stream}.{each.durable}" for each in CONSUMERS if each.stream in read]
     publish += [f"requests.{asked}.*" for asked, askers in ANSWERS.items() if service in (asked, *askers)]
-    heard = [f"{inbox_of(service)}.>"]
+    heard = [f"{inbox_of(service)}.>", RESTORED]
     if service in ANSWERS:
         heard += [
             f"requests.{service}.*",
@@ -87,10 +87,10 @@ def rights_of(service: str) -> Rights:
 
 
 MIGRATES = Rights(
-    publish=("$JS.API.>", "$JS.FC.>"),
-    subscribe=(f"{inbox_of(MIGRATE)}.>", *(subject for stream in STREAMS for subject in stream.subjects)),
+    publish=("$JS.API.>", "$JS.FC.>", "$JS.SNAPSHOT.>", RESTORED),
+    subscribe=(f"{inbox_of(MIGRATE)}.>", RESTORED, *(subject for stream in STREAMS for subject in stream.subjects)),
 )
-"""What an operator may do: manage, read and watch, and write nothing."""
+"""What an operator may do: manage, read and watch, back up and restore, and write nothing else."""
 
 
 def everybody() -> Mapping[str, Rights]:

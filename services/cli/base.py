@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 import rich_click as click
 import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from common.errors import DomainError
 from common.settings import BadSetting, Settings, load, named
@@ -101,9 +109,13 @@ def who_here(user: str | None, otherwise: str) -> Any:
 
 
 @contextmanager
-def progress_bars(of: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+def progress_bars(of: str = "", *, sizes: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go.
+
+    `sizes`: these are bytes.
+    """
+    count = DownloadColumn() if sizes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         tasks: dict[str, TaskID] = {}
 
