@@ -61,7 +61,7 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """A backup: which version of Boxoffice began to make it when, and its streams by name, in the order of restoring."""
+    """A backup: which version of Boxoffice began it when, and its streams by name, in the order of restoring."""
 
     version: str
     at: datetime
@@ -86,7 +86,7 @@ async def back_up(settings: Settings, folder: Path, progress: Progress, *, force
     if before and not force:
         what = "holds a backup" if MANIFEST in before else "is not empty, and holds no complete backup"
         raise Conflict(f"{folder} {what}: name a new or empty folder, or replace what is in it with --force.")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make(folder)
     at, written = now(), dict[str, Kept]()
     try:
         async with connect(settings, "backup") as platform:
@@ -153,6 +153,10 @@ def _seal(manifest: Manifest, folder: Path) -> None:
         os.close(directory)
 
 
+def _make(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def _held(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
@@ -163,12 +167,18 @@ def _delete(folder: Path, names: set[str]) -> None:
             (folder / name).unlink()
 
 
-def verified(folder: Path, progress: Progress) -> Manifest:
+async def verified(folder: Path, progress: Progress) -> Manifest:
     """The backup in a folder, each byte of which is as it was written. Asks no server.
 
     Raises NotFound, Invalid with all that is wrong, OSError.
     """
     manifest = _read_manifest(folder)
+    if wrong := _what_is_wrong(folder, manifest, progress):
+        raise Invalid(f"The backup in {folder} is damaged: {'; '.join(wrong)}. Take another one.")
+    return manifest
+
+
+def _what_is_wrong(folder: Path, manifest: Manifest, progress: Progress) -> list[str]:
     wrong = []
     for stream, kept in manifest.streams.items():
         path = folder / kept.file
@@ -178,9 +188,7 @@ def verified(folder: Path, progress: Progress) -> Manifest:
             wrong.append(f"{kept.file} has {size:,} bytes, not {kept.size:,}")
         elif _checksum(path, stream, kept.size, progress) != kept.sha256:
             wrong.append(f"{kept.file} was changed: its checksum is another")
-    if wrong:
-        raise Invalid(f"The backup in {folder} is damaged: {'; '.join(wrong)}. Nothing was restored; take another one.")
-    return manifest
+    return wrong
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -220,7 +228,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 async def lost_by(settings: Settings, manifest: Manifest) -> Mapping[str, tuple[int, int]]:
-    """How many events of how many would be lost of each stream by restoring a backup; those that lose none are left out.
+    """How many events of how many a restore would lose of each stream; those that lose none are left out.
 
     Raises Unavailable.
     """
@@ -307,5 +315,5 @@ def tell(manifest: Manifest, console: Console) -> None:
         table.add_row(escape(stream), *numbers)
     console.print(table)
     console.print(
-        f"the log as it was on {manifest.at:%Y-%m-%d %H:%M:%S}Z, by Boxoffice {manifest.version}; all is well"
+        f"the log as it was on {manifest.at:%Y-%m-%d %H:%M:%S}Z, by Boxoffice {manifest.version}; it is whole"
     )
