@@ -407,9 +407,9 @@ class Projected:
             self._goal = end.sequence
             await connection.add_listener(CHANNEL, self._hear)
             row = await connection.fetchrow(READ_CHECKPOINT, self._stream)
-            here = row is not None and is_of(row["stream_created"], end)
             # What is heard while the checkpoint is read counts; a checkpoint of another log does not.
-            self._pass(max(self._passed, row["sequence"] if here else 0))
+            read = row["sequence"] if row and is_of(row["stream_created"], end) else 0
+            self._pass(max(self._passed, read))
             while not lost.is_set() and self._is_current:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(lost.wait(), 1)

@@ -92,10 +92,11 @@ def backup(folder: Path, force: bool, verify: bool, data: Path) -> None:
 
     configure_logging("error")
     with progress_bars(sizes=True) as progress:
-        made = (
-            verified(folder, progress) if verify else run(back_up(settings_here(data), folder, progress, force=force))
-        )
-    tell(made, console)
+        if verify:
+            found = run(verified(folder, progress))
+        else:
+            found = run(back_up(settings_here(data), folder, progress, force=force))
+    tell(found, console)
 
 
 @cli.command()
@@ -105,22 +106,22 @@ def backup(folder: Path, force: bool, verify: bool, data: Path) -> None:
 @click.option("--rebuild/--no-rebuild", default=True, show_default=True, help="Make the read models anew.")
 @in_folder
 def restore(folder: Path, replace: bool, yes: bool, rebuild: bool, data: Path) -> None:
-    """Bring the log back as it is in the backup in FOLDER. Services may run; they hear of it, and answer 503 meanwhile."""
+    """Bring the log back as it is in the backup in FOLDER. Services may run: they hear of it, and answer 503 then."""
     from services.cli.backup import lost_by, restore_log, tell, told_losses, verified
     from services.cli.system import READ_MODELS
     from services.cli.system import rebuild as rebuild_read_model
 
     configure_logging("error")
     settings = settings_here(data)
-    with progress_bars("checked", sizes=True) as progress:
-        found = verified(folder, progress)
+    with progress_bars(sizes=True) as progress:
+        found = run(verified(folder, progress))
     tell(found, console)
     if lost := run(lost_by(settings, found)):
         if not replace:
             raise click.ClickException(f"{told_losses(lost)} Restore with --replace if they are to be lost.")
         if not yes:
             click.confirm(f"{told_losses(lost)} Go on?", abort=True)
-    with progress_bars("restored", sizes=True) as progress:
+    with progress_bars(sizes=True) as progress:
         run(restore_log(settings, folder, found, progress, console.print))
     for name in READ_MODELS if rebuild else ():
         with progress_bars(name) as progress:
