@@ -250,6 +250,10 @@ async def _keep_running(worker: Worker) -> None:
         started = loop.time()
         try:
             await worker.run()
+        except Unavailable as error:  # it goes on as soon as that is there again
+            if worker.problem != error.detail:
+                log.warning("worker_waits", worker=worker.name, problem=error.detail)
+            worker.problem, pause = error.detail, 0.5
         except Exception as error:
             worker.problem = f"{type(error).__name__}: {error}"
             log.exception("worker_failed", worker=worker.name, again_in=pause)

@@ -1,8 +1,6 @@
 """The whole log to a folder and back, and what may be wrong with the folder or go wrong on the way."""
 
 import asyncio
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,15 +12,12 @@ from nats.js.api import StreamConfig
 from common import snapshots, topology
 from common.errors import Conflict, DomainError, Invalid, NotFound, Unavailable
 from common.event_log import Stored
-from common.rights import MIGRATE
 from common.runtime import Platform
-from common.settings import Settings, variables
 from services.cli.backup import MANIFEST, ORDER, Manifest, back_up, lost_by, restore_log, told_losses, verified
 from tests.facts import draft, tell
-from tests.harness import Proxy, eventually, logins
+from tests.harness import Proxy, command, eventually
 
 STREAM, DURABLE = "EXPIRATION", "orders-cancel-expired"
-DATABASE_URL = variables("database_url", MIGRATE)[0]
 
 
 def silent(*_: object) -> None:
@@ -200,17 +195,6 @@ def says_the_same(told: str, detail: str) -> bool:
     """Whether the words are there, however they are set in a frame."""
     frame = str.maketrans("│╭╮╰╯─", "      ")
     return "".join(detail.split()) in "".join(told.translate(frame).split())
-
-
-async def command(settings: Settings, *words: str) -> asyncio.subprocess.Process:
-    """`boxoffice` with these words, to NATS as whoever migrates."""
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.cli.main", *words),
-        env={**os.environ, **logins(settings), DATABASE_URL: settings.database_url, "COLUMNS": "200"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
 
 
 async def test_a_backup_is_replaced_only_when_asked_for_and_by_a_complete_one(
