@@ -12,7 +12,10 @@ from nats.js.api import StreamConfig
 from common import snapshots, topology
 from common.errors import Conflict, DomainError, Invalid, NotFound, Unavailable
 from common.event_log import Stored
-from common.runtime import Platform
+from common.events import ExpirationCompleted
+from common.listener import Listener, Subscription
+from common.projector import Projected, Projector, ReadModel, create, rebuild
+from common.runtime import Platform, running
 from services.cli.backup import MANIFEST, ORDER, Manifest, back_up, lost_by, restore_log, told_losses, verified
 from tests.facts import draft, tell
 from tests.harness import Proxy, command, eventually
@@ -320,6 +323,64 @@ async def test_a_restore_that_fails_says_what_is_restored_and_what_is_not(
     assert told == [f"restored: {done}; not yet: ORDERS, TICKETS. Run the same again to finish it."]
     await back(platform, folder, manifest)
     assert await lost_by(platform.settings, manifest) == {}
+
+
+class Waits(Listener[ExpirationCompleted]):
+    """Is at work until it is let go."""
+
+    durable = DURABLE
+
+    def __init__(self) -> None:
+        self.at_work = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def on(self, _: ExpirationCompleted) -> None:
+        self.at_work.set()
+        await self.let_go.wait()
+
+
+async def test_what_came_of_an_event_of_the_old_log_is_not_told_of_the_new_one_with_its_number(
+    platform: Platform, home: Path
+) -> None:
+    manifest = await back_up(platform.settings, home / "backup", silent)
+    listener = Waits()
+    listening = asyncio.create_task(Subscription(listener, platform.client).run())
+    await tell(platform.event_log, 1)
+    await asyncio.wait_for(listener.at_work.wait(), 10)
+    await back(platform, home / "backup", manifest)
+    await tell(platform.event_log, 2)
+    assert sequences(await fetched(platform, 1)) == [1]
+    listener.let_go.set()
+    await asyncio.wait_for(listening, 20)  # it ends by itself, to begin anew
+    await platform.client.flush()
+    place = (await snapshots.places(platform.client))[DURABLE]
+    assert (place.floor, place.pending) == (0, 1)
+
+
+async def test_nobody_takes_the_read_model_of_the_old_log_for_one_of_the_new(platform: Platform, home: Path) -> None:
+    log, database_url = platform.event_log, platform.settings.database_url
+    model = ReadModel("facts", "create table facts (id text)", {STREAM: skip})
+    await create(model, log, database_url)
+    projected = Projected(model, STREAM, log, database_url)
+    async with running([Projector(model, STREAM, log, database_url), projected]):
+        await tell(log, 1, 2)
+        assert await projected.wait(2, at_most=10)
+        manifest = await back_up(platform.settings, home / "backup", silent)
+        await tell(log, 3, 4, 5)
+        assert await projected.wait(5, at_most=10)
+        await back(platform, home / "backup", manifest)
+        await tell(log, 6)
+        assert not await projected.wait(3, at_most=0.1)
+        assert not await projected.wait(3, at_most=3)  # also when it has looked where the read model is
+        await rebuild(model, log, database_url)
+        assert await projected.wait(3, at_most=10)
+        assert not await projected.wait(4, at_most=0.1)
+        await tell(log, 7)
+        assert await projected.wait(4, at_most=10)
+
+
+async def skip(*_: object) -> None:
+    """Nothing is made of the events."""
 
 
 async def test_what_has_aged_out_since_the_backup_stays_away(platform: Platform) -> None:
