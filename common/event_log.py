@@ -149,7 +149,7 @@ class EventLog(Protocol):
 
     @property
     def renewals(self) -> int:
-        """How often the connection to it was renewed: it may be another log then, restored or made anew."""
+        """How often the connection to it was renewed, or it was: it may be another log then, restored or made anew."""
 
     async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
         """Append all of `drafts` (1 to 1,000) or none, if `expected` is the last sequence on `subject` (0: none yet).
@@ -207,6 +207,19 @@ def _numbers(reply: str) -> list[str]:
     return tokens[at : at + 4]
 
 
+RESTORATIONS = "restorations"
+
+
+def restorations(client: Client) -> int:
+    """How often this client was told that the log is being restored: from then on it is another."""
+    return client.stats.get(RESTORATIONS, 0)
+
+
+def renewals(client: Client) -> int:
+    """How often it may have become another log for this client, which did not hear while it was not connected."""
+    return client.stats["reconnects"] + restorations(client)
+
+
 class JetStreamLog:
     """The event log on NATS JetStream. Streams must exist (`boxoffice migrate`)."""
 
@@ -219,7 +232,7 @@ class JetStreamLog:
 
     @property
     def renewals(self) -> int:
-        return self._client.stats["reconnects"]
+        return renewals(self._client)
 
     async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
         if not 1 <= len(drafts) <= BATCH_LIMIT:
@@ -537,7 +550,7 @@ class _OrderedConsumer:
         self._buffer: deque[Msg] = deque()
         self._wake = asyncio.Event()
         self._flow_reply: str | None = None
-        self._connection = client.stats["reconnects"]
+        self._renewals = renewals(client)
         self._subscription: Subscription | None = None
         self._heard = 0.0
 
@@ -591,7 +604,7 @@ class _OrderedConsumer:
                     await self._wake.wait()
             except TimeoutError:
                 silent = asyncio.get_running_loop().time() - self._heard > 2.5 * self.HEARTBEAT
-                renewed = self._client.stats["reconnects"] != self._connection
+                renewed = renewals(self._client) != self._renewals
                 if silent or renewed or self._gap or self._client.is_closed:
                     return None
         taken: list[tuple[int, Msg]] = []

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from common.errors import Invalid, Retry, Unavailable
-from common.event_log import delivery
+from common.event_log import delivery, restorations
 from common.events import OWNERS, UPCASTS, Event, UndecodableEvent, decode, type_of
 from common.telemetry import DEAD_LETTERS, HANDLED, Cause, cause
 from common.topology import CONSUMER
@@ -101,6 +101,7 @@ class Subscription:
         self._client = client
         self._consumer = CONSUMER[listener.durable]
         self._stopping = False
+        self._restorations = 0  # of the log, when this began to listen
         self._asked = 0  # messages asked for that have not come yet
         self._in_flight: dict[str, float] = {}  # by reply subject: when the server last heard of it, oldest first
         self._chains: dict[object, deque[tuple[Msg | _Again, Event]]] = {}
@@ -114,8 +115,14 @@ class Subscription:
         }
 
     async def run(self) -> None:
-        """Listen until cancelled; then let what runs finish, and put the rest back for others."""
-        self._stopping = False
+        """Listen until cancelled; then let what runs finish, and put the rest back for others.
+
+        When the log is restored it ends too, to begin anew: what was heard is of another log, in which the same number
+        means another event. So the server, too, is told nothing more of what came of it.
+        """
+        self._stopping, self._asked, self._restorations = False, 0, restorations(self._client)
+        self._in_flight.clear()
+        self._known.clear()
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(
             inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
@@ -170,7 +177,7 @@ class Subscription:
         """Keep asking for as many messages as there is room for: whenever half of it is free, or nothing is coming."""
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._consumer.stream}.{self.name}"
         limit = self._listener.concurrency
-        while True:
+        while not self._replaced:
             room = limit - len(self._in_flight) - self._asked
             if room > limit // 2 or (room > 0 and self._asked == 0):
                 request = {"batch": room, "expires": int(self.EXPIRES * 1e9)}
@@ -338,8 +345,15 @@ class Subscription:
         if not self._listener.waits:
             await self._tell()
 
+    @property
+    def _replaced(self) -> bool:
+        """Whether what was heard is of another log."""
+        return self._restorations != restorations(self._client)
+
     async def _tell(self) -> None:
         verdicts, self._verdicts = self._verdicts, []
+        if self._replaced:
+            return
         with suppress(nats.errors.Error, OSError):
             for reply, verdict in verdicts:
                 await self._client.publish(reply, verdict)
@@ -354,6 +368,8 @@ class Subscription:
         loop, ack_wait = asyncio.get_running_loop(), self._consumer.ack_wait
         while True:
             await asyncio.sleep(ack_wait / 4)
+            if self._replaced:
+                return
             with suppress(nats.errors.Error, OSError):
                 for reply, heard in list(self._in_flight.items()):
                     if loop.time() - heard < ack_wait / 2:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from common.topology import ANSWERS, CONSUMERS, LISTENS, REDELIVER, REDELIVERS, SERVICES, STREAMS, Stream
+from common.topology import ANSWERS, CONSUMERS, LISTENS, REDELIVER, REDELIVERS, RESTORED, SERVICES, STREAMS, Stream
 
 MIGRATE = "migrate"
 """Who manages streams, consumers and schemas: `boxoffice migrate`, and other commands of an operator."""
@@ -82,7 +82,7 @@ def rights_of(service: str) -> Rights:
         publish += redeliver
     else:
         never += [subject for subject in redeliver if subject.rpartition(".")[0] + ".*" in publish]
-    heard = [f"{inbox_of(service)}.>"]
+    heard = [f"{inbox_of(service)}.>", RESTORED]
     answers = service in ANSWERS or service in LISTENS
     if answers:
         heard += [
@@ -93,10 +93,10 @@ def rights_of(service: str) -> Rights:
 
 
 MIGRATES = Rights(
-    publish=("$JS.API.>", "$JS.FC.>"),
-    subscribe=(f"{inbox_of(MIGRATE)}.>", *(subject for stream in STREAMS for subject in stream.subjects)),
+    publish=("$JS.API.>", "$JS.FC.>", "$JS.SNAPSHOT.>", RESTORED),
+    subscribe=(f"{inbox_of(MIGRATE)}.>", RESTORED, *(subject for stream in STREAMS for subject in stream.subjects)),
 )
-"""What an operator may do: manage, read and watch, and write nothing."""
+"""What an operator may do: manage, read and watch, back up and restore, and write nothing else."""
 
 
 def everybody() -> Mapping[str, Rights]:

@@ -32,6 +32,9 @@ PASSING_SECONDS = 3600.0
 BELIEVED_SECONDS = 1800
 """Longer than anything lives that is believed without asking who issued it: access tokens, tickets, logins begun."""
 
+RESTORED = "log.restored"
+"""On what everybody is told, by `boxoffice restore`, that the streams are gone and come back as they once were."""
+
 STREAM_SETTINGS = (
     "subjects",
     "retention",

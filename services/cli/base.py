@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 import rich_click as click
 import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from common.clock import now
 from common.errors import DomainError
@@ -167,13 +175,17 @@ TIME = Moment(sequences=False)
 
 
 @contextmanager
-def progress_bars(of: str = "", *, transient: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars(
+    of: str = "", *, sizes: bool = False, transient: bool = False
+) -> Iterator[Callable[[str, int, int], None]]:
     """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go.
 
-    They are on stderr, so that what a command prints can be piped. `transient`: they go when it is done.
+    They are on stderr, so that what a command prints can be piped. `sizes`: these are bytes. `transient`: the bars go
+    when it is done.
     """
     stderr = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    count = DownloadColumn() if sizes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
     with Progress(*columns, console=stderr, transient=transient, disable=not stderr.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 

@@ -135,6 +135,7 @@ class Withdrawals:
                     await following
             except Unavailable as error:
                 self.problem = error.detail
+                self._holder.ended.clear()  # in a log that was restored they may not have ended; what did is read again
                 await asyncio.sleep(1)
             finally:
                 following.cancel()
