@@ -96,7 +96,7 @@ class DeadLetters:
                     await asyncio.sleep(due - loop.time())
                     due = max(due, loop.time()) + (1 / rate if rate else 0)
                     became["unknown"] += 1  # should this be cut short
-                    end, reason = outcome(await self._patiently("POST", f"/api/events/dead/{number}/{what}"))
+                    end, reason = await self._act(number, what)
                     became["unknown"] -= 1
                     became[end] += 1
                     if end != "done" and became["failed"] + became["unknown"] <= ERRORS_SHOWN:
@@ -108,6 +108,18 @@ class DeadLetters:
             parts = [f"{became[end]:,} {name}" for end, name in counts.items()]
             self._console.print(", ".join([*parts, f"{left:,} not tried"] if left else parts))
         return became["done"] == len(numbers)
+
+    async def _act(self, number: int, what: str) -> tuple[str, str]:
+        """What became of one, and why if it is not done. Raises httpx.ConnectError when nobody answers there."""
+        try:
+            answer = await self._patiently("POST", f"/api/events/dead/{number}/{what}")
+        except httpx.ConnectError:
+            raise
+        except httpx.TransportError as error:
+            return "unknown", f"no answer ({type(error).__name__})"
+        if answer.is_success:
+            return "done", ""
+        return "unknown" if answer.status_code in UNKNOWN else "failed", why(answer.status_code, answer.content)
 
     async def _get(self, path: str, params: Mapping[str, str]) -> httpx.Response:
         return await self._patiently("GET", path, params=dict(params))
@@ -193,14 +205,6 @@ def wanted(listener: str | None, error: str | None, *, every: bool) -> dict[str,
     """Which letters, as query parameters."""
     named = {"listener": listener, "error": error, "state": None if every else "open", "limit": "1000"}
     return {name: value for name, value in named.items() if value is not None}
-
-
-def outcome(answer: httpx.Response) -> tuple[str, str]:
-    """What became of one, and why if it is not done."""
-    if answer.is_success:
-        return "done", ""
-    end = "unknown" if answer.status_code in UNKNOWN else "failed"
-    return end, why(answer.status_code, answer.content)
 
 
 def payload_of(letter: Mapping[str, Any]) -> Any:

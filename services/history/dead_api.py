@@ -226,7 +226,7 @@ class RepairDesk(msgspec.Struct, frozen=True):
         return RedeliveryView(wanted.listener, wanted.stream, wanted.sequence, stored.subject, by, at)
 
     async def redeliver(self, asked: Redelivery, repair_id: UUID, letter: int | None, by: str, at: datetime) -> Repair:
-        """Have it heard, and record that. Raises Conflict if it failed again, which is recorded, too.
+        """Have it heard, and record that. Raises Conflict if it failed, which is recorded, too.
 
         Raises Invalid or NotFound for what its listener cannot hear, and Unavailable where nobody knows what became of
         it: neither is recorded.
@@ -241,12 +241,12 @@ class RepairDesk(msgspec.Struct, frozen=True):
         try:
             handled = await self.repairs.handle(repair_id, record)
         except Unavailable as error:
-            done = f"failed again ({answer.error})" if answer.error else "has done it"
+            done = f"failed ({answer.error})" if answer.error else "has done it"
             detail = f"{asked.listener} {done}, but that could not be recorded: {error.detail}"
             raise Unavailable(detail) from error
         await self.letters.passed(handled.sequence)
         if answer.error:
-            raise Conflict(f"{asked.listener} failed again: {answer.error}", error=answer.error)
+            raise Conflict(f"{asked.listener} failed: {answer.error}", error=answer.error)
         return handled.state
 
     async def edit(self, number: int, data: Mapping[str, Any], by: str) -> LetterView:

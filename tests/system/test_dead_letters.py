@@ -179,9 +179,9 @@ async def test_a_dead_letter_is_corrected_and_heard_once_more_and_all_of_it_is_a
     edited = (await ward.ask("PUT", f"{DEAD}/{number}/body", json=first)).json()
     assert (edited["edited"], edited["state"]) == (True, "open")
     again = await ward.ask("POST", f"{DEAD}/{number}/retry")
-    why = f"{DURABLE} failed again: NotFound: "
+    why = f"{DURABLE} failed: NotFound: "
     assert refusal(again, 409).startswith(why)
-    assert again.json()["error"] == refusal(again, 409).removeprefix(f"{DURABLE} failed again: ")
+    assert again.json()["error"] == refusal(again, 409).removeprefix(f"{DURABLE} failed: ")
     for _ in range(2):
         await ward.ask("PUT", f"{DEAD}/{number}/body", json=second)
     done = (await ward.ask("POST", f"{DEAD}/{number}/retry")).json()
@@ -317,7 +317,7 @@ async def test_any_event_of_the_past_is_heard_once_more_by_one_listener(ward: Wa
 
     unknown = await ward.tell(msgspec.json.encode(ward.expiry(new_id())))
     failed = await ward.ask("POST", "/api/events/redeliveries", json=wanted | {"sequence": unknown})
-    assert refusal(failed, 409).startswith(f"{DURABLE} failed again: NotFound: ")
+    assert refusal(failed, 409).startswith(f"{DURABLE} failed: NotFound: ")
     assert len(await ward.deeds()) == 3
 
     created = next(each.sequence for each in await whole(ward.log, "ORDERS") if isinstance(each.event, OrderCreated))
@@ -428,7 +428,7 @@ async def test_a_retry_of_many_may_be_ended_at_any_moment_and_run_again(ward: Wa
     orders = [await ward.order() for _ in range(3)]
     for order_id in orders:
         await ward.ask("PUT", f"{DEAD}/{await ward.bury(order_id)}/body", json=ward.expiry(order_id))
-    process = await ward.begin("retry", "--all", "--rate", "1/h")
+    process = await ward.begin("retry", "--all", "--rate", "1/m")
 
     async def ended() -> list[UUID]:
         return [event.order_id for event in await ward.ends()]

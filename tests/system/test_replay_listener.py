@@ -135,7 +135,7 @@ async def test_what_fails_again_is_told_and_the_rest_is_done(shop: Shop) -> None
         assert f"NotFound: There is no order {nobodys}." in second
         code, said = await shop.run("--confirm")
         assert (code, "1 done, 1 failed, 0 unknown" in said) == (1, True), said
-        assert f"{nobodys}  failed: {LISTENER} failed again: NotFound: There is no order {nobodys}." in said
+        assert f"{nobodys}  failed: {LISTENER} failed: NotFound: There is no order {nobodys}." in said
 
 
 async def test_what_is_stopped_says_where_to_go_on(shop: Shop) -> None:
