@@ -27,6 +27,9 @@ class Decider(msgspec.Struct, Generic[C, S, E], frozen=True):
     """The rules of one kind of aggregate, pure: no I/O, no clock, no ids (Chassaing's functional decider).
 
     `name` is the first token of its subjects (`orders.<aggregate id>`) and, in capitals, its stream.
+
+    `asks`: the command that leads to an event, with which what is recorded can be decided again. None for an event that
+    only follows others of its decision, and for one that does not tell all that its command said.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Decider(msgspec.Struct, Generic[C, S, E], frozen=True):
     decide: Callable[[C, S], Sequence[E]]
     evolve: Callable[[S, E], S]
     initial: S
+    asks: Callable[[E], Any] | None = None  # to C or None; mypy would not infer C from this and `decide`
 
 
 class Loaded(msgspec.Struct, Generic[S], frozen=True):

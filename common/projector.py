@@ -33,6 +33,9 @@ log = structlog.get_logger()
 Project = Callable[[asyncpg.Connection, Sequence[Recorded]], Awaitable[None]]
 """Writes a batch of one stream's events, in order, by set-based statements; tables are named without a schema."""
 
+Progress = Callable[[str, int, int], None]
+"""Is told a stream, the sequence reached and the one to reach."""
+
 CHANNEL = "projected"
 REBUILD_BATCH = 5_000
 STAND_BY_SECONDS = 3.0
@@ -55,6 +58,9 @@ update checkpoint set sequence = $3, event_id = $4 where stream = $1 and sequenc
 TRY_ACTIVE = "select pg_try_advisory_lock(hashtextextended('boxoffice.projector.' || $1, 0))"
 BE_ACTIVE = "select pg_advisory_lock(hashtextextended('boxoffice.projector.' || $1, 0))"
 MAY_WRITE = "select pg_advisory_xact_lock(hashtextextended('boxoffice.write.{}', 0))"
+# The same for a connection that does not write itself, until it lets go or ends.
+HOLD_WRITERS = "select pg_advisory_lock(hashtextextended('boxoffice.write.' || $1, 0))"
+LET_WRITERS_GO = "select pg_advisory_unlock(hashtextextended('boxoffice.write.' || $1, 0))"
 DURABLY = "set local synchronous_commit = on"  # and with it all that was committed before
 MAY_REBUILD = "select pg_try_advisory_lock(hashtextextended('boxoffice.rebuild.' || $1, 0))"
 
@@ -242,6 +248,10 @@ async def write_batch(
     await project(connection, [recorded for recorded in batch if recorded.event is not SKIPPED])
 
 
+def untold(_stream: str, _reached: int, _end: int) -> None:
+    """The progress that nobody wants to hear of."""
+
+
 async def create(
     model: ReadModel, event_log: EventLog, database_url: str, report: Callable[[str], None] = lambda _: None
 ) -> None:
@@ -253,9 +263,8 @@ async def create(
             await connection.execute(MAY_WRITE.format(model.name))
             there = await fingerprint_of(connection, model.name)
             if there is None:
-                await _create_schema(connection, model, model.name, event_log)
-            else:  # the roles may be newer
-                await _grant(connection, model, model.name)
+                await create_schema(connection, model, model.name, event_log, model.fingerprint)
+            await _grant(connection, model, model.name)  # the roles may be newer than the schema
     finally:
         await connection.close()
     if there is None:
@@ -271,13 +280,15 @@ async def fingerprint_of(connection: asyncpg.Connection, schema: str) -> str | N
     return said
 
 
-async def _create_schema(connection: asyncpg.Connection, model: ReadModel, schema: str, event_log: EventLog) -> None:
+async def create_schema(
+    connection: asyncpg.Connection, model: ReadModel, schema: str, event_log: EventLog, comment: str
+) -> None:
+    """The read model's tables with nothing in them, in a new schema on which the connection finds its tables."""
     await connection.execute(f'create schema "{schema}"')
-    await connection.execute(f"comment on schema \"{schema}\" is '{model.fingerprint}'")
+    await connection.execute(f"comment on schema \"{schema}\" is '{comment}'")
     await connection.execute(CREATE_CHECKPOINT + ";" + model.tables)
     for stream in model.sources:
         await connection.execute(START_CHECKPOINT, stream, (await event_log.end(stream)).created)
-    await _grant(connection, model, schema)
 
 
 async def _grant(connection: asyncpg.Connection, model: ReadModel, schema: str) -> None:
@@ -289,29 +300,30 @@ async def rebuild(
     model: ReadModel,
     event_log: EventLog,
     database_url: str,
-    progress: Callable[[str, int, int], None] = lambda _stream, _done, _total: None,
+    progress: Progress = untold,
 ) -> int:
     """Write the read model anew beside the live one and swap them; how many events it was made from.
 
-    Readers see the old one until the swap and the new one after it. `progress` is told a stream, the sequence reached
-    and the one to reach. Raises Unavailable, UndecodableEvent, PostgresError; the live read model is then as it was.
+    Readers see the old one until the swap and the new one after it. Raises Unavailable, UndecodableEvent,
+    PostgresError; the live read model is then as it was.
     """
     beside, old = f"{model.name}_rebuild", f"{model.name}_old"
     connection = await connect(database_url, beside)
     try:
         if not await connection.fetchval(MAY_REBUILD, model.name):
-            raise Unavailable(f"Read model {model.name} is being rebuilt by somebody else.")
+            raise Unavailable(f"Read model {model.name} is being rebuilt or verified by somebody else.")
         for leftover in (beside, old):
             await connection.execute(f'drop schema if exists "{leftover}" cascade')
-        await _create_schema(connection, model, beside, event_log)
+        await create_schema(connection, model, beside, event_log, model.fingerprint)
+        await _grant(connection, model, beside)
         reached = dict.fromkeys(model.sources, 0)
         for stream in model.sources:
-            await _catch_up(connection, model, stream, reached, event_log, progress)
+            await catch_up(connection, model, stream, reached, event_log, progress)
         async with connection.transaction():
             await connection.execute(DURABLY)
             await connection.execute(MAY_WRITE.format(model.name))  # the live projector waits from here
             for stream in model.sources:
-                await _catch_up(connection, model, stream, reached, event_log, progress)
+                await catch_up(connection, model, stream, reached, event_log, progress)
             if await connection.fetchval("select to_regnamespace($1) is not null", model.name):
                 await connection.execute(f'alter schema "{model.name}" rename to "{old}"')
             await connection.execute(f'alter schema "{beside}" rename to "{model.name}"')
@@ -323,21 +335,27 @@ async def rebuild(
         await connection.close()
 
 
-async def _catch_up(
+async def catch_up(
     connection: asyncpg.Connection,
     model: ReadModel,
     stream: str,
     reached: dict[str, int],
     event_log: EventLog,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
+    until: int | None = None,
 ) -> None:
-    """Write what `stream` has now and the read model beside has not."""
-    end = (await event_log.end(stream)).sequence
+    """Write what `stream` has past what is `reached`, up to `until` exactly, or to where it ends now.
+
+    Raises UndecodableEvent, Unavailable.
+    """
+    end = (await event_log.end(stream)).sequence if until is None else until
     if reached[stream] >= end:
         return
     following = event_log.follow(stream, reached[stream], limit=REBUILD_BATCH, skips=model.skips)
     async with aclosing(following) as batches:
         async for batch in batches:
+            if batch[-1].sequence > end:
+                batch = [recorded for recorded in batch if recorded.sequence <= end]
             async with connection.transaction():
                 await write_batch(connection, stream, model.sources[stream], reached[stream], batch)
             reached[stream] = batch[-1].sequence

@@ -363,6 +363,31 @@ def evolve_batch(batch: Batch, event: BatchLifecycle) -> Batch:
             assert_never(event)
 
 
+def asks_of_batch(event: BatchLifecycle) -> BatchCommand | None:
+    """The command that leads to an event."""
+    match event:
+        case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at):
+            return OpenBatch(batch_id, kind, user_id, priority, on_invalid, run_at, at)
+        case UploadContinued(_, at):
+            return ContinueUpload(at)
+        case RowsRefused(_, rows, at):
+            return RefuseRows(rows, at)
+        case BatchSubmitted(_, operations, works, at=at):
+            return SubmitBatch(operations, works, at)
+        case BatchStarted(_, at):
+            return StartBatch(at)
+        case WorkCounted(_, work, run, succeeded, failed, cancelled, at):
+            return CountWork(work, run, Counts(succeeded, failed, cancelled), at)
+        case BatchFailed(reason=reason, detail=detail, at=at):
+            return AbandonBatch(detail, at) if reason == "abandoned" else None  # how much was submitted is not told
+        case BatchCompleted():
+            return None  # it comes with the last piece of work that is counted
+        case BatchCancelled() | BatchRetried():
+            return None  # who asked for it is not told
+        case _:
+            assert_never(event)
+
+
 class Postponed(Result, frozen=True):
     """No result yet: the operation is to be tried again, and `error` says why. It is told as part of `Again`."""
 
@@ -574,6 +599,26 @@ def evolve_work(piece: Piece, event: WorkEvent) -> Piece:
             assert_never(event)
 
 
+def asks_of_work(event: WorkEvent) -> WorkCommand:
+    """The command that leads to an event."""
+    match event:
+        case OperationsAdded(work_id, batch_id, work, kind, user_id, operations, at, released, run_at):
+            return AddOperations(work_id, batch_id, work, kind, user_id, operations, at, released, run_at)
+        case WorkReleased(run=run, at=at):
+            return ReleaseWork(run, at)
+        case OperationsExecuted(run=run, attempt=attempt, results=results, at=at) as e:
+            succeeded = [Result(number) for number in numbers_of(e.succeeded_rows)]
+            again = [Postponed(number, error=e.again.error) for number in numbers_of(e.again.rows)] if e.again else []
+            return RecordResults(run, attempt, [*results, *succeeded, *again], at)
+        case _:
+            assert_never(event)
+
+
+def numbers_of(ranges: Iterable[tuple[int, int]]) -> list[int]:
+    """The numbers in ranges, each given by its first and last."""
+    return [number for first, last in ranges for number in range(first, last + 1)]
+
+
 class RequestOperation(msgspec.Struct, frozen=True):
     """Use an Idempotency-Key, whose request makes this piece of work. Raises Invalid if it made one elsewhere.
 
@@ -596,6 +641,11 @@ def decide_request(command: RequestOperation, before: OperationRequested | None)
 
 def evolve_request(_: OperationRequested | None, event: OperationRequested) -> OperationRequested:
     return event
+
+
+def asks_request(event: OperationRequested) -> RequestOperation:
+    """The command that leads to an event."""
+    return RequestOperation(event.work_id, event.user_id, event.priority, event.at)
 
 
 class SetPaused(msgspec.Struct, frozen=True):
@@ -622,6 +672,11 @@ def evolve_kind(_: bool, event: KindEvent) -> bool:
             assert_never(event)
 
 
+def asks_of_kind(event: KindEvent) -> SetPaused:
+    """The command that leads to an event."""
+    return SetPaused(event.kind, isinstance(event, KindPaused), event.by, event.at)
+
+
 def weight_of(piece: Piece) -> int:
     """How many bytes of memory a piece takes, roughly; an operation of a hundred bytes takes three times as much."""
     return piece.size + 200 * len(piece.operations) + 1000
@@ -645,13 +700,13 @@ def kind_id_of(kind: str) -> UUID:
     return uuid5(NAMESPACE_URL, f"boxoffice:batch-kind:{kind}")
 
 
-BATCHES = Decider("batch", BatchLifecycle, decide_batch, evolve_batch, initial=Batch())
+BATCHES = Decider("batch", BatchLifecycle, decide_batch, evolve_batch, Batch(), asks_of_batch)
 WORKS = {
-    priority: Decider(f"batch.{priority}", WorkEvent, decide_work, evolve_work, initial=Piece())
+    priority: Decider(f"batch.{priority}", WorkEvent, decide_work, evolve_work, Piece(), asks_of_work)
     for priority in PRIORITIES
 }
-KINDS = Decider("batch", KindEvent, decide_kind, evolve_kind, initial=False)
-OPERATION_REQUESTS = Decider("batch", OperationRequested, decide_request, evolve_request, initial=None)
+KINDS = Decider("batch", KindEvent, decide_kind, evolve_kind, initial=False, asks=asks_of_kind)
+OPERATION_REQUESTS = Decider("batch", OperationRequested, decide_request, evolve_request, None, asks_request)
 Batches = Aggregate[BatchCommand, Batch, BatchLifecycle]
 Works = Aggregate[WorkCommand, Piece, WorkEvent]
 Kinds = Aggregate[SetPaused, bool, KindEvent]

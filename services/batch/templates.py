@@ -103,7 +103,21 @@ def evolve(template: Template, event: TemplateEvent) -> Template:
             assert_never(event)
 
 
-TEMPLATES = Decider("batch.template", TemplateEvent, decide, evolve, initial=Template())
+def asks(event: TemplateEvent) -> TemplateCommand:
+    """The command that leads to an event."""
+    match event:
+        case TemplateSaved(template_id, user_id, name, form, body, at):
+            content = Content(name, form, body)
+            if event.version == 1:
+                return CreateTemplate(template_id, user_id, content, at)
+            return ReplaceTemplate(template_id, user_id, content, None, at)
+        case TemplateDeleted(template_id, user_id, at):
+            return DeleteTemplate(template_id, user_id, at)
+        case _:
+            assert_never(event)
+
+
+TEMPLATES = Decider("batch.template", TemplateEvent, decide, evolve, initial=Template(), asks=asks)
 """Its subjects are apart from those of batches: whoever takes a template's id for a batch's finds nothing there."""
 Templates = Aggregate[TemplateCommand, Template, TemplateEvent]
 

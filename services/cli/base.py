@@ -1,8 +1,10 @@
 """What commands share: how they run, whom and what they mean, and how they show progress."""
 
 import os
+import re
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,6 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from common.clock import now
 from common.errors import DomainError
 from common.settings import BadSetting, Settings, load, named
 from common.telemetry import configure_logging
@@ -108,15 +111,82 @@ def who_here(user: str | None, otherwise: str) -> Any:
         raise click.ClickException(str(error)) from error
 
 
+AGO = re.compile(r"([0-9]{1,6})([smhd])")
+UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+class Duration(click.ParamType[timedelta]):
+    """How long: `90s`, `15m`, `2h`, `3d`."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        if (told := AGO.fullmatch(value)) is None:
+            self.fail(f"{value!r} is no duration: give 90s, 15m, 2h or 3d.", param, ctx)
+        return timedelta(**{UNITS[told[2]]: int(told[1])})
+
+
+class Moment(click.ParamType[datetime | int]):
+    """A moment of the log: a time (datetime, in UTC) or, where `sequences` are one, a sequence of a stream (int)."""
+
+    def __init__(self, *, sequences: bool) -> None:
+        self.name = "time|sequence" if sequences else "time"
+        self._sequences = sequences
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
+        if isinstance(value, (datetime, int)):
+            return value
+        try:
+            moment = moment_of(value)
+        except (ValueError, OverflowError):
+            moment = None
+        if moment is None or not (self._sequences or isinstance(moment, datetime)):
+            self.fail(
+                f"{value!r} is no moment: give a time as 2030-01-31T19:30:00Z, with its offset, or a date for its "
+                "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`"
+                + ("; or a sequence, such as 120." if self._sequences else "."),
+                param,
+                ctx,
+            )
+        return moment
+
+
+def moment_of(text: str) -> datetime | int:
+    """What `MOMENT` takes: a time, how long ago, or a sequence. Raises ValueError, OverflowError."""
+    if text == "now":
+        return now()
+    if re.fullmatch("[0-9]{1,18}", text):
+        return int(text)
+    if ago := AGO.fullmatch(text):
+        return now() - timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    if re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        text += "T00:00:00Z"
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without its offset")
+    return moment.astimezone(UTC)
+
+
+DURATION = Duration()
+MOMENT = Moment(sequences=True)
+TIME = Moment(sequences=False)
+
+
 @contextmanager
-def progress_bars(of: str = "", *, sizes: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars(
+    of: str = "", *, sizes: bool = False, transient: bool = False
+) -> Iterator[Callable[[str, int, int], None]]:
     """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go.
 
-    `sizes`: these are bytes.
+    They are on stderr, so that what a command prints can be piped. `sizes`: these are bytes. `transient`: the bars go
+    when it is done.
     """
+    stderr = Console(stderr=True)
     count = DownloadColumn() if sizes else MofNCompleteColumn()
     columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=stderr, transient=transient, disable=not stderr.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(stream: str, done: int, total: int) -> None:
@@ -125,3 +195,27 @@ def progress_bars(of: str = "", *, sizes: bool = False) -> Iterator[Callable[[st
             bar.update(tasks[stream], completed=done, total=total)
 
         yield progress
+
+
+RATES = re.compile(r"([0-9]{1,9})/(s|min|h)")
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+FASTEST = 1000
+"""Of what is done one after the other, at most so many a second."""
+
+
+class Rate(click.ParamType[float]):
+    """How many may be done in a second."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        said = RATES.fullmatch(value)
+        a_second = int(said[1]) / SECONDS[said[2]] if said else 0
+        if not 0 < a_second <= FASTEST:
+            self.fail(f"{value!r} is no rate: give one as 10/s, 100/min or 500/h, at most {FASTEST}/s.", param, ctx)
+        return a_second
+
+
+RATE = Rate()

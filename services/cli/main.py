@@ -21,6 +21,10 @@ from services.cli.base import (
     url_here,
     who_here,
 )
+from services.cli.dead import dead
+from services.cli.events import events
+from services.cli.projections import projections
+from services.cli.replay import replay
 
 
 class Interruptible(click.RichGroup):
@@ -365,25 +369,8 @@ def rights(server: str) -> None:
     click.echo(nats_configuration() if server == "nats" else postgres_configuration(), nl=False)
 
 
-@cli.group()
-def projections() -> None:
-    """Read models: tables in Postgres that are made from the log."""
-
-
-@projections.command()
-@click.argument("name")
-@in_folder
-def rebuild(name: str, data: Path) -> None:
-    """Make a read model anew beside the live one, then swap them."""
-    from services.cli.system import READ_MODELS
-    from services.cli.system import rebuild as rebuild_read_model
-
-    if name not in READ_MODELS:
-        raise click.BadParameter(f"no read model {name}; there are {', '.join(READ_MODELS)}.")
-    configure_logging("warning")
-    with progress_bars(name) as progress:
-        events = run(rebuild_read_model(name, settings_here(data), progress))
-    console.print(f"rebuilt {name} from {events} events and swapped it in")
+for group in (dead, events, projections, replay):
+    cli.add_command(group)
 
 
 if __name__ == "__main__":

@@ -157,6 +157,19 @@ def evolve_user(account: Account, event: UserEvent) -> Account:
             assert_never(event)
 
 
+def asks_of_user(event: UserEvent) -> UserCommand | None:
+    """The command that leads to an event."""
+    match event:
+        case UserRegistered(_, issuer, subject, role, at):
+            return LogIn(issuer, subject, None, role, at)
+        case RoleChanged(user_id, role, by, at):
+            return ChangeRole(user_id, role, by, at) if by else None  # they logged in, or the settings changed
+        case LoginsEnded(user_id, by, at):
+            return EndLogins(user_id, by, at)
+        case _:
+            assert_never(event)
+
+
 # --- sessions
 
 
@@ -234,6 +247,19 @@ def evolve_session(session: Session, event: SessionEvent) -> Session:
             assert_never(event)
 
 
+def asks_of_session(event: SessionEvent) -> SessionCommand | None:
+    """The command that leads to an event."""
+    match event:
+        case SessionOpened(session_id, user_id, provider, at, expires_at):
+            return OpenSession(session_id, user_id, provider, at, expires_at)
+        case SessionRefreshed(generation=generation, at=at):
+            return RefreshSession(generation - 1, at)
+        case SessionEnded(_, user_id, reason, at):
+            return EndSession(user_id, reason, at) if reason != "reuse" else None  # of which generation is not told
+        case _:
+            assert_never(event)
+
+
 # --- keys
 
 
@@ -306,6 +332,19 @@ def evolve_key(key: Key, event: KeyEvent) -> Key:
             assert_never(event)
 
 
+def asks_of_key(event: KeyEvent) -> KeyCommand | None:
+    """The command that leads to an event."""
+    match event:
+        case KeyCreated(key_id, user_id, name, scopes, digest, at, expires_at):
+            return CreateKey(key_id, user_id, name, tuple(scopes), digest, at, expires_at)
+        case KeyUsed():
+            return None  # with which secret is not told
+        case KeyRevoked(_, user_id, at):
+            return RevokeKey(user_id, at)
+        case _:
+            assert_never(event)
+
+
 # --- how many keys
 
 
@@ -352,10 +391,15 @@ def evolve_keyring(ring: Keyring, event: KeyAdmitted) -> Keyring:
     return Keyring({**ring.left(event.at, event.gone), event.key_id: Admitted(event.at, event.expires_at)})
 
 
-USERS = Decider("identity.users", UserEvent, decide_user, evolve_user, initial=Account())
-SESSIONS = Decider("identity.sessions", SessionEvent, decide_session, evolve_session, initial=Session())
-KEYRINGS = Decider("identity.keyrings", KeyAdmitted, decide_keyring, evolve_keyring, initial=Keyring())
-KEYS = Decider("identity.keys", KeyEvent, decide_key, evolve_key, initial=Key())
+def asks_of_keyring(event: KeyAdmitted) -> AdmitKey:
+    """The command that leads to an event."""
+    return AdmitKey(event.user_id, event.key_id, tuple(event.gone), event.at, event.expires_at)
+
+
+USERS = Decider("identity.users", UserEvent, decide_user, evolve_user, Account(), asks_of_user)
+SESSIONS = Decider("identity.sessions", SessionEvent, decide_session, evolve_session, Session(), asks_of_session)
+KEYRINGS = Decider("identity.keyrings", KeyAdmitted, decide_keyring, evolve_keyring, Keyring(), asks_of_keyring)
+KEYS = Decider("identity.keys", KeyEvent, decide_key, evolve_key, Key(), asks_of_key)
 Users = Aggregate[UserCommand, Account, UserEvent]
 Sessions = Aggregate[SessionCommand, Session, SessionEvent]
 Keyrings = Aggregate[AdmitKey, Keyring, KeyAdmitted]

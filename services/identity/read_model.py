@@ -1,6 +1,7 @@
 """What people see of their logins and keys, and operators of users. Schema, projection and every query, together."""
 
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -105,7 +106,7 @@ IN_ORDER = (REGISTER, CHANGE_ROLE, OPEN, REFRESH, END, CREATE, USE, REVOKE, END_
 
 async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
     """Write what became of users, sessions and keys: of each the last that was told."""
-    told: dict[str, dict[object, tuple[Any, ...]]] = {statement: {} for statement in IN_ORDER}
+    told: dict[str, dict[object, tuple[Any, ...]]] = defaultdict(dict)
     for recorded in events:
         match recorded.event:
             case UserRegistered(user_id, issuer, _, role, at):
@@ -115,6 +116,8 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 told[CHANGE_ROLE][user_id] = (user_id, role)
             case LoginsEnded(user_id=user_id, at=at):
                 told[END_SESSIONS][user_id] = told[REVOKE_KEYS][user_id] = (user_id, at)
+                await write(connection, told)  # it is about what there is before it, whatever comes after it here
+                told.clear()
             case SessionOpened(session_id, user_id, provider, at, expires_at):
                 told[OPEN][session_id] = (session_id, user_id, provider, at, expires_at)
             case SessionRefreshed(session_id=session_id, at=at):
@@ -127,8 +130,13 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 told[USE][key_id] = (key_id, at)
             case KeyRevoked(key_id, _, at):
                 told[REVOKE][key_id] = (key_id, at)
-    for statement, rows in told.items():
-        if rows:
+    await write(connection, told)
+
+
+async def write(connection: asyncpg.Connection, told: Mapping[str, Mapping[object, tuple[Any, ...]]]) -> None:
+    """Write what was told, by one statement of each sort."""
+    for statement in IN_ORDER:
+        if rows := told.get(statement):
             await connection.execute(statement, *map(list, zip(*rows.values(), strict=True)))
 
 

@@ -217,5 +217,26 @@ def attempted(inbox: Inbox, channel: Channel, notification_ids: Sequence[UUID], 
     return msgspec.structs.replace(inbox, attempts=attempts)
 
 
-INBOXES_DECIDER = Decider("notifications", NotificationEvent, decide, evolve, initial=Inbox())
+def asks(event: NotificationEvent) -> InboxCommand:
+    """The command that leads to an event."""
+    match event:
+        case NotificationRaised(notification_id, user_id, kind, about, text, facts, at):
+            return Raise(notification_id, user_id, kind, about, text, facts, at)
+        case NotificationsAcknowledged(user_id, cursor, at):
+            return Acknowledge(user_id, cursor, at)
+        case NotificationRead(user_id, notification_id, at):
+            return MarkRead(user_id, notification_id, at)
+        case NotificationsRead(user_id, cursor, at):
+            return MarkAllRead(user_id, cursor, at)
+        case DeliveryRepeated() | DeliveryGivenUp():  # of one command there may be several, each about others
+            return SendAgain(event.user_id, event.channel, event.notification_ids, event.at)
+        case PreferencesChanged(user_id, muted, at):
+            return SetPreferences(user_id, muted, at)
+        case WebhooksWanted(user_id, at):
+            return WantWebhooks(user_id, at)
+        case _:
+            assert_never(event)
+
+
+INBOXES_DECIDER = Decider("notifications", NotificationEvent, decide, evolve, initial=Inbox(), asks=asks)
 Inboxes = Aggregate[InboxCommand, Inbox, NotificationEvent]

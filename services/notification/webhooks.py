@@ -231,7 +231,24 @@ def evolve(registry: Registry, event: WebhookEvent) -> Registry:
     return Registry(webhooks.insert(webhook_id, webhook), registry.registered)
 
 
-WEBHOOKS = Decider("notifications.webhooks", WebhookEvent, decide, evolve, initial=Registry())
+def asks(event: WebhookEvent) -> WebhookCommand | None:
+    """The command that leads to an event."""
+    match event:
+        case WebhookRegistered(webhook_id, user_id, url, kinds, at):
+            return RegisterWebhook(webhook_id, user_id, url, kinds, at)
+        case WebhookChanged(webhook_id, user_id, url, kinds, enabled, at, because):
+            if because is not None:
+                return None  # it answered 410, or was changed when it had
+            return ChangeWebhook(webhook_id, user_id, url, kinds, enabled, at)
+        case WebhookSecretRotated(webhook_id, user_id, _, at, request_id):
+            return RotateSecret(webhook_id, user_id, request_id, at)
+        case WebhookRemoved(webhook_id, user_id, at):
+            return RemoveWebhook(webhook_id, user_id, at)
+        case _:
+            assert_never(event)
+
+
+WEBHOOKS = Decider("notifications.webhooks", WebhookEvent, decide, evolve, initial=Registry(), asks=asks)
 """Its subjects are apart from those of inboxes, so that who listens to one does not hear the other."""
 Webhooks = Aggregate[WebhookCommand, Registry, WebhookEvent]
 
@@ -380,6 +397,29 @@ def evolve_delivery(delivery: Delivery, event: WebhookDeliveryEvent) -> Delivery
             assert_never(event)
 
 
-DELIVERIES = Decider("notifications.deliveries", WebhookDeliveryEvent, decide_delivery, evolve_delivery, Delivery())
+def asks_of_delivery(event: WebhookDeliveryEvent) -> DeliveryCommand | None:
+    """The command that leads to an event."""
+    match event:
+        case WebhookDue():
+            told = (event.delivery_id, event.webhook_id, event.user_id, event.notification_id, event.kind)
+            return SendNotification(*told, event.body, event.at)
+        case WebhookAttempted(_, _, attempt, status, error, took, at, again_at):
+            pause = (again_at - at).total_seconds() if again_at else 0
+            return RecordAttempt(attempt, Answer(status, error), took, pause, at)
+        case WebhookDelivered(_, _, attempt, status, took, at):
+            return RecordAttempt(attempt, Answer(status, None), took, 0, at)
+        case WebhookParked(reason=reason, at=at):
+            return (
+                None if reason in ("attempts", "gone") else ParkDelivery(reason, at)
+            )  # it comes with the last attempt
+        case WebhookRedeliveryRequested(_, webhook_id, user_id, _, at, request_id):
+            return Redeliver(webhook_id, user_id, request_id, at)
+        case _:
+            assert_never(event)
+
+
+DELIVERIES = Decider(
+    "notifications.deliveries", WebhookDeliveryEvent, decide_delivery, evolve_delivery, Delivery(), asks_of_delivery
+)
 """Apart from inboxes and webhooks, so that who posts them hears nothing else."""
 Deliveries = Aggregate[DeliveryCommand, Delivery, WebhookDeliveryEvent]

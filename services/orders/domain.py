@@ -287,7 +287,30 @@ def after(book: Book, order: Order, event: BookEvent, taken: int = 0, **changes:
     return msgspec.structs.replace(book, taken=book.taken + taken, orders=book.orders.insert(order.id, order))
 
 
-ORDERS = Decider("orders", BookEvent, decide, evolve, initial=Book())
+def asks(event: BookEvent) -> OrderCommand | None:
+    """The command that leads to an event."""
+    match event:
+        case BookOpened(ticket_id, listing, at):
+            return KeepBook(ticket_id, listing, at)
+        case BookRevised(ticket_id, listing, at):
+            return KeepBook(ticket_id, listing, at) if listing.on_sale else StopSelling(listing.version, at)
+        case OrderCreated(order_id, _, buyer_id, _, quantity, _, _, expires_at, at, request_id):
+            return PlaceOrder(order_id, buyer_id, quantity, expires_at, at, request_id)
+        case PaymentStarted(order_id, _, payment_id, at):
+            return StartPayment(order_id, payment_id, at)
+        case PaymentRefused(order_id, _, payment_id, at):
+            return RefusePayment(order_id, payment_id, at)
+        case OrderCompleted(order_id=order_id, payment_id=payment_id, at=at):
+            return CompleteOrder(order_id, payment_id, at)
+        case OrderCancelled(order_id=order_id, reason=reason, at=at):
+            return CancelOrder(order_id, reason, at)
+        case BookSoldOut():
+            return None  # it comes with the sale of the last seat
+        case _:
+            assert_never(event)
+
+
+ORDERS = Decider("orders", BookEvent, decide, evolve, initial=Book(), asks=asks)
 Orders = Aggregate[OrderCommand, Book, BookEvent]
 
 
@@ -315,5 +338,11 @@ def evolve_request(_: OrderRequested | None, event: OrderRequested) -> OrderRequ
     return event
 
 
-ORDER_REQUESTS = Decider("orders", OrderRequested, decide_request, evolve_request, initial=None)
+def asks_request(event: OrderRequested) -> RequestOrder:
+    """The command that leads to an event."""
+    wanted = (event.ticket_id, event.quantity, event.hold_seconds)
+    return RequestOrder(event.request_id, event.buyer_id, *wanted, event.at)
+
+
+ORDER_REQUESTS = Decider("orders", OrderRequested, decide_request, evolve_request, initial=None, asks=asks_request)
 OrderRequests = Aggregate[RequestOrder, OrderRequested | None, OrderRequested]

@@ -104,5 +104,18 @@ def evolve(listing: Listing, event: TicketEvent) -> Listing:
             assert_never(event)
 
 
-TICKETS = Decider("tickets", TicketEvent, decide, evolve, initial=Listing())
+def asks(event: TicketEvent) -> TicketCommand:
+    """The command that leads to an event."""
+    match event:
+        case TicketCreated(ticket_id, seller_id, details, at):
+            return CreateTicket(ticket_id, seller_id, details, at)
+        case TicketUpdated(ticket_id, seller_id, details, at, operation_id):
+            return UpdateTicket(ticket_id, seller_id, msgspec.structs.asdict(details), None, at, operation_id)
+        case TicketWithdrawn(ticket_id, seller_id, at):
+            return WithdrawTicket(ticket_id, seller_id, at)
+        case _:
+            assert_never(event)
+
+
+TICKETS = Decider("tickets", TicketEvent, decide, evolve, initial=Listing(), asks=asks)
 Tickets = Aggregate[TicketCommand, Listing, TicketEvent]

@@ -31,14 +31,17 @@ from tests.benchmarks.bulk_bad import BULK_BAD
 from tests.benchmarks.bulk_tickets import BULK_TICKETS
 from tests.benchmarks.expiry import EXPIRY
 from tests.benchmarks.listener import LISTENER
+from tests.benchmarks.looking import SHOW, TAIL
 from tests.benchmarks.notify import FAN_OUT, NOTIFY, RECONNECT, SOCKETS
 from tests.benchmarks.orders import HOT, MANY
 from tests.benchmarks.rebuild import REBUILD
+from tests.benchmarks.replay_decide import REPLAY_DECIDE
 from tests.benchmarks.row import Measured, Row, Scene
 
 ROWS = (
-    *(APPEND, MANY, HOT, TOKENS, API_KEYS, NEW_TOKENS, LISTENER, REBUILD, EXPIRY, BULK, BULK_BAD, BULK_TICKETS),
-    *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY),
+    *(APPEND, MANY, HOT, TOKENS, API_KEYS, NEW_TOKENS, LISTENER, REBUILD, REPLAY_DECIDE, EXPIRY),
+    *(BULK, BULK_BAD, BULK_TICKETS),
+    *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY, SHOW, TAIL),
 )
 PACKAGES = (
     "nats-py",

@@ -67,7 +67,7 @@ def sale(events: int, tickets: int) -> Iterator[tuple[UUID, OrderEvent]]:
                     sold = (o.order_id, o.ticket_id, o.buyer_id, o.quantity)
                     yield OrderCompleted(*sold, payment_id, o.price * o.quantity, o.currency, now())
                 elif end < 0.9:
-                    yield OrderCancelled(o.order_id, o.ticket_id, o.buyer_id, o.quantity, "expired", now())
+                    yield OrderCancelled(o.order_id, o.ticket_id, o.buyer_id, o.quantity, "expired", o.expires_at)
 
     for event in islice(story(), events):
         yield event.ticket_id, msgspec.structs.replace(event, version=versions[event.ticket_id])

@@ -5,6 +5,7 @@ from contextlib import aclosing
 from time import perf_counter
 
 import nats
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from common.events import decode
@@ -16,6 +17,33 @@ from tests.benchmarks.row import Measured, Row, Scene, alternate, at_least
 STREAM = "ORDERS"
 TICKETS = 500
 WITHIN = 300.0
+
+
+async def decode_only(client: Client, count: int) -> float:
+    """Events of ORDERS per second that an ordered consumer of nats-py reads and decodes, all `count` of them."""
+    seen = 0
+    all_in = asyncio.Event()
+
+    async def receive(message: Msg) -> None:
+        nonlocal seen
+        decode((message.headers or {})["ce-type"], message.data)
+        seen += 1
+        if seen == count:
+            all_in.set()
+
+    began = perf_counter()
+    subscription = await client.jetstream().subscribe(
+        "orders.*",
+        stream=STREAM,
+        cb=receive,
+        ordered_consumer=True,
+        pending_msgs_limit=0,  # without limits, or it drops what came too fast
+        pending_bytes_limit=0,
+    )
+    await asyncio.wait_for(all_in.wait(), WITHIN)
+    took = perf_counter() - began
+    await subscription.unsubscribe()
+    return count / took
 
 
 async def measure(scene: Scene) -> Measured:
@@ -32,31 +60,6 @@ async def measure(scene: Scene) -> Measured:
             assert events == count
             return count / (perf_counter() - began)
 
-        async def decode_only() -> float:
-            seen = 0
-            all_in = asyncio.Event()
-
-            async def receive(message: Msg) -> None:
-                nonlocal seen
-                decode((message.headers or {})["ce-type"], message.data)
-                seen += 1
-                if seen == count:
-                    all_in.set()
-
-            began = perf_counter()
-            subscription = await client.jetstream().subscribe(
-                "orders.*",
-                stream=STREAM,
-                cb=receive,
-                ordered_consumer=True,
-                pending_msgs_limit=0,  # without limits, or it drops what came too fast
-                pending_bytes_limit=0,
-            )
-            await asyncio.wait_for(all_in.wait(), WITHIN)
-            took = perf_counter() - began
-            await subscription.unsubscribe()
-            return count / took
-
         async def follow_only() -> float:
             seen = 0
             began = perf_counter()
@@ -67,7 +70,7 @@ async def measure(scene: Scene) -> Measured:
                         break
             return count / (perf_counter() - began)
 
-        figures = await alternate(scene, ours, decode_only)
+        figures = await alternate(scene, ours, lambda: decode_only(client, count))
         scene.tell("our own follow, decoding only")
         follow = await follow_only()
     return Measured("/s", *figures, details={"events": count, "our_follow_decoding_only": follow})
