@@ -38,7 +38,7 @@ UserId = Annotated[
 ROLES: tuple[Role, ...] = get_args(Role)
 """From who may do least to who may do most."""
 
-Area = Literal["tickets", "orders", "batches", "notifications", "webhooks", "account"]
+Area = Literal["tickets", "orders", "batches", "notifications", "webhooks", "events", "account"]
 """What there are doors to. To what is of an account (its sessions, its keys) only people get, not programs."""
 
 Scope = Literal[
@@ -52,6 +52,8 @@ Scope = Literal[
     "notifications:write",
     "webhooks:read",
     "webhooks:write",
+    "events:read",
+    "events:write",
 ]
 """What an API key may be good for: an area, and whether to change something there."""
 

@@ -108,8 +108,12 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def time(self) -> datetime:
-        """When it was appended, by the clock of who appended it; when it was stored, where nobody says that."""
-        return datetime.fromisoformat(told) if (told := self.headers.get("ce-time")) else self.stored_at
+        """When it was appended, by the clock of who appended it; when it was stored, where nobody tells a time."""
+        try:
+            told = datetime.fromisoformat(self.headers.get("ce-time", ""))
+        except ValueError:
+            return self.stored_at
+        return told if told.tzinfo else self.stored_at
 
     @property
     def type(self) -> str:
@@ -145,7 +149,7 @@ class EventLog(Protocol):
 
     @property
     def renewals(self) -> int:
-        """How often the connection to it was renewed: it may be another log then, restored or made anew."""
+        """How often the connection to it was renewed, or it was: it may be another log then, restored or made anew."""
 
     async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
         """Append all of `drafts` (1 to 1,000) or none, if `expected` is the last sequence on `subject` (0: none yet).
@@ -203,6 +207,19 @@ def _numbers(reply: str) -> list[str]:
     return tokens[at : at + 4]
 
 
+RESTORATIONS = "restorations"
+
+
+def restorations(client: Client) -> int:
+    """How often this client was told that the log is being restored: from then on it is another."""
+    return client.stats.get(RESTORATIONS, 0)
+
+
+def renewals(client: Client) -> int:
+    """How often it may have become another log for this client, which did not hear while it was not connected."""
+    return client.stats["reconnects"] + restorations(client)
+
+
 class JetStreamLog:
     """The event log on NATS JetStream. Streams must exist (`boxoffice migrate`)."""
 
@@ -215,7 +232,7 @@ class JetStreamLog:
 
     @property
     def renewals(self) -> int:
-        return self._client.stats["reconnects"]
+        return renewals(self._client)
 
     async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
         if not 1 <= len(drafts) <= BATCH_LIMIT:
@@ -257,6 +274,39 @@ class JetStreamLog:
                     + (" It may still have been stored: look before you ask again." if in_doubt else "")
                 )
             await asyncio.sleep(random.uniform(0.002, 0.02) if ack else 0.1)  # noqa: S311 (jitter)
+
+    async def take_in(self, stream: str, messages: Sequence[Guarded], *, after: int) -> None:
+        """Append 1 to 1,000 messages together as they are, if `after` is the last sequence of the stream.
+
+        Raises WrongSequence, Invalid for what the log does not take, Unavailable.
+        """
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        guard = {"Nats-Expected-Last-Sequence": str(after)}
+        first = msgspec.structs.replace(messages[0], headers=messages[0].headers | guard)
+        group = GroupCommit(self._client)
+        while True:
+            code, told = 0, f"it did not answer in {self._timeout:.0f} s"
+            try:
+                ack = await group.publish_together([first, *messages[1:]])
+                if ack.error is None:
+                    return
+                code, told = ack.error.err_code, f"{ack.error.description} ({ack.error.err_code})"
+            except nats.errors.MaxPayloadError as error:
+                raise Invalid(f"An event for {stream} is larger than the log takes.") from error
+            except (nats.errors.Error, OSError) as error:
+                if self._client.is_closed:
+                    raise Unavailable("The connection to the event log is closed.") from error
+            end = (await self.end(stream)).sequence
+            if end == after + len(messages) and await self.event_id(stream, end) == messages[-1].headers["ce-id"]:
+                return  # an earlier try was stored
+            if end != after:
+                raise WrongSequence(stream)
+            if code == DUPLICATE_IN_BATCH:
+                raise Invalid(f"Two events for {stream} have the same id.")
+            passing = code == 0 or code in PASSING
+            if not passing or asyncio.get_running_loop().time() > deadline:
+                raise Unavailable(f"The event log refused what was to go to {stream}: {told}.")
+            await asyncio.sleep(0.1)
 
     async def _publish(self, subject: str, drafts: Sequence[Draft], expected: int) -> PubAck:
         """One try. Raises what nats-py raises."""
@@ -500,7 +550,7 @@ class _OrderedConsumer:
         self._buffer: deque[Msg] = deque()
         self._wake = asyncio.Event()
         self._flow_reply: str | None = None
-        self._connection = client.stats["reconnects"]
+        self._renewals = renewals(client)
         self._subscription: Subscription | None = None
         self._heard = 0.0
 
@@ -554,7 +604,7 @@ class _OrderedConsumer:
                     await self._wake.wait()
             except TimeoutError:
                 silent = asyncio.get_running_loop().time() - self._heard > 2.5 * self.HEARTBEAT
-                renewed = self._client.stats["reconnects"] != self._connection
+                renewed = renewals(self._client) != self._renewals
                 if silent or renewed or self._gap or self._client.is_closed:
                     return None
         taken: list[tuple[int, Msg]] = []

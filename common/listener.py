@@ -4,6 +4,7 @@ import asyncio
 import random
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
@@ -14,8 +15,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
-from common.errors import Retry, Unavailable
-from common.event_log import delivery
+from common.errors import Invalid, Retry, Unavailable
+from common.event_log import delivery, restorations
 from common.events import OWNERS, UPCASTS, Event, UndecodableEvent, decode, type_of
 from common.telemetry import DEAD_LETTERS, HANDLED, Cause, cause
 from common.topology import CONSUMER
@@ -80,6 +81,13 @@ class Listener(ABC, Generic[E_contra]):
         """Tell whoever waits for the deed that it is not done. If this fails, the event comes again."""
 
 
+class _Again(msgspec.Struct):
+    """An event that is to be heard once more, by its headers. `heard`: when that was done, or why it failed."""
+
+    headers: Mapping[str, str]
+    heard: "asyncio.Future[None]"
+
+
 class Subscription:
     """Runs one listener on its durable consumer, which must exist (`boxoffice migrate`)."""
 
@@ -93,9 +101,10 @@ class Subscription:
         self._client = client
         self._consumer = CONSUMER[listener.durable]
         self._stopping = False
+        self._restorations = 0  # of the log, when this began to listen
         self._asked = 0  # messages asked for that have not come yet
         self._in_flight: dict[str, float] = {}  # by reply subject: when the server last heard of it, oldest first
-        self._chains: dict[object, deque[tuple[Msg, Event]]] = {}
+        self._chains: dict[object, deque[tuple[Msg | _Again, Event]]] = {}
         self._verdicts: list[tuple[str, bytes]] = []  # collected, by reply subject
         self._known: dict[int, tuple[int, int]] = {}  # by sequence: failures of the event, deliveries that were none
         self._running: set[asyncio.Task[None]] = set()
@@ -106,8 +115,14 @@ class Subscription:
         }
 
     async def run(self) -> None:
-        """Listen until cancelled; then let what runs finish, and put the rest back for others."""
-        self._stopping = False
+        """Listen until cancelled; then let what runs finish, and put the rest back for others.
+
+        When the log is restored it ends too, to begin anew: what was heard is of another log, in which the same number
+        means another event. So the server, too, is told nothing more of what came of it.
+        """
+        self._stopping, self._asked, self._restorations = False, 0, restorations(self._client)
+        self._in_flight.clear()
+        self._known.clear()
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(
             inbox, cb=self._receive, pending_msgs_limit=0, pending_bytes_limit=0
@@ -131,11 +146,38 @@ class Subscription:
             raise Unavailable(f"consumer {self.name} does not answer: {error!r}") from error
         return info.ack_floor.stream_seq if info.ack_floor else 0
 
+    def understood(self, stream: str, subject: str, headers: Mapping[str, str], body: bytes) -> Event:
+        """An event that is to be heard once more. Raises Invalid for what the listener would not hear."""
+        tag = headers.get("ce-type", "")
+        where = f"What is on {subject}"
+        if not self._consumer.hears(stream, subject):
+            part = self._consumer.subject or "all"
+            raise Invalid(f"{self.name} does not hear {subject} of {stream}, but {part} of {self._consumer.stream}.")
+        try:
+            event = decode(tag, body)
+        except UndecodableEvent as error:
+            raise Invalid(f"{where} cannot be decoded, so {self.name} cannot hear it: {error}") from error
+        if type_of(type(event)) not in self._listener.hears:
+            raise Invalid(f"{where} is {tag}, and {self.name} hears only {', '.join(sorted(self._listener.hears))}.")
+        return event
+
+    async def redeliver(self, subject: str, headers: Mapping[str, str], event: Event) -> None:
+        """Have the listener hear an event that `understood` made, in its turn. Raises what `on` raises.
+
+        Whoever is cancelled before it has begun has changed nothing. When this stops, it is cancelled from here.
+        """
+        again = _Again(headers, asyncio.get_running_loop().create_future())
+        if self._stopping:
+            again.heard.cancel()
+        else:
+            self._enqueue(self._listener.key(event) or subject, again, event)
+        await again.heard
+
     async def _pull(self, inbox: str) -> None:
         """Keep asking for as many messages as there is room for: whenever half of it is free, or nothing is coming."""
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._consumer.stream}.{self.name}"
         limit = self._listener.concurrency
-        while True:
+        while not self._replaced:
             room = limit - len(self._in_flight) - self._asked
             if room > limit // 2 or (room > 0 and self._asked == 0):
                 request = {"batch": room, "expires": int(self.EXPIRES * 1e9)}
@@ -179,6 +221,10 @@ class Subscription:
         except Exception as error:
             self._start(self._fail(message, error))
             return
+        self._enqueue(key, message, event)
+
+    def _enqueue(self, key: object, message: Msg | _Again, event: Event) -> None:
+        """Have an event heard after those with the same key that came before."""
         if (chain := self._chains.get(key)) is not None:
             chain.append((message, event))
         else:
@@ -190,19 +236,40 @@ class Subscription:
         self._running.add(task)
         task.add_done_callback(self._running.discard)
 
-    async def _run_chain(self, key: object, chain: deque[tuple[Msg, Event]]) -> None:
+    async def _run_chain(self, key: object, chain: deque[tuple[Msg | _Again, Event]]) -> None:
         while chain and not self._stopping:
-            await self._handle(*chain.popleft())
+            message, event = chain.popleft()
+            await (self._repeat(message, event) if isinstance(message, _Again) else self._handle(message, event))
         if not chain:
             self._chains.pop(key, None)
 
-    async def _handle(self, message: Msg, event: Event) -> None:
-        """One event, from on() to its settlement."""
-        headers = message.headers or {}
+    async def _hear(self, headers: Mapping[str, str], event: Event) -> None:
         event_id = headers.get("ce-id", "")
         cause.set(Cause(headers.get("correlation-id", event_id), event_id, headers.get("traceparent")))
+        await self._listener.on(event)
+
+    async def _repeat(self, again: _Again, event: Event) -> None:
+        """One event that is heard once more; whoever wants that decides what becomes of it."""
+        if again.heard.done():
+            return  # they are gone
         try:
-            await self._listener.on(event)
+            await self._hear(again.headers, event)
+        except asyncio.CancelledError:
+            again.heard.cancel()
+            raise
+        except Exception as error:
+            self._outcomes["retry" if isinstance(error, Retry) else "error"].inc()
+            if not again.heard.done():
+                again.heard.set_exception(error)
+        else:
+            self._outcomes["done"].inc()
+            if not again.heard.done():
+                again.heard.set_result(None)
+
+    async def _handle(self, message: Msg, event: Event) -> None:
+        """One event, from on() to its settlement."""
+        try:
+            await self._hear(message.headers or {}, event)
         except asyncio.CancelledError:
             await self._settle(message, b"-NAK")
             raise
@@ -278,8 +345,15 @@ class Subscription:
         if not self._listener.waits:
             await self._tell()
 
+    @property
+    def _replaced(self) -> bool:
+        """Whether what was heard is of another log."""
+        return self._restorations != restorations(self._client)
+
     async def _tell(self) -> None:
         verdicts, self._verdicts = self._verdicts, []
+        if self._replaced:
+            return
         with suppress(nats.errors.Error, OSError):
             for reply, verdict in verdicts:
                 await self._client.publish(reply, verdict)
@@ -294,6 +368,8 @@ class Subscription:
         loop, ack_wait = asyncio.get_running_loop(), self._consumer.ack_wait
         while True:
             await asyncio.sleep(ack_wait / 4)
+            if self._replaced:
+                return
             with suppress(nats.errors.Error, OSError):
                 for reply, heard in list(self._in_flight.items()):
                     if loop.time() - heard < ack_wait / 2:
@@ -310,7 +386,10 @@ class Subscription:
         for chain in list(self._chains.values()):
             while chain:
                 message, _ = chain.popleft()
-                await self._settle(message, b"-NAK")
+                if isinstance(message, _Again):
+                    message.heard.cancel()
+                else:
+                    await self._settle(message, b"-NAK")
         self._chains.clear()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=self._listener.patience)

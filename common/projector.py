@@ -5,6 +5,7 @@ import heapq
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import datetime
 from hashlib import sha256
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -15,7 +16,7 @@ import structlog
 
 from common.aggregate import Aggregate, Handled
 from common.errors import NotFound, Unavailable
-from common.event_log import SKIPPED, EventLog, Recorded
+from common.event_log import SKIPPED, EventLog, Recorded, StreamEnd
 from common.events import Event, UndecodableEvent
 from common.group_commit import BATCH_LIMIT
 from common.postgres import POSTGRES_FAILED, told
@@ -221,13 +222,18 @@ async def verify_checkpoint(connection: asyncpg.Connection, stream: str, event_l
         raise CheckpointMismatch(f"the read model has no checkpoint for stream {stream}")
     end = await event_log.end(stream)
     sequence: int = row["sequence"]
-    if abs((row["stream_created"] - end.created).total_seconds()) > 0.001:
+    if not is_of(row["stream_created"], end):
         raise CheckpointMismatch(f"stream {stream} was created anew on {end.created:%Y-%m-%d %H:%M:%S}Z")
     if sequence > end.sequence:
         raise CheckpointMismatch(f"the read model is at {sequence}, stream {stream} ends at {end.sequence}")
     if sequence and await event_log.event_id(stream, sequence) != row["event_id"]:
         raise CheckpointMismatch(f"event {sequence} of stream {stream} is not the one that the read model has seen")
     return sequence
+
+
+def is_of(stream_created: datetime, end: StreamEnd) -> bool:
+    """Whether that is when this very stream was created. Postgres keeps microseconds."""
+    return abs((stream_created - end.created).total_seconds()) <= 0.001
 
 
 async def write_batch(
@@ -374,12 +380,13 @@ class Projected:
         self._database_url = database_url
         self._passed = 0
         self._goal = 0
+        self._renewals = 0
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[bool]]] = []
 
     async def wait(self, sequence: int, *, at_most: float = 2.0) -> bool:
         """Wait until `sequence` can be read, `at_most` seconds; whether it can."""
-        if sequence <= self._passed:
+        if sequence <= self._passed and self._is_current:
             return True
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
@@ -408,18 +415,24 @@ class Projected:
 
     async def _listen(self) -> None:
         connection = await connect(self._database_url, self._model.name)
-        lost = asyncio.Event()
+        lost, loop = asyncio.Event(), asyncio.get_running_loop()
+        asked = loop.time()
         try:
             connection.add_termination_listener(lambda _: lost.set())
-            self._goal = (await self._event_log.end(self._stream)).sequence
-            self._passed = 0  # from here on it only grows: what is heard while the checkpoint is read counts
+            self._renewals = self._event_log.renewals
+            self._passed = 0
+            end = await self._event_log.end(self._stream)
+            self._goal = end.sequence
             await connection.add_listener(CHANNEL, self._hear)
             row = await connection.fetchrow(READ_CHECKPOINT, self._stream)
-            self._pass(row["sequence"] if row else 0)
-            while not lost.is_set():
+            # What is heard while the checkpoint is read counts; a checkpoint of another log does not.
+            read = row["sequence"] if row and is_of(row["stream_created"], end) else 0
+            self._pass(max(self._passed, read))
+            while not lost.is_set() and self._is_current:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(lost.wait(), 10)
-                if not lost.is_set():
+                    await asyncio.wait_for(lost.wait(), 1)
+                if not lost.is_set() and loop.time() > asked + 10:
+                    asked = loop.time()
                     await connection.execute("select 1", timeout=5)  # a dead link is noticed here
         finally:
             connection.terminate()
@@ -429,8 +442,13 @@ class Projected:
         if text.startswith(self._prefix):
             self._pass(int(text[len(self._prefix) :]))
 
+    @property
+    def _is_current(self) -> bool:
+        """Whether the sequences that are known are of the log that there is now, as far as this process has heard."""
+        return self._renewals == self._event_log.renewals
+
     def _pass(self, sequence: int) -> None:
-        self._passed = max(self._passed, sequence)
+        self._passed = sequence  # less than before when the read model was rebuilt from a restored log
         behind = self._goal - self._passed
         self.problem = f"the read model is catching up, {behind} events behind" if behind > 0 else None
         while self._waiting and self._waiting[0][0] <= self._passed:

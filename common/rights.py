@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from common.topology import ANSWERS, CONSUMERS, SERVICES, STREAMS, Stream
+from common.topology import ANSWERS, CONSUMERS, LISTENS, REDELIVER, REDELIVERS, RESTORED, SERVICES, STREAMS, Stream
 
 MIGRATE = "migrate"
 """Who manages streams, consumers and schemas: `boxoffice migrate`, and other commands of an operator."""
@@ -77,20 +77,26 @@ def rights_of(service: str) -> Rights:
     read = {stream.name for stream in reads(service)}
     never = [f"$JS.API.CONSUMER.CREATE.{each.stream}.{each.durable}" for each in CONSUMERS if each.stream in read]
     publish += [f"requests.{asked}.*" for asked, askers in ANSWERS.items() if service in (asked, *askers)]
-    heard = [f"{inbox_of(service)}.>"]
-    if service in ANSWERS:
+    redeliver = [f"requests.{each}.{REDELIVER}" for each in LISTENS]
+    if service == REDELIVERS:
+        publish += redeliver
+    else:
+        never += [subject for subject in redeliver if subject.rpartition(".")[0] + ".*" in publish]
+    heard = [f"{inbox_of(service)}.>", RESTORED]
+    answers = service in ANSWERS or service in LISTENS
+    if answers:
         heard += [
-            f"requests.{service}.*",
+            f"requests.{service}.*" if service in ANSWERS else f"requests.{service}.{REDELIVER}",
             *(f"$SRV.{verb}{whom}" for verb in VERBS for whom in ("", f".{service}", f".{service}.*")),
         ]
-    return Rights(tuple(publish), tuple(heard), tuple(never), answers=service in ANSWERS)
+    return Rights(tuple(publish), tuple(heard), tuple(never), answers=answers)
 
 
 MIGRATES = Rights(
-    publish=("$JS.API.>", "$JS.FC.>"),
-    subscribe=(f"{inbox_of(MIGRATE)}.>", *(subject for stream in STREAMS for subject in stream.subjects)),
+    publish=("$JS.API.>", "$JS.FC.>", "$JS.SNAPSHOT.>", RESTORED),
+    subscribe=(f"{inbox_of(MIGRATE)}.>", RESTORED, *(subject for stream in STREAMS for subject in stream.subjects)),
 )
-"""What an operator may do: manage, read and watch, and write nothing."""
+"""What an operator may do: manage, read and watch, back up and restore, and write nothing else."""
 
 
 def everybody() -> Mapping[str, Rights]:

@@ -19,10 +19,11 @@ from nats.aio.msg import Msg
 from nats.protocol.command import hpub_cmd
 
 from common.errors import Unavailable
-from common.event_log import JetStreamLog
+from common.event_log import RESTORATIONS, JetStreamLog, restorations
 from common.live import Connections
 from common.rights import inbox_of
 from common.settings import Settings, without_password
+from common.topology import RESTORED
 
 log = structlog.get_logger()
 
@@ -163,6 +164,10 @@ async def connect(
     async def reconnected() -> None:
         log.warning("nats_reconnected", client=name)
 
+    async def restored(_: Msg) -> None:
+        client.stats[RESTORATIONS] = restorations(client) + 1
+        log.warning("log_restored", client=name)
+
     async def failed(error: Exception) -> None:
         passing = isinstance(error, (ConnectionError, nats.errors.UnexpectedEOF, TimeoutError))
         if passing or repr(error) in told:  # a host without an address is one every second
@@ -198,6 +203,7 @@ async def connect(
             raise NotLetIn(f"NATS at {without_password(settings.nats_url)} refuses {whom}: {MEND_USER}") from error
         raise Unavailable(f"NATS does not answer at {without_password(settings.nats_url)}: {reason!r}") from error
     try:
+        await client.subscribe(RESTORED, cb=restored)
         shared = Connections(settings.connections) if connections is None else connections
         yield Platform(client, JetStreamLog(client), settings, shared)
     finally:
@@ -244,6 +250,10 @@ async def _keep_running(worker: Worker) -> None:
         started = loop.time()
         try:
             await worker.run()
+        except Unavailable as error:  # it goes on as soon as that is there again
+            if worker.problem != error.detail:
+                log.warning("worker_waits", worker=worker.name, problem=error.detail)
+            worker.problem, pause = error.detail, 0.5
         except Exception as error:
             worker.problem = f"{type(error).__name__}: {error}"
             log.exception("worker_failed", worker=worker.name, again_in=pause)

@@ -1,5 +1,6 @@
 """The streams and durable consumers that exist, with their settings; created by `boxoffice migrate` and nobody else."""
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -30,6 +31,9 @@ PASSING_SECONDS = 3600.0
 
 BELIEVED_SECONDS = 1800
 """Longer than anything lives that is believed without asking who issued it: access tokens, tickets, logins begun."""
+
+RESTORED = "log.restored"
+"""On what everybody is told, by `boxoffice restore`, that the streams are gone and come back as they once were."""
 
 STREAM_SETTINGS = (
     "subjects",
@@ -114,6 +118,11 @@ class Consumer(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return f"consumer {self.durable} on {self.stream}"
 
+    def hears(self, stream: str, subject: str) -> bool:
+        """Whether what is on a subject of a stream is for it."""
+        part = re.escape(self.subject).replace(r"\*", "[^.]+") or ".+"
+        return stream == self.stream and re.fullmatch(part, subject) is not None
+
     def config(self) -> ConsumerConfig:
         """The settings on the server."""
         return ConsumerConfig(
@@ -130,11 +139,38 @@ class Consumer(msgspec.Struct, frozen=True):
     async def trouble(self, js: JetStreamContext, _replicas: int) -> str:
         """In what it differs on the server from what it should be; empty if in nothing that matters."""
         there = (await js.consumer_info(self.stream, self.durable)).config
+        if beyond := await self._beyond(js, there):
+            return f"it begins at {there.opt_start_seq}, past the next event ({beyond})"
         return _differences(there, self.config(), ("ack_wait", "max_ack_pending", "max_deliver", "filter_subject"))
 
-    async def apply(self, js: JetStreamContext, _replicas: int, *, new: bool) -> None:  # noqa: ARG002 (one call does both)
-        """Create or change it."""
-        await js.add_consumer(self.stream, self.config())
+    async def _beyond(self, js: JetStreamContext, there: ConsumerConfig) -> int:
+        """The sequence of the next event, if it would not be heard: an import was cut off, and given up; else 0."""
+        if not there.opt_start_seq:
+            return 0
+        after = (await js.stream_info(self.stream)).state.last_seq + 1
+        return after if there.opt_start_seq > after else 0
+
+    async def apply(self, js: JetStreamContext, _replicas: int, *, new: bool) -> None:
+        """Create or change it. Where it begins stays as it is, as the server wants, unless events would be lost."""
+        config = self.config()
+        if not new:
+            there = (await js.consumer_info(self.stream, self.durable)).config
+            if after := await self._beyond(js, there):
+                await self.begin_at(js, after)
+                return
+            config.deliver_policy, config.opt_start_seq = there.deliver_policy, there.opt_start_seq
+        await js.add_consumer(self.stream, config)
+
+    async def begin_at(self, js: JetStreamContext, sequence: int) -> None:
+        """Have it hear nothing before `sequence`, and all from there; made anew unless it does already."""
+        there = (await js.consumer_info(self.stream, self.durable)).config
+        if (there.opt_start_seq or 1) == sequence:
+            return
+        config = self.config()
+        if sequence > 1:
+            config.deliver_policy, config.opt_start_seq = DeliverPolicy.BY_START_SEQUENCE, sequence
+        await js.delete_consumer(self.stream, self.durable)
+        await js.add_consumer(self.stream, config)
 
 
 SERVICES = ("batch", "expiration", "history", "identity", "notification", "orders", "tickets")
@@ -190,6 +226,15 @@ ANSWERS: Mapping[str, tuple[str, ...]] = {
 }
 """The services that answer requests (`requests.<service>.<name>`), and which others may ask each; it may itself."""
 
+LISTENS = tuple(service for service in SERVICES if any(consumer.service == service for consumer in CONSUMERS))
+"""The services that have listeners, and answer who wants one to hear an event once more (REDELIVER)."""
+
+REDELIVERS = "history"
+"""The service that may ask for that; no other, though it may ask everything else."""
+
+REDELIVER = "redeliver"
+"""The name of that request."""
+
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}
 
 
@@ -203,6 +248,17 @@ async def inspect(client: Client, *, replicas: int = 1) -> AsyncIterator[tuple[S
             except NotFoundError:
                 trouble = MISSING
             yield thing, trouble
+
+
+async def begin_behind(client: Client, ends: Mapping[str, int]) -> None:
+    """Have every durable consumer begin behind these sequences, by stream; at the first event where none is named.
+
+    Whoever listens meanwhile is not heard for a moment, and goes on by itself. Raises Unavailable.
+    """
+    js = client.jetstream(timeout=10)
+    async with _told_as_unavailable():
+        for consumer in CONSUMERS:
+            await consumer.begin_at(js, ends.get(consumer.stream, 0) + 1)
 
 
 class Stray(msgspec.Struct, frozen=True):

@@ -34,13 +34,17 @@ select relname::text as name,
                 join pg_attribute on attrelid = indrelid and attnum = number
            where indrelid = pg_class.oid and indisprimary
            order by place
-       ) as key
+       ) as key,
+       array(
+           select attname::text from pg_attribute
+           where attrelid = pg_class.oid and attnum > 0 and not attisdropped order by attname
+       ) as columns
 from pg_class
 where relnamespace = (select oid from pg_namespace where nspname = $1) and relkind in ('r', 'p')
   and relname <> 'checkpoint'
 order by relname
 """
-"""The tables of a read model, and the columns of each one's primary key."""
+"""The tables of a read model, with the columns of each one's primary key, and all."""
 ROWS = 'select count(*) from "{schema}"."{table}"'
 
 
@@ -66,7 +70,7 @@ async def sequences_at(model: ReadModel, moment: datetime | int, event_log: JetS
     """Of each stream the last sequence that counts at a moment: what was appended before a time, or up to a sequence.
 
     A sequence is one of the first of the model's streams, and of the others what was appended before that event
-    counts. Raises Invalid for a moment that is still to come, and Unavailable.
+    counts. Raises Invalid for a moment that is still to come, NotFound, Unavailable.
     """
     own, *others = model.sources
     if isinstance(moment, datetime):
@@ -75,10 +79,11 @@ async def sequences_at(model: ReadModel, moment: datetime | int, event_log: JetS
         return {stream: await event_log.sequence_before(stream, moment) for stream in model.sources}
     if moment > (end := (await event_log.end(own)).sequence):
         raise Invalid(f"Stream {own} ends at {end}; name a sequence up to that, not {moment}.")
-    there = await event_log.stored(own, moment) if others and moment else None
-    return {own: moment} | {
-        stream: await event_log.sequence_before(stream, there.time) if there else 0 for stream in others
-    }
+    if not moment:
+        return dict.fromkeys(model.sources, 0)
+    if (last := await event_log.stored(own, moment)) is None:
+        raise NotFound(f"Stream {own} has no event {moment}; name the sequence of another.")
+    return {own: moment} | {stream: await event_log.sequence_before(stream, last.time) for stream in others}
 
 
 async def view(
@@ -94,7 +99,7 @@ async def view(
     """Make a read model as it was at a moment (see `sequences_at`), and leave it in a scratch schema.
 
     It is called `into`, or after the model and the sequence; a scratch of that name is replaced, and nothing else is:
-    `reserved` are the names that are never used. Raises Invalid, Conflict, Unavailable, UndecodableEvent,
+    `reserved` are the names that are never used. Raises Invalid, NotFound, Conflict, Unavailable, UndecodableEvent,
     PostgresError; there is no such schema then.
     """
     if into is not None:

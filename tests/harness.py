@@ -11,7 +11,7 @@ from typing import Literal, Self, TypeVar
 
 import httpx
 
-from common.rights import everybody, nats_users, role_of
+from common.rights import MIGRATE, everybody, nats_users, role_of
 from common.settings import Settings, variables
 from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
@@ -60,6 +60,18 @@ def logins(settings: Settings) -> dict[str, str]:
 def unlimited() -> dict[str, str]:
     """The variables of such a system."""
     return {f"BOXOFFICE_RATE_{name.upper()}": rate for name, rate in UNLIMITED.items()}
+
+
+async def command(settings: Settings, *words: str) -> asyncio.subprocess.Process:
+    """`boxoffice` with these words, to NATS as whoever migrates; what it says is in its `stdout`."""
+    database = variables("database_url", MIGRATE)[0]  # tests make schemas as whoever owns the database
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "services.cli.main", *words),
+        env={**os.environ, **logins(settings), database: settings.database_url, "COLUMNS": "200"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
 
 
 class ServiceProcess:

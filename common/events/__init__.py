@@ -105,6 +105,7 @@ from common.events.repairs import DeadLetterDropped, DeadLetterEdited, EventRede
 from common.events.tickets import TicketCreated, TicketDetails, TicketEvent, TicketUpdated, TicketWithdrawn
 
 __all__ = [
+    "EVENTS",
     "OWNERS",
     "UPCASTS",
     "Again",
@@ -206,6 +207,7 @@ __all__ = [
     "WorkReleased",
     "decode",
     "encode",
+    "events_of",
     "type_of",
 ]
 
@@ -241,9 +243,15 @@ def type_of(event: type[Event]) -> str:
     return tag
 
 
-_BY_TAG: Mapping[str, msgspec.json.Decoder[Event]] = {
-    type_of(event): msgspec.json.Decoder(event) for owned in OWNERS.values() for event in get_args(owned) or (owned,)
-}
+def events_of(owner: str) -> tuple[type[Event], ...]:
+    """The types of event that a service owns."""
+    return get_args(OWNERS[owner]) or (OWNERS[owner],)
+
+
+EVENTS: Mapping[str, type[Event]] = {type_of(event): event for owner in OWNERS for event in events_of(owner)}
+"""Every type of event by its tag."""
+
+_BY_TAG: Mapping[str, msgspec.json.Decoder[Event]] = {tag: msgspec.json.Decoder(event) for tag, event in EVENTS.items()}
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 

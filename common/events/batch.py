@@ -7,18 +7,21 @@ from uuid import UUID
 import msgspec
 from msgspec import Meta
 
-from common.events.base import Event
+from common.events.base import PERSONAL, Content, Event, Person
 
 Priority = Literal["high", "normal", "low"]
 BatchEnd = Literal["COMPLETED", "COMPLETED_WITH_ERRORS", "CANCELLED", "FAILED"]
 Outcome = Literal["succeeded", "failed", "cancelled"]
+
+Payload = Annotated[msgspec.Raw, Meta(extra={PERSONAL: "content"})]
+"""What is to be done, as somebody wrote it."""
 
 
 class Operation(msgspec.Struct, frozen=True, gc=False):
     """One operation: its row number (from 1) in its batch, and what is to be done, as its kind has it."""
 
     number: int
-    payload: msgspec.Raw
+    payload: Payload
 
 
 class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -26,23 +29,23 @@ class Result(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     number: int
     outcome: Outcome = "succeeded"
-    error: str | None = None
-    output: str | None = None
+    error: Content | None = None
+    output: Content | None = None
 
 
 class Again(msgspec.Struct, frozen=True, gc=False):
     """Operations that are to be tried again: their rows as ranges (first, last), and why that is so of one of them."""
 
     rows: tuple[tuple[int, int], ...]
-    error: str
+    error: Content
 
 
 class RefusedRow(msgspec.Struct, frozen=True, gc=False):
     """A row that is no operation: where (row from 1, column if it is one column's fault) and why."""
 
     number: int
-    column: str | None
-    reason: str
+    column: Content | None
+    reason: Content
 
 
 class BatchOpened(Event, frozen=True, tag="batch_opened"):
@@ -50,7 +53,7 @@ class BatchOpened(Event, frozen=True, tag="batch_opened"):
 
     batch_id: UUID
     kind: str
-    user_id: str
+    user_id: Person
     priority: Priority
     on_invalid: Literal["skip", "reject"]
     run_at: datetime | None
@@ -121,7 +124,7 @@ class BatchCompleted(Event, frozen=True, tag="batch_completed"):
     """Every operation has come to an end."""
 
     batch_id: UUID
-    user_id: str
+    user_id: Person
     kind: str
     status: BatchEnd
     succeeded: int
@@ -135,10 +138,10 @@ class BatchFailed(Event, frozen=True, tag="batch_failed"):
     """The batch as a whole came to nothing: its upload broke off, or it has rows that it may not have. Nothing ran."""
 
     batch_id: UUID
-    user_id: str
+    user_id: Person
     kind: str
     reason: Literal["abandoned", "invalid"]
-    detail: str
+    detail: Content
     at: datetime
 
 
@@ -147,7 +150,7 @@ class KindPaused(Event, frozen=True, tag="kind_paused"):
 
     kind: str
     at: datetime
-    by: str = ""
+    by: Person = ""
 
 
 class KindResumed(Event, frozen=True, tag="kind_resumed"):
@@ -155,7 +158,7 @@ class KindResumed(Event, frozen=True, tag="kind_resumed"):
 
     kind: str
     at: datetime
-    by: str = ""
+    by: Person = ""
 
 
 class OperationsAdded(Event, frozen=True, tag="operations_added"):
@@ -168,7 +171,7 @@ class OperationsAdded(Event, frozen=True, tag="operations_added"):
     batch_id: UUID | None
     work: int
     kind: str
-    user_id: str
+    user_id: Person
     operations: Annotated[list[Operation], Meta(min_length=1, max_length=500)]
     at: datetime
     released: bool = False
@@ -179,7 +182,7 @@ class OperationRequested(Event, frozen=True, tag="operation_requested"):
     """An Idempotency-Key was used: for the single operation that is this piece of work, with this priority."""
 
     work_id: UUID
-    user_id: str
+    user_id: Person
     priority: Priority
     at: datetime
 
@@ -207,7 +210,7 @@ class OperationsExecuted(Event, frozen=True, tag="operations_executed"):
     batch_id: UUID | None
     work: int
     kind: str
-    user_id: str
+    user_id: Person
     run: int
     attempt: int
     results: list[Result]
@@ -240,10 +243,10 @@ class TemplateSaved(Event, frozen=True, tag="template_saved"):
     """A template is new, or has another content than before; each is a version of it."""
 
     template_id: UUID
-    user_id: str
-    name: str
+    user_id: Person
+    name: Content
     format: Literal["html", "pdf"]
-    body: str
+    body: Content
     at: datetime
 
 
@@ -251,7 +254,7 @@ class TemplateDeleted(Event, frozen=True, tag="template_deleted"):
     """Nothing more is made of a template. What was made of it stays."""
 
     template_id: UUID
-    user_id: str
+    user_id: Person
     at: datetime
 
 

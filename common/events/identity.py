@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from common.events.base import Event
+from common.events.base import Content, Event, Person
 
 Role = Literal["buyer", "seller", "operator"]
 """What somebody may do; each may also do what those before it may."""
@@ -20,9 +20,9 @@ class UserRegistered(Event, frozen=True, tag="user_registered"):
     Names and addresses of people are not in the log, which forgets nothing.
     """
 
-    user_id: str
+    user_id: Person
     issuer: str
-    subject: str
+    subject: Person
     role: Role
     at: datetime
 
@@ -30,9 +30,9 @@ class UserRegistered(Event, frozen=True, tag="user_registered"):
 class RoleChanged(Event, frozen=True, tag="role_changed"):
     """A user may do something else from now on. `by`: the operator who said so, or none where the settings did."""
 
-    user_id: str
+    user_id: Person
     role: Role
-    by: str | None
+    by: Person | None
     at: datetime
 
 
@@ -42,8 +42,8 @@ class LoginsEnded(Event, frozen=True, tag="logins_ended"):
     `by`: the operator who said so; None where who vouched for them does not any more.
     """
 
-    user_id: str
-    by: str | None
+    user_id: Person
+    by: Person | None
     at: datetime
 
 
@@ -51,7 +51,7 @@ class SessionOpened(Event, frozen=True, tag="session_opened"):
     """A user logged in through `provider`."""
 
     session_id: UUID
-    user_id: str
+    user_id: Person
     provider: str
     at: datetime
     expires_at: datetime
@@ -61,7 +61,7 @@ class SessionRefreshed(Event, frozen=True, tag="session_refreshed"):
     """The session's refresh token was exchanged for that of the next `generation`."""
 
     session_id: UUID
-    user_id: str
+    user_id: Person
     generation: int
     at: datetime
 
@@ -70,7 +70,7 @@ class SessionEnded(Event, frozen=True, tag="session_ended"):
     """Nothing that was issued in this session is believed any more."""
 
     session_id: UUID
-    user_id: str
+    user_id: Person
     reason: SessionEnd
     at: datetime
 
@@ -78,7 +78,7 @@ class SessionEnded(Event, frozen=True, tag="session_ended"):
 class KeyAdmitted(Event, frozen=True, tag="key_admitted"):
     """A user, who has fewer than they may have, may make this key. `gone`: keys admitted before that are none now."""
 
-    user_id: str
+    user_id: Person
     key_id: UUID
     gone: list[UUID]
     at: datetime
@@ -89,10 +89,10 @@ class KeyCreated(Event, frozen=True, tag="key_created"):
     """A program may act for a user, within `scopes`. `digest`: SHA-256 of the secret, in base 16."""
 
     key_id: UUID
-    user_id: str
-    name: str
+    user_id: Person
+    name: Content
     scopes: list[str]
-    digest: str
+    digest: Content
     at: datetime
     expires_at: datetime | None
 
@@ -101,7 +101,7 @@ class KeyUsed(Event, frozen=True, tag="key_used"):
     """A program used its key; told once in a while only."""
 
     key_id: UUID
-    user_id: str
+    user_id: Person
     at: datetime
 
 
@@ -109,7 +109,7 @@ class KeyRevoked(Event, frozen=True, tag="key_revoked"):
     """A key is not believed any more."""
 
     key_id: UUID
-    user_id: str
+    user_id: Person
     at: datetime
 
 
@@ -121,7 +121,7 @@ class Revoked(Event, frozen=True, tag="revoked"):
     """
 
     what: Literal["session", "key", "user"]
-    whose: str
+    whose: Person
     at: datetime
     since: int = 0
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from common.events.base import Event
+from common.events.base import Address, Content, Cursor, Event, Person
 
 NotificationKind = Literal[
     "order.created", "order.completed", "order.cancelled", "batch.completed", "batch.failed", "ticket.sold_out"
@@ -20,11 +20,11 @@ class NotificationRaised(Event, frozen=True, tag="notification_raised"):
     """
 
     notification_id: UUID
-    user_id: str
+    user_id: Person
     kind: NotificationKind
     about: UUID
-    text: str
-    facts: dict[str, str | int]
+    text: Content
+    facts: dict[str, Content | int]
     at: datetime
     webhooks: bool = False
 
@@ -32,15 +32,15 @@ class NotificationRaised(Event, frozen=True, tag="notification_raised"):
 class NotificationsAcknowledged(Event, frozen=True, tag="notifications_acknowledged"):
     """The user's programs have got everything up to `cursor`."""
 
-    user_id: str
-    cursor: int
+    user_id: Person
+    cursor: Cursor
     at: datetime
 
 
 class NotificationRead(Event, frozen=True, tag="notification_read"):
     """The user has read one."""
 
-    user_id: str
+    user_id: Person
     notification_id: UUID
     at: datetime
 
@@ -48,15 +48,15 @@ class NotificationRead(Event, frozen=True, tag="notification_read"):
 class NotificationsRead(Event, frozen=True, tag="notifications_read"):
     """The user has read all up to `cursor`."""
 
-    user_id: str
-    cursor: int
+    user_id: Person
+    cursor: Cursor
     at: datetime
 
 
 class DeliveryRepeated(Event, frozen=True, tag="delivery_repeated"):
     """These are sent for the `attempt`th time on this channel, since nobody has acknowledged them."""
 
-    user_id: str
+    user_id: Person
     channel: Channel
     notification_ids: list[UUID]
     attempt: int
@@ -66,7 +66,7 @@ class DeliveryRepeated(Event, frozen=True, tag="delivery_repeated"):
 class DeliveryGivenUp(Event, frozen=True, tag="delivery_given_up"):
     """After the last attempt on this channel these rest in the inbox, undelivered."""
 
-    user_id: str
+    user_id: Person
     channel: Channel
     notification_ids: list[UUID]
     attempts: int
@@ -76,7 +76,7 @@ class DeliveryGivenUp(Event, frozen=True, tag="delivery_given_up"):
 class PreferencesChanged(Event, frozen=True, tag="preferences_changed"):
     """Which kinds the user does not want on which channels. All of it is in the inbox whatever is said here."""
 
-    user_id: str
+    user_id: Person
     muted: dict[Channel, list[NotificationKind]]
     at: datetime
 
@@ -84,7 +84,7 @@ class PreferencesChanged(Event, frozen=True, tag="preferences_changed"):
 class WebhooksWanted(Event, frozen=True, tag="webhooks_wanted"):
     """The user registers their first webhook: what is raised from now on may be for one."""
 
-    user_id: str
+    user_id: Person
     at: datetime
 
 
@@ -104,8 +104,8 @@ class WebhookRegistered(Event, frozen=True, tag="webhook_registered"):
     """A user wants notifications posted to `url`, of these kinds; None stands for all there are and will be."""
 
     webhook_id: UUID
-    user_id: str
-    url: str
+    user_id: Person
+    url: Address
     kinds: list[NotificationKind] | None
     at: datetime
 
@@ -114,8 +114,8 @@ class WebhookChanged(Event, frozen=True, tag="webhook_changed"):
     """What a webhook is from now on. `because`: why it was disabled, if not by its user; `gone`: it answered 410."""
 
     webhook_id: UUID
-    user_id: str
-    url: str
+    user_id: Person
+    url: Address
     kinds: list[NotificationKind] | None
     enabled: bool
     at: datetime
@@ -129,7 +129,7 @@ class WebhookSecretRotated(Event, frozen=True, tag="webhook_secret_rotated"):
     """
 
     webhook_id: UUID
-    user_id: str
+    user_id: Person
     secret: int
     at: datetime
     request_id: UUID | None = None
@@ -139,7 +139,7 @@ class WebhookRemoved(Event, frozen=True, tag="webhook_removed"):
     """Nothing more is posted to it."""
 
     webhook_id: UUID
-    user_id: str
+    user_id: Person
     at: datetime
 
 
@@ -148,10 +148,10 @@ class WebhookDue(Event, frozen=True, tag="webhook_due"):
 
     delivery_id: UUID
     webhook_id: UUID
-    user_id: str
+    user_id: Person
     notification_id: UUID
     kind: NotificationKind
-    body: str
+    body: Content
     at: datetime
 
 
@@ -165,7 +165,7 @@ class WebhookAttempted(Event, frozen=True, tag="webhook_attempted"):
     webhook_id: UUID
     attempt: int
     status: int | None
-    error: str
+    error: Content
     milliseconds: int
     at: datetime
     again_at: datetime | None
@@ -200,7 +200,7 @@ class WebhookRedeliveryRequested(Event, frozen=True, tag="webhook_redelivery_req
 
     delivery_id: UUID
     webhook_id: UUID
-    user_id: str
+    user_id: Person
     run: int
     at: datetime
     request_id: UUID | None = None

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from common.events.base import Event
+from common.events.base import Event, Person
 
 
 class BookListing(msgspec.Struct, frozen=True):
@@ -45,7 +45,7 @@ class OrderCreated(Event, frozen=True, tag="order_created"):
 
     order_id: UUID
     ticket_id: UUID
-    buyer_id: str
+    buyer_id: Person
     title: str
     quantity: int
     price: int
@@ -78,7 +78,7 @@ class OrderCompleted(Event, frozen=True, tag="order_completed"):
 
     order_id: UUID
     ticket_id: UUID
-    buyer_id: str
+    buyer_id: Person
     quantity: int
     payment_id: UUID
     amount: int
@@ -92,7 +92,7 @@ class OrderCancelled(Event, frozen=True, tag="order_cancelled"):
 
     order_id: UUID
     ticket_id: UUID
-    buyer_id: str
+    buyer_id: Person
     quantity: int
     reason: Literal["expired", "buyer", "seller"]
     at: datetime
@@ -106,7 +106,7 @@ class OrderRequested(Event, frozen=True, tag="order_requested"):
     """
 
     request_id: UUID
-    buyer_id: str
+    buyer_id: Person
     ticket_id: UUID
     quantity: int
     hold_seconds: int | None

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from common.events.base import Event
+from common.events.base import Content, Event, Person
 
 
 class EventRedelivered(Event, frozen=True, tag="event_redelivered"):
@@ -15,8 +15,8 @@ class EventRedelivered(Event, frozen=True, tag="event_redelivered"):
     stream: str
     sequence: int
     letter: int | None
-    error: str | None
-    by: str
+    error: Content | None
+    by: Person
     at: datetime
 
 
@@ -24,8 +24,8 @@ class DeadLetterEdited(Event, frozen=True, tag="dead_letter_edited"):
     """An operator corrected what a dead letter says; the letter itself stays as it was. `body` is JSON."""
 
     letter: int
-    body: str
-    by: str
+    body: Content
+    by: Person
     at: datetime
 
 
@@ -33,7 +33,7 @@ class DeadLetterDropped(Event, frozen=True, tag="dead_letter_dropped"):
     """An operator wants nothing more done about a dead letter."""
 
     letter: int
-    by: str
+    by: Person
     at: datetime
 
 

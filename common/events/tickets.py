@@ -5,7 +5,7 @@ from uuid import UUID
 
 import msgspec
 
-from common.events.base import Event
+from common.events.base import Event, Person
 
 
 class TicketDetails(msgspec.Struct, frozen=True):
@@ -24,7 +24,7 @@ class TicketCreated(Event, frozen=True, tag="ticket_created"):
     """A seller put tickets on sale."""
 
     ticket_id: UUID
-    seller_id: str
+    seller_id: Person
     details: TicketDetails
     at: datetime
 
@@ -33,7 +33,7 @@ class TicketUpdated(Event, frozen=True, tag="ticket_updated"):
     """The seller changed the listing; this is how it reads now. `operation_id`: of the bulk operation that did it."""
 
     ticket_id: UUID
-    seller_id: str
+    seller_id: Person
     details: TicketDetails
     at: datetime
     operation_id: UUID | None = None
@@ -43,7 +43,7 @@ class TicketWithdrawn(Event, frozen=True, tag="ticket_withdrawn"):
     """The seller sells no more of these. What is reserved or sold stays."""
 
     ticket_id: UUID
-    seller_id: str
+    seller_id: Person
     at: datetime
 
 

@@ -7,25 +7,31 @@ from typing import Any
 from litestar import Router
 
 from common.aggregate import Aggregate
+from common.event_log import EventLog
+from common.events import Priority
 from common.http import given
 from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadYourWrites
+from common.rehearsal import Rehearsal
 from common.requests import Requester, Responder
 from common.runtime import Platform, Service
 from services.batch import kinds, read_model, report
 from services.batch.api import BatchController, BatchDesk, KindController, OperationController
 from services.batch.collector import AT_ONCE, Collector, Sweeper
-from services.batch.domain import BATCHES, KINDS, OPERATION_REQUESTS, WORKS, weight_of
+from services.batch.domain import BATCHES, KINDS, OPERATION_REQUESTS, WORKS, Batches, Works, weight_of
 from services.batch.intake import Intake
 from services.batch.kinds_documents import DocumentController, DocumentDesk, RenderDocuments
 from services.batch.listeners import (
+    LINGER,
     AbandonUpload,
     CountWorkDone,
     ExecuteHighWork,
     ExecuteLowWork,
     ExecuteWork,
+    Executing,
     ReleaseBatch,
 )
+from services.batch.rehearsal import NotedWork
 from services.batch.renderers import Renderers
 from services.batch.requests import answering
 from services.batch.settings import BatchSettings
@@ -37,12 +43,37 @@ KEPT = 64_000_000
 """Bytes of pieces of work that are kept in memory, for each priority."""
 
 
+def works_on(event_log: EventLog) -> Mapping[Priority, Works]:
+    """The pieces of work on a log, by priority."""
+    return {priority: Aggregate(decider, event_log, cache=KEPT, weigh=weight_of) for priority, decider in WORKS.items()}
+
+
+def listeners_of(
+    batches: Batches, works: Mapping[Priority, Works], collector: Executing, *, linger: float = LINGER
+) -> Sequence[Listener[Any]]:
+    """The ears of the service. `linger`: as `CountWorkDone` has it."""
+    return (
+        ReleaseBatch(batches, works),
+        AbandonUpload(batches),
+        ExecuteHighWork(collector),
+        ExecuteWork(collector),
+        ExecuteLowWork(collector),
+        CountWorkDone(batches, works, linger=linger),
+    )
+
+
+def rehearsed(rehearsal: Rehearsal) -> Sequence[Listener[Any]]:
+    """The same, to learn what they would do."""
+    batches, works = Aggregate(BATCHES, rehearsal), works_on(rehearsal)
+    return listeners_of(batches, works, NotedWork(rehearsal, works, batches, Aggregate(KINDS, rehearsal)), linger=0)
+
+
 @asynccontextmanager
 async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIterator[Service]:
     """The batch service: its doors, its workers, and the projectors of what became of it all."""
     log, database = platform.event_log, settings.database_url
     batches = Aggregate(BATCHES, log)
-    works = {priority: Aggregate(decider, log, cache=KEPT, weigh=weight_of) for priority, decider in WORKS.items()}
+    works = works_on(log)
     paused = Aggregate(KINDS, log)
     projected = Projected(read_model.READ_MODEL, "BATCH", log, database)
     visible = ReadYourWrites(batches, projected)
@@ -64,14 +95,6 @@ async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIt
         }
         requester = Requester(platform.client)
         collector = Collector(pool, pools, requester, works, batches, paused, installed, settings)
-        listeners: Sequence[Listener[Any]] = (
-            ReleaseBatch(batches, works),
-            AbandonUpload(batches),
-            ExecuteHighWork(collector),
-            ExecuteWork(collector),
-            ExecuteLowWork(collector),
-            CountWorkDone(batches, works),
-        )
         singles = Singles(Aggregate(OPERATION_REQUESTS, log, cache=1_000), works, visible, installed, pool)
         desk = BatchDesk(visible, singles, paused, Intake(visible, works, installed), installed, pool)
         things = given(
@@ -84,7 +107,7 @@ async def create_service(platform: Platform, settings: BatchSettings) -> AsyncIt
             "batch",
             [Router("/", route_handlers=doors, dependencies=things)],
             [
-                *(Subscription(listener, platform.client) for listener in listeners),
+                *(Subscription(listener, platform.client) for listener in listeners_of(batches, works, collector)),
                 Projector(read_model.READ_MODEL, "BATCH", log, database),
                 Projector(report.READ_MODEL, "BATCH", log, database),
                 projected,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from common.clock import now
 from common.errors import Retry
@@ -17,7 +17,7 @@ from common.events import (
     WorkReleased,
 )
 from common.listener import Listener
-from services.batch.collector import Collector, Released
+from services.batch.collector import Released
 from services.batch.domain import (
     AbandonBatch,
     Batch,
@@ -102,6 +102,16 @@ class AbandonUpload(Listener[BatchOpened]):
         await self.batches.handle(event.batch_id, AbandonBatch(detail, now()))
 
 
+class Executing(Protocol):
+    """What executes pieces of work: `Collector`."""
+
+    async def execute(self, piece: Released) -> None:
+        """Return when all of its results are on the log. Raises Retry when some of it is tried again; Unavailable."""
+
+    async def give_up(self, released: Released, why: str) -> None:
+        """Let what is left of a piece fail. Raises Unavailable."""
+
+
 class ExecuteWork(Listener[OperationsAdded | WorkReleased]):
     """Executes the pieces of work of normal priority, with others of their kind."""
 
@@ -110,7 +120,7 @@ class ExecuteWork(Listener[OperationsAdded | WorkReleased]):
     concurrency = 5000  # more than one kind may fill
     waits = True
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Executing) -> None:
         self.collector = collector
 
     async def on(self, event: OperationsAdded | WorkReleased) -> None:
@@ -155,17 +165,21 @@ class CountWorkDone(Listener[OperationsExecuted]):
 
     durable = "batch-count"
 
-    def __init__(self, batches: Batches, works: Mapping[Priority, Works], window: int = WINDOW) -> None:
+    def __init__(
+        self, batches: Batches, works: Mapping[Priority, Works], window: int = WINDOW, *, linger: float = LINGER
+    ) -> None:
+        """`linger`: seconds that a piece waits which ends less than that after another."""
         self.batches = batches
         self.works = works
         self.window = window
-        self.heard = -LINGER  # by the loop's clock: when the last one came
+        self.linger = linger
+        self.heard = -linger  # by the loop's clock: when the last one came
 
     async def on(self, event: OperationsExecuted) -> None:
         if event.batch_id is not None and event.left == 0:
             before, self.heard = self.heard, asyncio.get_running_loop().time()
-            if self.heard - before < LINGER:
-                await asyncio.sleep(LINGER)
+            if self.heard - before < self.linger:
+                await asyncio.sleep(self.linger)
             counts = Counts(event.succeeded, event.failed, event.cancelled)
             count = CountWork(event.work, event.run, counts, event.at)
             batch = (await self.batches.handle(event.batch_id, count)).state

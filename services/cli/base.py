@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 import rich_click as click
 import uvloop
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from common.clock import now
 from common.errors import DomainError
@@ -103,27 +111,46 @@ def who_here(user: str | None, otherwise: str) -> Any:
         raise click.ClickException(str(error)) from error
 
 
-AGO = re.compile(r"([0-9]+)([smhd])")
+AGO = re.compile(r"([0-9]{1,6})([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-class Moment(click.ParamType[datetime | int]):
-    """A moment of the log: a time (datetime, in UTC) or a sequence of a stream (int)."""
+class Duration(click.ParamType[timedelta]):
+    """How long: `90s`, `15m`, `2h`, `3d`."""
 
-    name = "time|sequence"
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        if isinstance(value, timedelta):
+            return value
+        if (told := AGO.fullmatch(value)) is None:
+            self.fail(f"{value!r} is no duration: give 90s, 15m, 2h or 3d.", param, ctx)
+        return timedelta(**{UNITS[told[2]]: int(told[1])})
+
+
+class Moment(click.ParamType[datetime | int]):
+    """A moment of the log: a time (datetime, in UTC) or, where `sequences` are one, a sequence of a stream (int)."""
+
+    def __init__(self, *, sequences: bool) -> None:
+        self.name = "time|sequence" if sequences else "time"
+        self._sequences = sequences
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime | int:
         if isinstance(value, (datetime, int)):
             return value
         try:
-            return moment_of(value)
+            moment = moment_of(value)
         except (ValueError, OverflowError):
+            moment = None
+        if moment is None or not (self._sequences or isinstance(moment, datetime)):
             self.fail(
                 f"{value!r} is no moment: give a time as 2030-01-31T19:30:00Z, with its offset, or a date for its "
-                "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`; or a sequence, such as 120.",
+                "midnight in UTC; `15m`, `2h` or `1d` for so long ago; `now`"
+                + ("; or a sequence, such as 120." if self._sequences else "."),
                 param,
                 ctx,
             )
+        return moment
 
 
 def moment_of(text: str) -> datetime | int:
@@ -142,14 +169,24 @@ def moment_of(text: str) -> datetime | int:
     return moment.astimezone(UTC)
 
 
-MOMENT = Moment()
+DURATION = Duration()
+MOMENT = Moment(sequences=True)
+TIME = Moment(sequences=False)
 
 
 @contextmanager
-def progress_bars(of: str = "") -> Iterator[Callable[[str, int, int], None]]:
-    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+def progress_bars(
+    of: str = "", *, sizes: bool = False, transient: bool = False
+) -> Iterator[Callable[[str, int, int], None]]:
+    """Bars, one for each stream: call what is given with a stream, how far it has come and how far it is to go.
+
+    They are on stderr, so that what a command prints can be piped. `sizes`: these are bytes. `transient`: the bars go
+    when it is done.
+    """
+    stderr = Console(stderr=True)
+    count = DownloadColumn() if sizes else MofNCompleteColumn()
+    columns = (TextColumn("{task.description}"), BarColumn(), count, TimeElapsedColumn())
+    with Progress(*columns, console=stderr, transient=transient, disable=not stderr.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(stream: str, done: int, total: int) -> None:
@@ -158,3 +195,27 @@ def progress_bars(of: str = "") -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[stream], completed=done, total=total)
 
         yield progress
+
+
+RATES = re.compile(r"([0-9]{1,9})/(s|min|h)")
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+FASTEST = 1000
+"""Of what is done one after the other, at most so many a second."""
+
+
+class Rate(click.ParamType[float]):
+    """How many may be done in a second."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        said = RATES.fullmatch(value)
+        a_second = int(said[1]) / SECONDS[said[2]] if said else 0
+        if not 0 < a_second <= FASTEST:
+            self.fail(f"{value!r} is no rate: give one as 10/s, 100/min or 500/h, at most {FASTEST}/s.", param, ctx)
+        return a_second
+
+
+RATE = Rate()

@@ -44,6 +44,7 @@ RULES: Mapping[str, tuple[str, Sequence[str]]] = {
         "IDENTITY",
         [f"services.identity.domain:{name}" for name in ("USERS", "SESSIONS", "KEYRINGS", "KEYS")],
     ),
+    "history": ("REPAIRS", ["services.history.domain:REPAIRS"]),
 }
 """The stream of each service that decides, and where its rules are."""
 

@@ -158,7 +158,7 @@ async def log(platform: Platform) -> AsyncIterator[Finding]:
                 and not trouble
                 and (dead := (await platform.event_log.end("DEAD")).sequence)
             ):
-                mend = "each says in its headers who gave up on it, and why: read the stream DEAD"
+                mend = "`boxoffice dead ls` says who gave up on them, and why"
                 yield Finding(f"{dead} events were given up on", "note", mend)
         async for stray in topology.strays(platform.client):
             remove = f"nats consumer rm {stray.stream} {shlex.quote(stray.name)}"

@@ -91,6 +91,21 @@ def environment_here(environment: Mapping[str, str] = os.environ, data: Path = D
     return found
 
 
+def as_service(service: str, environment: Mapping[str, str], data: Path = DATA) -> dict[str, str]:
+    """The environment, with the address of NATS for a service: what is written in its name is written as that user.
+
+    Where no variable names it, it is that of the embedded system that runs here. Raises BadSetting.
+    """
+    found = dict(environment)
+    running, password = find_running(data), data / SECRETS / f"nats-{service}"
+    if named("nats_url", environment, service) is None:
+        variable = variables("nats_url", service)[0]
+        if running is None or not password.exists():
+            raise BadSetting(f"{variable}: Required, with user and password, as what {service} tells is written as it")
+        found[variable] = with_login(running.nats_url, service, password.read_text().strip())
+    return found
+
+
 @contextmanager
 def held(data: Path, *, fresh: bool) -> Iterator[None]:
     """Hold the data folder, empty if `fresh`, which nobody else can meanwhile.

@@ -15,11 +15,13 @@ from services.cli.base import (
     console,
     in_folder,
     log_as,
+    progress_bars,
     run,
     settings_here,
     url_here,
     who_here,
 )
+from services.cli.dead import dead
 from services.cli.events import events
 from services.cli.projections import projections
 from services.cli.replay import replay
@@ -81,6 +83,55 @@ def migrate(data: Path) -> None:
     configure_logging("warning")
     if not run(migrate(settings_here(data), console.print)):
         console.print("nothing to change")
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Replace the backup that is there, once the new one is complete.")
+@click.option("--verify", is_flag=True, help="Only check the backup that is there, and say what it holds.")
+@in_folder
+def backup(folder: Path, force: bool, verify: bool, data: Path) -> None:
+    """Copy the whole log to a FOLDER: every stream and how far each listener has come, while the system goes on."""
+    from services.cli.backup import back_up, tell, verified
+
+    configure_logging("error")
+    with progress_bars(sizes=True) as progress:
+        if verify:
+            found = run(verified(folder, progress))
+        else:
+            found = run(back_up(settings_here(data), folder, progress, force=force))
+    tell(found, console)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Lose the events that the backup does not have.")
+@click.option("--yes", is_flag=True, help="Do not ask first.")
+@click.option("--rebuild/--no-rebuild", default=True, show_default=True, help="Make the read models anew.")
+@in_folder
+def restore(folder: Path, replace: bool, yes: bool, rebuild: bool, data: Path) -> None:
+    """Bring the log back as it is in the backup in FOLDER. Services may run: they hear of it, and answer 503 then."""
+    from services.cli.backup import lost_by, restore_log, tell, told_losses, verified
+    from services.cli.system import READ_MODELS
+    from services.cli.system import rebuild as rebuild_read_model
+
+    configure_logging("error")
+    settings = settings_here(data)
+    with progress_bars(sizes=True) as progress:
+        found = run(verified(folder, progress))
+    tell(found, console)
+    if lost := run(lost_by(settings, found)):
+        if not replace:
+            raise click.ClickException(f"{told_losses(lost)} Restore with --replace if they are to be lost.")
+        if not yes:
+            click.confirm(f"{told_losses(lost)} Go on?", abort=True)
+    with progress_bars(sizes=True) as progress:
+        run(restore_log(settings, folder, found, progress, console.print))
+    for name in READ_MODELS if rebuild else ():
+        with progress_bars(name) as progress:
+            run(rebuild_read_model(name, settings, progress))
+    mend = "" if rebuild else "; run `boxoffice projections rebuild` for each read model: until then they stand still"
+    console.print(f"restored the log as it was on {found.at:%Y-%m-%d %H:%M:%S}Z{mend}")
 
 
 @cli.command()
@@ -318,9 +369,8 @@ def rights(server: str) -> None:
     click.echo(nats_configuration() if server == "nats" else postgres_configuration(), nl=False)
 
 
-cli.add_command(events)
-cli.add_command(projections)
-cli.add_command(replay)
+for group in (dead, events, projections, replay):
+    cli.add_command(group)
 
 
 if __name__ == "__main__":

@@ -47,13 +47,13 @@ def verify(names: tuple[str, ...], data: Path) -> None:
     for name in names:
         known(name)
     configure_logging("warning")
-    wrong = []
-    for name in names or READ_MODELS:
-        with progress_bars(name) as progress:
-            compared = run(verify_read_model(name, settings_here(data), progress))
-        tell_compared(name, compared, console)
-        if any(table.differing for table in compared):
-            wrong.append(name)
+    settings, wrong = settings_here(data), []
+    with progress_bars() as progress:
+        for name in dict.fromkeys(names or READ_MODELS):
+            compared = run(verify_read_model(name, settings, progress))
+            tell_compared(name, compared, console)
+            if any(table.differing for table in compared):
+                wrong.append(name)
     if wrong:
         mends = ", ".join(f"`boxoffice projections rebuild {name}`" for name in wrong)
         raise click.ClickException(f"The log says otherwise. Make it anew from there: {mends}.")

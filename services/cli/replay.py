@@ -9,6 +9,7 @@ from common.telemetry import configure_logging
 from services.cli.base import MOMENT, console, in_folder, progress_bars, run, settings_here
 from services.cli.decide import decide
 from services.cli.projections import known
+from services.cli.replay_listener import listener
 
 
 @click.group()
@@ -54,3 +55,4 @@ def projections(drop: str | None, data: Path) -> None:
 
 
 replay.add_command(decide)
+replay.add_command(listener)

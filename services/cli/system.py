@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import structlog
@@ -29,10 +30,12 @@ from common.errors import Unavailable
 from common.events import UndecodableEvent
 from common.headers import headers_for
 from common.http import create_app
+from common.listener import Listener, Subscription
 from common.live import Connections, WebSockets
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
 from common.projector import ReadModel
-from common.requests import Requester
+from common.rehearsal import Rehearsal
+from common.requests import Requester, Responder, redelivery
 from common.runtime import Platform, Service, connect
 from common.settings import Settings, load
 from services.batch import engine
@@ -42,14 +45,17 @@ from services.batch.read_model import READ_MODEL as BATCH
 from services.batch.report import READ_MODEL as BATCH_REPORT
 from services.batch.settings import BatchSettings
 from services.batch.templates import TEMPLATES
+from services.history.domain import REPAIRS
 from services.identity import people
 from services.identity.domain import KEYRINGS, KEYS, SESSIONS, USERS
+from services.identity.domain import place_id_of as user_place_id_of
 from services.identity.read_model import READ_MODEL as IDENTITY
 from services.identity.settings import IdentitySettings
-from services.notification.domain import INBOXES_DECIDER
+from services.notification.domain import INBOXES_DECIDER, inbox_id_of
+from services.notification.domain import place_id_of as notification_place_id_of
 from services.notification.read_model import READ_MODEL as NOTIFICATIONS
 from services.notification.settings import NotificationSettings
-from services.notification.webhooks import DELIVERIES, WEBHOOKS
+from services.notification.webhooks import DELIVERIES, WEBHOOKS, registry_id_of
 from services.orders import payments
 from services.orders.domain import ORDER_REQUESTS
 from services.orders.domain import ORDERS as ORDER_BOOKS
@@ -88,8 +94,17 @@ DECIDERS: Sequence[Decider[Any, Any, Any]] = (
     SESSIONS,
     KEYRINGS,
     KEYS,
+    REPAIRS,
 )
 """The rules of every kind of aggregate."""
+
+MADE_OF_USERS: Sequence[Callable[[str], UUID]] = (
+    inbox_id_of,
+    notification_place_id_of,
+    registry_id_of,
+    user_place_id_of,
+)
+"""The ids under which the log has what is a user's."""
 
 SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManager[Service]], type[Settings]]] = {
     "tickets": (services.tickets.app.create_service, Settings),
@@ -101,6 +116,15 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
     "notification": (services.notification.app.create_service, NotificationSettings),
 }
 """Each service by name: how it is made, and from which settings."""
+
+REHEARSALS: Mapping[str, Callable[[Rehearsal], Sequence[Listener[Any]]]] = {
+    "orders": services.orders.app.rehearsed,
+    "expiration": services.expiration.app.rehearsed,
+    "batch": services.batch.app.rehearsed,
+    "identity": services.identity.app.rehearsed,
+    "notification": services.notification.app.rehearsed,
+}
+"""The listeners of each service that has some, made to learn what they would do."""
 
 SIDE_SCHEMAS: Mapping[str, tuple[str, str]] = {
     "fake_gateway": ("orders", payments.CREATE),
@@ -137,13 +161,26 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
         platforms, made = {}, []
         for name in names:  # each is its own user, of NATS and of Postgres
             platforms[name] = await stack.enter_async_context(connect(own[name], name, connections=connections))
-            made.append(await stack.enter_async_context(SERVICES[name][0](platforms[name], own[name])))
+            service = await stack.enter_async_context(SERVICES[name][0](platforms[name], own[name]))
+            made += [service, Service("redelivery", workers=list(redelivering(service, platforms[name])))]
         # Tickets for WebSockets are spent by a service that may: there are no others at its doors.
         spending = next((name for name in names if name in SPENT.writers), names[0])
         credentials = IssuedCredentials(platforms[spending].event_log, Requester(platforms[spending].client))
         made.append(Service("credentials", workers=[credentials]))
         connected = lambda: all(platform.client.is_connected for platform in platforms.values())  # noqa: E731
         yield create_app(made, settings, connected=connected, connections=connections, credentials=credentials)
+
+
+def rehearsed(durable: str, rehearsal: Rehearsal) -> Listener[Any]:
+    """The listener of that name, made for a rehearsal."""
+    made = REHEARSALS[topology.CONSUMER[durable].service](rehearsal)
+    return next(listener for listener in made if listener.durable == durable)
+
+
+def redelivering(service: Service, platform: Platform) -> Iterator[Responder]:
+    """Who answers for a service that has listeners, when one of them is to hear an event once more."""
+    if subscriptions := [worker for worker in service.workers if isinstance(worker, Subscription)]:
+        yield Responder(service.name, [redelivery.answering(service.name, subscriptions)], platform.client)
 
 
 def process_settings(names: Sequence[str], environment: Mapping[str, str]) -> Settings:

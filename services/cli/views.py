@@ -46,9 +46,13 @@ async def view(name: str, until: datetime | int, into: str | None, settings: Set
 
 async def verify(name: str, settings: Settings, progress: Progress) -> list[Compared]:
     """Compare every row of a read model with what the log gives. Raises Conflict, Unavailable."""
+
+    def of_this(stream: str, reached: int, end: int) -> None:
+        progress(f"{name} from {stream}", reached, end)
+
     async with connect(settings, "verify") as platform:
         with postgres_asked(), as_it_was(name):
-            return await verification.verify(READ_MODELS[name], platform.event_log, settings.database_url, progress)
+            return await verification.verify(READ_MODELS[name], platform.event_log, settings.database_url, of_this)
 
 
 async def tell_scratches(settings: Settings, console: Console) -> None:
@@ -79,8 +83,9 @@ def postgres_asked() -> Iterator[None]:
 def tell_view(name: str, view: View, console: Console) -> None:
     """What was made, up to where, and how to look at it."""
     reached = ", ".join(f"{stream} up to {sequence}" for stream, sequence in view.reached.items())
-    last = f"; its last event is of {view.until.isoformat(timespec='milliseconds')}" if view.until else ""
-    console.print(f"made {name} as it was with {reached}{last}")
+    console.print(f"made {name} as it was with {reached}")
+    if view.until:
+        console.print(f"the last event of {next(iter(view.reached))} in it is of {view.until:%Y-%m-%dT%H:%M:%S.%fZ}")
     for table, rows in view.rows.items():
         console.print(f"  {view.schema}.{table}  {rows:,} row{'' if rows == 1 else 's'}")
     table = next(iter(view.rows))

@@ -8,7 +8,7 @@ from uuid import UUID
 from common.clock import now
 from common.errors import Retry, Unavailable
 from common.event_log import EventLog
-from common.events import ExpirationCompleted, OrderCancelled, OrderCompleted, OrderCreated
+from common.events import Event, ExpirationCompleted, OrderCancelled, OrderCompleted, OrderCreated
 from common.listener import Listener
 from common.publisher import Publisher
 from common.telemetry import LATENESS
@@ -91,6 +91,14 @@ class HoldOrder(Listener[OrderCreated]):
         await self.publisher.publish(event.order_id, told)
         LATENESS.observe((at - event.expires_at).total_seconds())
 
+    def hear(self, event: Event) -> None:
+        """Withdraw the hold of an order that ended."""
+        match event:
+            case OrderCancelled(reason="expired"):
+                pass  # its hold is over
+            case OrderCompleted(order_id) | OrderCancelled(order_id):
+                self.withdraw(order_id)
+
     def withdraw(self, order_id: UUID) -> None:
         """Let go of an order that ended."""
         if (hold := self.holds.get(order_id)) is not None:
@@ -127,6 +135,7 @@ class Withdrawals:
                     await following
             except Unavailable as error:
                 self.problem = error.detail
+                self._holder.ended.clear()  # in a log that was restored they may not have ended; what did is read again
                 await asyncio.sleep(1)
             finally:
                 following.cancel()
@@ -150,11 +159,7 @@ class Withdrawals:
         async with aclosing(self._log.follow("ORDERS", start)) as batches:
             async for batch in batches:
                 for recorded in batch:
-                    match recorded.event:
-                        case OrderCancelled(reason="expired"):
-                            pass  # its hold is over
-                        case OrderCompleted(order_id) | OrderCancelled(order_id):
-                            holder.withdraw(order_id)
+                    holder.hear(recorded.event)
                 if holder.read < holder.readings and batch[-1].sequence >= end:
                     await self._done()
 

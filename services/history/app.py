@@ -4,17 +4,28 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from common.aggregate import Decider
+from litestar import Router
+
+from common.aggregate import Aggregate, Decider
+from common.http import given
+from common.requests import Requester
 from common.runtime import Platform, Service
 from common.settings import Settings
+from services.history.api import HistoryController, HistoryDesk
+from services.history.dead_api import DeadLetterController, RedeliveryController, RepairDesk
+from services.history.domain import REPAIRS
+from services.history.letters import Letters
 
 
 @asynccontextmanager
 async def create_service(
-    _platform: Platform,
-    _settings: Settings,
-    *,
-    deciders: Sequence[Decider[Any, Any, Any]],  # noqa: ARG001
+    platform: Platform, _: Settings, *, deciders: Sequence[Decider[Any, Any, Any]]
 ) -> AsyncIterator[Service]:
     """The history service: it reads what all others have told, by the rules (`deciders`) that it is given."""
-    yield Service("history")
+    log = platform.event_log
+    letters = Letters(log)
+    desk = HistoryDesk(log, deciders, platform.connections)
+    repair_desk = RepairDesk(letters, Aggregate(REPAIRS, log, cache=1_000), log, Requester(platform.client))
+    doors = [HistoryController, DeadLetterController, RedeliveryController]
+    router = Router("/", route_handlers=doors, dependencies=given(desk=desk, repair_desk=repair_desk))
+    yield Service("history", [router], [letters])

@@ -1,19 +1,22 @@
 """Wiring: the only file that imports all the others."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from litestar import Router
 from litestar.types import ControllerRouterHandler
 
 from common.aggregate import Aggregate
 from common.assets import Asset
+from common.event_log import EventLog
 from common.events import Revoked
 from common.http import given
-from common.listener import Subscription
+from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadYourWrites
 from common.publisher import Publisher
+from common.rehearsal import Rehearsal
 from common.requests import Responder
 from common.runtime import Platform, Service
 from common.settings import BadSetting
@@ -40,6 +43,16 @@ from services.identity.vouching import Vouching
 PAGE = Path(__file__).parent / "page"
 FILES = {"login.html": "text/html", "login.css": "text/css", "login.js": "text/javascript"}
 """Those of the page on which people log in, and what they are."""
+
+
+def listeners_of(event_log: EventLog) -> Sequence[Listener[Any]]:
+    """The ears of the service."""
+    return [RevokeWhatWasIssued(Publisher[Revoked]("revoked", event_log))]
+
+
+def rehearsed(rehearsal: Rehearsal) -> Sequence[Listener[Any]]:
+    """The same, to learn what they would do."""
+    return listeners_of(rehearsal)
 
 
 @asynccontextmanager
@@ -81,7 +94,7 @@ async def create_service(platform: Platform, settings: IdentitySettings) -> Asyn
             "identity",
             [Router("/", route_handlers=[*doors, login_page, public_keys], dependencies=given(desk=desk))],
             [
-                Subscription(RevokeWhatWasIssued(Publisher[Revoked]("revoked", log)), platform.client),
+                *(Subscription(listener, platform.client) for listener in listeners_of(log)),
                 Projector(READ_MODEL, "IDENTITY", log, database),
                 projected,
                 vouching,

@@ -139,6 +139,10 @@ class Receipts:
         self._acknowledged[user_id] = max(cursor, self._acknowledged.get(user_id, 0))
         self._some.set()
 
+    def forget(self) -> None:
+        """Tell the log nothing of what was acknowledged up to now: what nobody has acknowledged is sent again."""
+        self._acknowledged.clear()
+
     async def tell_now_and_then(self) -> None:
         """Tell the log what was acknowledged, until cancelled."""
         while True:
@@ -354,6 +358,8 @@ class Feed:
         telling = asyncio.create_task(self._receipts.tell_now_and_then())
         try:
             end = await self._event_log.end(STREAM)
+            if self._log != end.log:  # connections to the one before may have acknowledged until they ended
+                self._receipts.forget()
             self._position, self._log = end.sequence, end.log
             self._started.set()
             self.problem = None
@@ -363,6 +369,9 @@ class Feed:
                         self._hand_out(recorded.sequence, recorded.event)
                     self._position = batch[-1].sequence
                     await asyncio.sleep(0)  # they take it, and have room for more
+        except Unavailable:
+            self._receipts.forget()  # in another log these cursors mean something else
+            raise
         finally:
             self._started.clear()
             for session in [session for sessions in self._sessions.values() for session in sessions]:

@@ -4,8 +4,9 @@ import asyncio
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from typing import Protocol
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from common.clock import now
@@ -29,8 +30,9 @@ from common.events import (
 from common.listener import Listener
 from common.telemetry import WEBHOOK_ATTEMPTS, WEBHOOKS_PARKED, current_cause
 from services.notification.domain import Inboxes, Raise, inbox_id_of
-from services.notification.webhook_sending import Secrets, Sender, body_of
+from services.notification.webhook_sending import Header, Secrets, body_of
 from services.notification.webhooks import (
+    Answer,
     Deliveries,
     Delivery,
     DisableGone,
@@ -241,6 +243,13 @@ class Room:
                 kept.pop(webhook_id, None)
 
 
+class Posting(Protocol):
+    """What posts to webhooks: `Sender`."""
+
+    async def post(self, url: str, headers: Sequence[Header], body: str) -> Answer:
+        """Post `body`, and what was answered: anything but 2xx is an error."""
+
+
 class DeliverWebhooks(Listener[WebhookDue | WebhookRedeliveryRequested]):
     """Posts what is due, until it arrives or was tried often enough. Attempts are counted in the log."""
 
@@ -249,7 +258,7 @@ class DeliverWebhooks(Listener[WebhookDue | WebhookRedeliveryRequested]):
     waits = True
 
     def __init__(
-        self, webhooks: Webhooks, deliveries: Deliveries, sender: Sender, secrets: Secrets, retry_seconds: float
+        self, webhooks: Webhooks, deliveries: Deliveries, sender: Posting, secrets: Secrets, retry_seconds: float
     ) -> None:
         """`retry_seconds`: from the first attempt to the second."""
         self.webhooks = webhooks

@@ -101,6 +101,8 @@ class Availability:
                 for stream in self._projected:
                     tasks.create_task(self._follow(stream))
                 tasks.create_task(self._tell())
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from errors
         finally:  # the log is another: pages ask anew how their tickets are
             self._started.clear()
             self._reached.clear()
@@ -136,6 +138,7 @@ class Availability:
         self._reached[stream] = (await self._event_log.end(stream)).sequence
         if len(self._reached) == len(self._projected):
             self._started.set()
+            self.problem = None
         async with aclosing(self._event_log.follow(stream, self._reached[stream])) as batches:
             async for batch in batches:
                 self._changed.update(filter(None, map(ticket_changed, batch)))

@@ -31,6 +31,7 @@ from tests.benchmarks.bulk_bad import BULK_BAD
 from tests.benchmarks.bulk_tickets import BULK_TICKETS
 from tests.benchmarks.expiry import EXPIRY
 from tests.benchmarks.listener import LISTENER
+from tests.benchmarks.looking import SHOW, TAIL
 from tests.benchmarks.notify import FAN_OUT, NOTIFY, RECONNECT, SOCKETS
 from tests.benchmarks.orders import HOT, MANY
 from tests.benchmarks.rebuild import REBUILD
@@ -40,7 +41,7 @@ from tests.benchmarks.row import Measured, Row, Scene
 ROWS = (
     *(APPEND, MANY, HOT, TOKENS, API_KEYS, NEW_TOKENS, LISTENER, REBUILD, REPLAY_DECIDE, EXPIRY),
     *(BULK, BULK_BAD, BULK_TICKETS),
-    *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY),
+    *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY, SHOW, TAIL),
 )
 PACKAGES = (
     "nats-py",

@@ -83,12 +83,12 @@ class Scene(msgspec.Struct, frozen=True):
             await server.stop()
 
     @asynccontextmanager
-    async def postgres(self) -> AsyncIterator[str]:
-        """The address of a Postgres with nothing in it."""
+    async def postgres(self) -> AsyncIterator[PostgresServer]:
+        """A Postgres with nothing in it."""
         server = PostgresServer(self.home / f"postgres-{uuid4().hex[:8]}")
         await server.start()
         try:
-            yield server.url
+            yield server
         finally:
             await server.stop()
 
@@ -96,8 +96,8 @@ class Scene(msgspec.Struct, frozen=True):
     async def system(self) -> AsyncIterator[Platform]:
         """Both servers, connected and migrated."""
         self.tell("starting the servers")
-        async with self.nats() as nats, self.postgres() as database_url:
-            settings = Settings(nats_url=nats.url, database_url=database_url, auth="dev")
+        async with self.nats() as nats, self.postgres() as postgres:
+            settings = Settings(nats_url=nats.url, database_url=postgres.url, auth="dev")
             await system.migrate(settings, lambda _: None)
             async with connect(settings, "bench") as platform:
                 yield platform

@@ -7,16 +7,18 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+import msgspec
 import nats.errors
 import nats.js.errors
 import pytest
 
-from common import topology
+from common import snapshots, topology
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
 from common.rights import MIGRATE, nats_users
 from common.runtime import Platform, connect
 from common.settings import Settings
+from services.cli.backup import back_up, lost_by, restore_log
 from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
 from tests.facts import STREAM, draft, drafts, first, numbers, whole
@@ -146,3 +148,22 @@ async def test_followers_have_what_the_leader_had(nodes: dict[str, NatsServer], 
                 await eventually(readable, list(range(50)))
                 async with asyncio.timeout(30):
                     assert numbers(await first(log.follow(STREAM), 50)) == list(range(50))
+
+
+async def test_a_backup_comes_back_to_three_nodes_with_its_consumers(
+    nodes: dict[str, NatsServer], cluster: Platform, database_url: str, home: Path
+) -> None:
+    settings = msgspec.structs.replace(at(nodes["n1"], MIGRATE), database_url=database_url, replicas=3)
+    for number in range(20):
+        await cluster.event_log.append(f"expiration.{number}", [draft(number)], expected=0)
+    before = await whole(cluster.event_log)
+    async with connect(settings, "operator") as operator:
+        places = await snapshots.places(operator.client)
+        manifest = await back_up(settings, home / "backup", lambda *_: None)
+        await cluster.event_log.append("expiration.later", [draft(20)], expected=0)
+        await restore_log(settings, home / "backup", manifest, lambda *_: None, lambda _: None, settle=0)
+        assert await whole(cluster.event_log) == before
+        assert await snapshots.places(operator.client) == places
+        assert await lost_by(settings, manifest) == {}
+        assert [trouble async for _, trouble in topology.inspect(operator.client, replicas=3) if trouble] == []
+        assert await cluster.event_log.append("expiration.next", [draft(21)], expected=0) == 21

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 from typing import get_args
 from uuid import UUID
 
@@ -15,12 +16,21 @@ from common.aggregate import Aggregate
 from common.clock import new_id
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
-from common.events import Channel, NotificationKind
+from common.events import Channel, NotificationKind, NotificationsAcknowledged
 from common.live import Connections
 from common.projector import Projected, Projector, rebuild
 from common.runtime import Platform, running
+from services.cli.backup import back_up, restore_log
 from services.notification import feed, read_model
-from services.notification.domain import ATTEMPTS, INBOXES_DECIDER, Inboxes, Raise, SetPreferences, inbox_id_of
+from services.notification.domain import (
+    ATTEMPTS,
+    INBOXES_DECIDER,
+    Inboxes,
+    Raise,
+    SetPreferences,
+    inbox_id_of,
+    place_id_of,
+)
 from services.notification.feed import STREAM, Ended, Feed, Receipts
 from services.notification.read_model import READ_MODEL, InboxItem
 from tests.harness import eventually
@@ -38,9 +48,9 @@ class Office:
         self.inboxes: Inboxes = Aggregate(INBOXES_DECIDER, log)
         self.projected = Projected(READ_MODEL, STREAM, log, database_url)
         self.projector = Projector(READ_MODEL, STREAM, log, database_url)
-        receipts = Receipts(Aggregate(INBOXES_DECIDER, log), lambda: NOON + timedelta(seconds=self.now))
+        self.receipts = Receipts(Aggregate(INBOXES_DECIDER, log), lambda: NOON + timedelta(seconds=self.now))
         self.connections = Connections(10)
-        self.feed = Feed(log, receipts, self.projected, pool, self.connections, PER_USER, lambda: self.now)
+        self.feed = Feed(log, self.receipts, self.projected, pool, self.connections, PER_USER, lambda: self.now)
 
     async def raised(self) -> int:
         """Ada is told something; its cursor."""
@@ -259,3 +269,28 @@ async def test_a_log_that_is_replaced_ends_those_who_listen_and_their_cursors_ar
         assert (session.recovered, len(await session.next(10))) == (True, 2)
     async with office.feed.session("ada", "sse", cursor) as session:
         assert session.recovered, "nobody can tell that it is a cursor of another log"
+
+
+async def test_what_was_acknowledged_of_a_log_that_is_gone_is_not_acknowledged_of_the_restored_one(
+    office: Office, platform: Platform, home: Path
+) -> None:
+    cursor = await office.raised()
+    manifest = await back_up(platform.settings, home / "backup", lambda *_: None)
+    lost = await office.raised()
+    restoring = asyncio.create_task(
+        restore_log(platform.settings, home / "backup", manifest, lambda *_: None, lambda _: None)
+    )
+
+    async def gone() -> bool:
+        return f"{STREAM}: stream not found" in (office.feed.problem or "")
+
+    await eventually(gone, True)  # a connection that has not closed yet may still acknowledge
+    office.receipts.acknowledge_soon("ada", lost)
+    await restoring
+
+    async def acknowledged() -> list[int]:
+        office.receipts.acknowledge_soon("ada", cursor)
+        told = await platform.event_log.read(f"{INBOXES_DECIDER.name}.{place_id_of('ada')}")
+        return [each.event.cursor for each in told if isinstance(each.event, NotificationsAcknowledged)]
+
+    await eventually(acknowledged, [cursor])

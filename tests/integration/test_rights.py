@@ -22,7 +22,18 @@ from common.group_commit import BATCH_LIMIT
 from common.rights import MIGRATE, everybody, inbox_of, role_of
 from common.runtime import NotLetIn, connect
 from common.settings import Settings
-from common.topology import ANSWERS, CONSUMER, CONSUMERS, SERVICES, STREAMS, Consumer, Stream
+from common.topology import (
+    ANSWERS,
+    CONSUMER,
+    CONSUMERS,
+    LISTENS,
+    REDELIVER,
+    REDELIVERS,
+    SERVICES,
+    STREAMS,
+    Consumer,
+    Stream,
+)
 from services.cli import doctor, system
 from services.cli.embedded import make_roles, with_login
 from services.cli.servers import NatsServer, PostgresServer, free_port
@@ -81,7 +92,11 @@ def of_user(user: str, other: str) -> Iterator[Attempt]:
     yield "Publish", f"$SRV.PING.{other}"
     if user not in ANSWERS.get(other, ()):
         yield "Publish", f"requests.{other}.x"
-    for subject in (f"{inbox_of(other)}.>", f"requests.{other}.*", f"requests.{other}.x", f"$SRV.PING.{other}"):
+    if other in LISTENS and user != REDELIVERS:
+        yield "Publish", f"requests.{other}.{REDELIVER}"
+    for name in ("*", "x", REDELIVER):
+        yield "Subscription", f"requests.{other}.{name}"
+    for subject in (f"{inbox_of(other)}.>", f"$SRV.PING.{other}"):
         yield "Subscription", subject
 
 
@@ -101,6 +116,8 @@ def of_server(user: str) -> Iterator[Attempt]:
     ):
         yield "Subscription", subject
     yield from (("Publish", subject) for subject in ("_INBOX.x", "dead.x", "x", "$SYS.REQ.SERVER.PING"))
+    if user in LISTENS:
+        yield "Publish", f"requests.{user}.{REDELIVER}"
     if user != MIGRATE:
         for verb in ("INFO", "STREAM.NAMES", "STREAM.LIST", "STREAM.CREATE.MINE", "META.LEADER.STEPDOWN"):
             yield "Publish", f"$JS.API.{verb}"
@@ -222,6 +239,15 @@ def test_every_service_is_known_to_the_topology() -> None:
     assert set(system.SERVICES) <= set(SERVICES)
     assert set(ANSWERS) | {asker for askers in ANSWERS.values() for asker in askers} <= set(SERVICES)
     assert {model.service for model in READ_MODELS.values()} <= set(SERVICES)
+
+
+def test_one_service_alone_may_have_listeners_hear_an_event_once_more() -> None:
+    allowed = {(user, subject) for user in SERVICES for subject in rights.rights_of(user).publish}
+    assert {user for user, subject in allowed if subject.endswith(f".{REDELIVER}")} == {REDELIVERS}
+    for service in LISTENS:
+        assert (REDELIVERS, f"requests.{service}.{REDELIVER}") in allowed
+        assert f"requests.{service}.{REDELIVER}" not in rights.rights_of(REDELIVERS).never
+        assert rights.rights_of(service).answers
 
 
 async def test_a_durable_consumer_is_not_changed_under_another_name(guarded: Guarded) -> None:

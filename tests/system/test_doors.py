@@ -76,6 +76,16 @@ GET    /api/batches/{batch_id}/operations                                 buyer 
 GET    /api/batches/{batch_id}/report.csv                                 buyer    batches:read
 POST   /api/batches/{batch_id}/retry                                      buyer    batches:write
 GET    /api/documents/{document_id}                                       buyer    batches:read
+GET    /api/events/dead                                                   operator events:read
+GET    /api/events/dead/groups                                            operator events:read
+GET    /api/events/dead/{letter}                                          operator events:read
+PUT    /api/events/dead/{letter}/body                                     operator events:write
+POST   /api/events/dead/{letter}/drop                                     operator events:write
+POST   /api/events/dead/{letter}/retry                                    operator events:write
+GET    /api/events/history/{service}/{aggregate_id}                       operator events:read
+POST   /api/events/redeliveries                                           operator events:write
+GET    /api/events/stream                                                 operator events:read
+GET    /api/events/trace/{cause_id}                                       operator events:read
 GET    /api/notifications                                                 buyer    notifications:read
 POST   /api/notifications/ack                                             buyer    notifications:write
 GET    /api/notifications/inbox                                           buyer    notifications:read
@@ -175,8 +185,9 @@ class Door(msgspec.Struct, frozen=True):
 
     def at(self, ids: Mapping[str, str]) -> str:
         """Its path, with these in place of its parameters."""
-        nobodys = dict.fromkeys(IDS, str(NOBODYS))
-        return self.path.format_map({"kind": KIND, "user_id": "nobody", **nobodys, **ids})
+        nobodys = dict.fromkeys((*IDS, "aggregate_id", "cause_id"), str(NOBODYS))
+        others = {"kind": KIND, "user_id": "nobody", "service": "orders", "letter": "999"}
+        return self.path.format_map({**others, **nobodys, **ids})
 
 
 def doors() -> Iterator[Door]:

@@ -38,7 +38,10 @@ CONFIG: dict[str, Any] = tomllib.loads((Path(__file__).parents[2] / "schemathesi
 @pytest.fixture
 async def shop(platform: Platform, home: Path) -> AsyncIterator[ServiceProcess]:
     """Everything with doors in one process."""
-    services, secret = "tickets orders expiration batch notification identity", {"BOXOFFICE_WEBHOOK_SECRET": "s" * 32}
+    services, secret = (
+        "tickets orders expiration batch notification identity history",
+        {"BOXOFFICE_WEBHOOK_SECRET": "s" * 32},
+    )
     async with ServiceProcess(services, platform.settings, home, **secret) as process:
         yield process
 

@@ -1,0 +1,174 @@
+"""A stream as bytes and back, with its consumers: JetStream's own snapshots, and what goes with them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.errors import NotFoundError
+
+from common.errors import Unavailable
+from common.group_commit import ApiError
+from common.topology import CONSUMERS, RESTORED
+
+CHUNK = 256 * 1024
+"""Bytes of a snapshot in one message."""
+
+SILENCE_SECONDS = 30.0
+"""After so long without a word from the server a snapshot has failed."""
+
+
+class State(msgspec.Struct, frozen=True):
+    """What is in a stream: how many messages, their bytes, and the sequences of the first and the last."""
+
+    messages: int = 0
+    bytes: int = 0
+    first_seq: int = 0
+    last_seq: int = 0
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    """A stream at one moment: its settings on the server, and what was in it."""
+
+    config: dict[str, Any]
+    state: State
+
+
+class Place(msgspec.Struct, frozen=True):
+    """How far a durable consumer has come: all up to `floor` is settled, and of what was delivered `pending` is not."""
+
+    floor: int
+    deliveries: int
+    pending: int
+
+
+class _Answer(msgspec.Struct):
+    error: ApiError | None = None
+    config: dict[str, Any] = {}
+    state: State = State()
+    deliver_subject: str = ""
+
+
+async def save(client: Client, stream: str, write: Callable[[bytes], object]) -> Snapshot:
+    """Write a stream and its consumers as they are at one moment, while others go on writing to it.
+
+    `write` takes one piece after the other. Raises Unavailable; what was written is then not all of it.
+    """
+    connection = client.stats["reconnects"]
+    chunks: asyncio.Queue[Msg] = asyncio.Queue()
+    async with _told_as_unavailable(f"The snapshot of stream {stream} failed"):
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(inbox, cb=chunks.put, pending_msgs_limit=0, pending_bytes_limit=0)
+        try:
+            wanted = {"deliver_subject": inbox, "no_consumers": False, "chunk_size": CHUNK}
+            there = await _ask(client, f"$JS.API.STREAM.SNAPSHOT.{stream}", wanted)
+            number = 0
+            while True:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    message = await chunks.get()
+                if not message.data:
+                    break
+                number += 1
+                if message.reply:  # the last has none; elsewhere its end says how many came before it
+                    if message.reply.rpartition(".")[2] != str(number):
+                        raise nats.errors.Error("a part of it was lost on the way")
+                    await client.publish(message.reply)
+                write(message.data)
+            status = (message.headers or {}).get("Status", "204")
+            if status != "204" or client.stats["reconnects"] != connection:
+                raise nats.errors.Error(f"it was cut short ({status})")
+        finally:
+            if not client.is_closed:
+                with suppress(nats.errors.Error, OSError):
+                    await subscription.unsubscribe()
+    return Snapshot(there.config, there.state)
+
+
+async def load(client: Client, snapshot: Snapshot, chunks: Iterable[bytes], *, replicas: int = 1) -> None:
+    """Bring a stream and its consumers back as they were. There must be none of its name.
+
+    It was created anew for all who look. Raises Unavailable; the stream is then not there.
+    """
+    stream = snapshot.config["name"]
+    async with _told_as_unavailable(f"Stream {stream} could not be restored"):
+        wanted = {"config": snapshot.config | {"num_replicas": replicas}, "state": snapshot.state}
+        begun = await _ask(client, f"$JS.API.STREAM.RESTORE.{stream}", wanted)
+        for chunk in chunks:
+            taken = await client.request(begun.deliver_subject, chunk, timeout=SILENCE_SECONDS)
+            if taken.data:
+                raise nats.errors.Error(taken.data.decode(errors="replace"))
+        there = await _ask(client, begun.deliver_subject, None, within=SILENCE_SECONDS * 10)
+        wanted_state, ages = snapshot.state, snapshot.config.get("max_age", 0) > 0  # what is too old goes at once
+        same_end = there.state.last_seq == wanted_state.last_seq
+        if not (same_end and (ages or there.state.messages == wanted_state.messages)):
+            raise nats.errors.Error(f"it holds {there.state}, not {wanted_state}")
+
+
+async def delete(client: Client, stream: str) -> None:
+    """Delete a stream with all that is in it, if there is one. Raises Unavailable."""
+    async with _told_as_unavailable(f"Stream {stream} could not be deleted"):
+        with suppress(NotFoundError):
+            await client.jetstream(timeout=10).delete_stream(stream)
+
+
+async def state(client: Client, stream: str) -> State | None:
+    """What is in a stream; None if there is none. Raises Unavailable."""
+    async with _told_as_unavailable(f"Stream {stream} does not say what is in it"):
+        try:
+            there = await client.jetstream(timeout=10).stream_info(stream)
+        except NotFoundError:
+            return None
+    return State(there.state.messages, there.state.bytes, there.state.first_seq, there.state.last_seq)
+
+
+async def places(client: Client) -> Mapping[str, Place]:
+    """How far each durable consumer of the topology has come, by its name; those that are missing are left out.
+
+    Raises Unavailable.
+    """
+    found: dict[str, Place] = {}
+    js = client.jetstream(timeout=10)
+    async with _told_as_unavailable("JetStream does not tell of its consumers"):
+        for consumer in CONSUMERS:
+            with suppress(NotFoundError):
+                info = await js.consumer_info(consumer.stream, consumer.durable)
+                assert info.ack_floor, "the server says so"
+                assert info.delivered, "the server says so"
+                found[consumer.durable] = Place(
+                    info.ack_floor.stream_seq, info.delivered.consumer_seq, info.num_ack_pending or 0
+                )
+    return found
+
+
+async def redeliver(client: Client, stream: str, durable: str, after: int) -> None:
+    """Have a consumer hear again all that comes after a sequence. Raises Unavailable."""
+    async with _told_as_unavailable(f"Consumer {durable} could not be set back to {after}"):
+        await _ask(client, f"$JS.API.CONSUMER.RESET.{stream}.{durable}", {"seq": after + 1})
+
+
+async def tell_restored(client: Client) -> None:
+    """Tell every process that the log is another from now on. Raises Unavailable."""
+    async with _told_as_unavailable("Nobody could be told that the log is restored"):
+        await client.publish(RESTORED)
+        await client.flush()
+
+
+async def _ask(client: Client, subject: str, question: object, *, within: float = 10) -> _Answer:
+    """The answer of JetStream. Raises what nats-py raises."""
+    body = b"" if question is None else msgspec.json.encode(question)
+    answer = msgspec.json.decode((await client.request(subject, body, timeout=within)).data, type=_Answer)
+    if answer.error:
+        raise nats.errors.Error(f"{answer.error.description} ({answer.error.err_code})")
+    return answer
+
+
+@asynccontextmanager
+async def _told_as_unavailable(what: str) -> AsyncIterator[None]:
+    try:
+        yield
+    except (TimeoutError, nats.errors.Error, OSError) as error:
+        raise Unavailable(f"{what}: {str(error) or 'no answer'}.") from error

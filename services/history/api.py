@@ -1,0 +1,147 @@
+"""HTTP -> what is in the log, for operators: histories, causes, and what happens now."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath, QueryParameter
+from litestar.response import Stream
+
+from common.aggregate import Decider
+from common.auth import RequiresUser, UserRequest, still_let_in
+from common.clock import Moment, in_utc
+from common.errors import DomainError, Invalid
+from common.event_log import JetStreamLog
+from common.events import EVENTS
+from common.limits import Limited
+from common.live import PING, PING_SECONDS, Connections, event_stream, retry_ms, sent_event
+from common.problems import problems
+from services.history.causes import Trace, trace
+from services.history.finding import find, streams_of
+from services.history.following import Line, Wanted, tail
+from services.history.timeline import SHOWN, History, history_of
+
+OPERATORS = (RequiresUser("events", "operator"), Limited("changes"))
+
+SHARE = 0.1
+"""Of the connections that may stay open here, how many may look at events: people who buy come first."""
+
+LONGEST = 30 * 86_400
+"""Seconds that a trace may be looked for here; the command line has no limit."""
+
+Types = Annotated[list[str] | None, QueryParameter(name="type", max_items=50, description="Only events of this type")]
+Service = Annotated[str | None, QueryParameter(max_length=50, description="Only what this service tells")]
+About = Annotated[
+    str | None, QueryParameter(name="aggregate", max_length=200, description="Only what is of an id, or names it")
+]
+Person = Annotated[str | None, QueryParameter(name="user", max_length=200, description="Only what names this person")]
+Since = Annotated[Moment | None, QueryParameter(description="From then on")]
+At = Annotated[int | None, QueryParameter(ge=1, le=2**63 - 1, description="The sequence of the last event that counts")]
+AtTime = Annotated[Moment | None, QueryParameter(description="When to stop, instead")]
+Last = Annotated[int, QueryParameter(ge=1, le=10 * SHOWN, description="How many steps, from the end")]
+Within = Annotated[int, QueryParameter(ge=1, le=LONGEST, description="Seconds from then on")]
+
+
+class HistoryDesk(msgspec.Struct, frozen=True):
+    """What the doors need."""
+
+    log: JetStreamLog
+    deciders: Sequence[Decider[Any, Any, Any]]
+    connections: Connections
+
+
+class HistoryController(Controller):
+    """The log, as operators look at it."""
+
+    path = "/api/events"
+    tags = ("events",)
+    middleware = OPERATORS
+
+    @get("/stream", media_type="text/event-stream", responses=problems(400, 422, 503))
+    async def stream(
+        self,
+        request: UserRequest,
+        desk: NamedDependency[HistoryDesk],
+        service: Service = None,
+        types: Types = None,
+        about: About = None,
+        person: Person = None,
+        since: Since = None,
+    ) -> Stream:
+        """Server-sent events: an `event` for each that is appended from now on, or `since`."""
+        streams = streams_of(service)
+        wanted = Wanted(known_types(types or []), about or "", person or "")
+        return await event_stream(sse(desk, streams, since and in_utc("since", since), wanted, still_let_in(request)))
+
+    @get("/history/{service:str}/{aggregate_id:str}", responses=problems(400, 404, 422, 503))
+    async def history(
+        self,
+        desk: NamedDependency[HistoryDesk],
+        service: FromPath[str],
+        aggregate_id: FromPath[str],
+        at: At = None,
+        at_time: AtTime = None,
+        last: Last = SHOWN,
+    ) -> History:
+        """An aggregate event by event, with what each changed, and its state: at the end, or `at` a sequence or time.
+
+        The id of an order is enough: it is the history of its book, with the steps that name the order.
+        """
+        place = await find(desk.log, desk.deciders, aggregate_id, service)
+        moment = at_time and in_utc("at_time", at_time) if at is None else at
+        # In a thread: the book of a ticket that everybody wants may take seconds, and others share this process.
+        return await asyncio.to_thread(history_of, desk.deciders, place.events, at=moment, about=place.about, last=last)
+
+    @get("/trace/{cause_id:str}", responses=problems(400, 404, 422, 503))
+    async def trace(
+        self,
+        desk: NamedDependency[HistoryDesk],
+        cause_id: FromPath[str],
+        since: Since = None,
+        within: Within = 86_400,
+    ) -> Sequence[Trace]:
+        """Everything that was caused together with this: by a correlation, an event, a request, or what events name.
+
+        It is looked for from the time that the id tells on, or `since`, for `within` seconds.
+        """
+        return await trace(desk.log, cause_id, since=since and in_utc("since", since), within=timedelta(seconds=within))
+
+
+def known_types(types: Sequence[str]) -> Sequence[str]:
+    """Raises Invalid for a type of event that there is not."""
+    if unknown := sorted(set(types) - EVENTS.keys()):
+        raise Invalid(f"type: There is no event {', '.join(unknown)}.", field="type", got=unknown)
+    return types
+
+
+async def sse(
+    desk: HistoryDesk, streams: Sequence[str], since: datetime | None, wanted: Wanted, still: Callable[[], None]
+) -> AsyncGenerator[bytes, None]:
+    """Each event as it comes, until the process stops, or `still` raises. Raises Unavailable before the first."""
+    ended = asyncio.Event()
+    with desk.connections.opened(ended.set, SHARE):
+        yield b"retry: %d\n\n" % retry_ms()
+        try:
+            async with aclosing(tail(desk.log, streams, since, wanted)) as pages:
+                coming = asyncio.ensure_future(anext(pages))
+                ending = asyncio.create_task(ended.wait())
+                try:
+                    while not ended.is_set():
+                        await asyncio.wait({coming, ending}, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                        still()
+                        if coming.done():
+                            yield b"".join(sent_event("event", Line.of(stored)) for stored in coming.result())
+                            coming = asyncio.ensure_future(anext(pages))
+                        else:
+                            yield PING
+                finally:
+                    ending.cancel()
+                    coming.cancel()
+                    await asyncio.wait({coming})
+        except DomainError as error:
+            yield sent_event("ended", {"reason": error.detail})

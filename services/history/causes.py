@@ -1,0 +1,163 @@
+"""Everything that one click caused, as a tree: from the headers of the log alone."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
+from datetime import datetime, timedelta
+
+from msgspec import Struct
+
+from common.errors import NotFound
+from common.event_log import JetStreamLog, Stored
+from common.projector import Progress, untold
+from common.topology import CONSUMERS, HISTORY, STREAMS
+from services.history.finding import born, since_birth
+
+WITHIN = timedelta(days=1)
+"""For so long after its beginning what a click caused is looked for, unless somebody says otherwise."""
+
+DEAD = "DEAD"
+WRITERS = {stream.name: stream.writers for stream in STREAMS}
+
+
+class Caused(Struct, frozen=True):
+    """An event in a trace. `waited`: seconds since what caused it; `through`: the listeners that may have made it of
+    that; `error`: why a listener gave up on it, for a dead letter.
+    """
+
+    stream: str
+    sequence: int
+    subject: str
+    type: str
+    time: datetime
+    event_id: str
+    waited: float | None
+    through: Sequence[str] = ()
+    error: str | None = None
+    caused: Sequence["Caused"] = ()
+
+
+class Root(Struct, frozen=True):
+    """What is no event itself: a request, or a wish of the system's own. `time` is told by its id, if that does."""
+
+    causation_id: str
+    time: datetime | None
+    caused: Sequence[Caused]
+
+
+class Trace(Struct, frozen=True):
+    """A conversation: everything with the same correlation id."""
+
+    correlation_id: str
+    roots: Sequence[Root]
+
+
+async def trace(
+    log: JetStreamLog,
+    wanted: str,
+    *,
+    since: datetime | None = None,
+    within: timedelta = WITHIN,
+    progress: Progress = untold,
+) -> Sequence[Trace]:
+    """The conversations of an id: of a correlation, a request, an event, or whatever an event names, such as an order.
+
+    It is looked for from the time that the id tells on (or `since`; else from the beginning), for as long as `within`.
+    Raises NotFound, Unavailable.
+    """
+    streams = (*HISTORY, DEAD)
+    places = {stream: await window(log, stream, wanted, since, within) for stream in streams}
+    named = wanted.encode()
+    conversations: dict[str, None] = {}
+    for stream, (after, until) in places.items():
+        async with aclosing(log.scan(stream, after, until=until)) as pages:
+            async for page in pages:
+                for stored in page:
+                    if named in stored.body or wanted in stored.subject or wanted in stored.headers.values():
+                        conversations[stored.headers.get("correlation-id", "")] = None
+                progress(stream, page[-1].sequence, until)
+    conversations.pop("", None)
+    if not conversations:
+        begin = since or born(wanted)
+        from_then = f" from {begin:%Y-%m-%d %H:%M} on, for {within}" if begin else ""
+        raise NotFound(f"Nothing in the log belongs to {wanted}{from_then}.")
+    found: dict[str, list[Stored]] = {conversation: [] for conversation in conversations}
+    for stream, (after, until) in places.items():
+        async with aclosing(log.scan(stream, after, until=until)) as pages:
+            async for page in pages:
+                for stored in page:
+                    if (conversation := stored.headers.get("correlation-id")) in found:
+                        found[conversation].append(stored)
+    return [tree_of(conversation, events) for conversation, events in found.items()]
+
+
+async def window(
+    log: JetStreamLog, stream: str, wanted: str, since: datetime | None, within: timedelta
+) -> tuple[int, int]:
+    """Between which sequences of a stream a conversation is."""
+    end = (await log.end(stream)).sequence
+    if stream == DEAD:  # its letters have the times of the events, which come in no order
+        return 0, end
+    begin = since or born(wanted)
+    after = await log.sequence_before(stream, since) if since else await since_birth(log, stream, wanted)
+    return after, max(after, await log.sequence_before(stream, begin + within)) if begin else end
+
+
+def tree_of(conversation: str, events: Iterable[Stored]) -> Trace:
+    """Each event under the one that its `causation-id` names."""
+    ordered = sorted(events, key=lambda stored: (stored.time, stored.sequence))
+    letters = [stored for stored in ordered if stored.stream == DEAD]
+    told = {stored.headers["ce-id"]: stored for stored in ordered if stored.stream != DEAD}
+    effects: dict[str, list[Stored]] = {}
+    for stored in told.values():
+        effects.setdefault(stored.headers.get("causation-id", ""), []).append(stored)
+    for letter in letters:
+        effects.setdefault(letter.headers.get("ce-id", ""), []).append(letter)
+
+    def caused(stored: Stored, by: Stored | None, at: datetime | None) -> Caused:
+        event_id = stored.headers.get("ce-id", "")
+        if stored.stream == DEAD:
+            return letter_of(stored)
+        return Caused(
+            stored.stream,
+            stored.sequence,
+            stored.subject,
+            stored.type,
+            stored.time,
+            event_id,
+            (stored.time - at).total_seconds() if at else None,
+            through(by, stored),
+            caused=[caused(each, stored, stored.time) for each in effects.get(event_id, ())],
+        )
+
+    roots = []
+    for cause in effects:
+        if cause not in told:
+            at = born(cause)
+            roots.append(Root(cause, at, [caused(each, None, at) for each in effects[cause]]))
+    return Trace(conversation, roots)
+
+
+def letter_of(stored: Stored) -> Caused:
+    """A dead letter, under the event that a listener gave up on."""
+    headers = stored.headers
+    listener = headers.get("dead-listener", stored.subject)
+    waited = (stored.stored_at - stored.time).total_seconds()
+    return Caused(
+        stored.stream,
+        stored.sequence,
+        stored.subject,
+        stored.type,
+        stored.stored_at,
+        headers.get("ce-id", ""),
+        waited,
+        (listener,),
+        headers.get("dead-error", "given up"),
+    )
+
+
+def through(cause: Stored | None, effect: Stored) -> Sequence[str]:
+    """The listeners that hear the cause, and are of the service that told the effect."""
+    if cause is None or cause.subject == effect.subject:
+        return ()
+    writers = WRITERS.get(effect.stream, ())
+    return [each.durable for each in CONSUMERS if each.stream == cause.stream and each.service in writers]

@@ -1,0 +1,148 @@
+"""Where something is in the log: by the subject it would have, or by the time that its id tells."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from common.aggregate import Decider
+from common.errors import Invalid, NotFound, Unavailable
+from common.event_log import JetStreamLog, Recorded, Stored, stream_of
+from common.events import UndecodableEvent
+from common.projector import Progress, untold
+from common.topology import HISTORY, STREAMS
+
+SKEW = timedelta(minutes=1)
+"""By so much the clocks of who makes an id and who appends an event may differ."""
+
+MILLISECONDS = 80
+"""Bits of a UUIDv7 behind its time (RFC 9562)."""
+
+
+class Place(msgspec.Struct, frozen=True):
+    """An aggregate with its events, from the first. `about`: the id that was asked for, if it is of a part of it."""
+
+    events: Sequence[Recorded]
+    about: str = ""
+
+
+def streams_of(service: str | None) -> Sequence[str]:
+    """The streams of history that a service writes, by its name or theirs; all of them for None. Raises Invalid."""
+    if service is None:
+        return HISTORY
+    named = [each.name for each in STREAMS if each.name in HISTORY and service in (*each.writers, each.name.lower())]
+    if not named:
+        there = sorted({writer for each in STREAMS if each.name in HISTORY for writer in each.writers})
+        raise Invalid(
+            f"service: There is no {service!r} with a history; there are {', '.join(there)}.", field="service"
+        )
+    return named
+
+
+def born(id_text: str) -> datetime | None:
+    """When a UUIDv7 was made; None for what is none."""
+    try:
+        made = UUID(id_text)
+    except ValueError:
+        return None
+    return datetime.fromtimestamp((made.int >> MILLISECONDS) / 1000, UTC) if made.version == 7 else None
+
+
+async def since_birth(log: JetStreamLog, stream: str, id_text: str) -> int:
+    """The sequence behind which whatever names an id is; 0 for an id that does not tell its time."""
+    made = born(id_text)
+    return await log.sequence_before(stream, made - SKEW) if made else 0
+
+
+async def find(
+    log: JetStreamLog,
+    deciders: Sequence[Decider[Any, Any, Any]],
+    wanted: str,
+    service: str | None = None,
+    *,
+    progress: Progress = untold,
+) -> Place:
+    """The aggregate of an id or a subject, or the one that holds it: for an order, its book.
+
+    Raises NotFound, Invalid, Unavailable.
+    """
+    streams = streams_of(service)
+    if "." in wanted:
+        subjects, facts = ([wanted] if stream_of(wanted) in streams else []), []
+    else:
+        id_of_aggregate(wanted)
+        ruled = {decider.name for decider in deciders if stream_of(decider.name) in streams}
+        subjects = [f"{name}.{wanted}" for name in sorted(ruled)]
+        facts = [f"{stream.lower()}.{wanted}" for stream in streams if stream.lower() not in ruled]
+    for subject in subjects:
+        if events := await whole(log, subject):
+            return Place(events)
+    for stream in streams if "." not in wanted else ():
+        if (first := await first_naming(log, stream, wanted, progress)) and first.subject not in facts:
+            return Place(await whole(log, first.subject), wanted)
+    for subject in facts:  # such as that a time is over: of what it is about there is more to tell
+        if events := await whole(log, subject):
+            return Place(events)
+    raise NotFound(f"Nothing in {', '.join(streams)} is or names {wanted}.")
+
+
+async def whole(log: JetStreamLog, subject: str) -> Sequence[Recorded]:
+    """All events of an aggregate. Raises Unavailable, also for one that this code does not know."""
+    try:
+        return await log.read(subject)
+    except UndecodableEvent as error:
+        raise Unavailable(f"{error}. Look at it with code that knows it.") from error
+
+
+def id_of_aggregate(wanted: str) -> UUID:
+    """Raises Invalid for what is no id."""
+    try:
+        return UUID(wanted)
+    except ValueError:
+        detail = f"id: Expected a UUID or a subject such as orders.01a2…, got {wanted!r}"
+        raise Invalid(detail, field="id", got=wanted) from None
+
+
+async def first_naming(log: JetStreamLog, stream: str, id_text: str, progress: Progress) -> Stored | None:
+    """The first event of a stream whose body names an id, if there is one."""
+    named = id_text.encode()
+    after = await since_birth(log, stream, id_text)
+    end = (await log.end(stream)).sequence
+    async with aclosing(log.scan(stream, after, until=end)) as pages:
+        async for page in pages:
+            for stored in page:
+                if named in stored.body:
+                    return stored
+            progress(stream, page[-1].sequence, end)
+    return None
+
+
+async def in_order(
+    log: JetStreamLog, after: Mapping[str, int], until: Mapping[str, int], progress: Progress = untold
+) -> AsyncGenerator[Stored, None]:
+    """What several streams hold past `after`, up to `until`, merged by time: each stream stays in its own order."""
+    async with AsyncExitStack() as stack:
+        heads: dict[str, tuple[Stored, AsyncGenerator[Stored, None]]] = {}
+        for stream in until:
+            if after[stream] < until[stream]:
+                each = await stack.enter_async_context(aclosing(one_by_one(log, stream, after[stream], until[stream])))
+                heads[stream] = (await anext(each), each)
+        while heads:
+            stream, (stored, rest) = min(heads.items(), key=lambda head: head[1][0].time)
+            yield stored
+            if (following := await anext(rest, None)) is None:
+                del heads[stream]
+            else:
+                heads[stream] = (following, rest)
+            if stored.sequence % 1000 == 0 or following is None:
+                progress(stream, stored.sequence, until[stream])
+
+
+async def one_by_one(log: JetStreamLog, stream: str, after: int, until: int) -> AsyncGenerator[Stored, None]:
+    async with aclosing(log.scan(stream, after, until=until)) as pages:
+        async for page in pages:
+            for stored in page:
+                yield stored
