@@ -63,7 +63,7 @@ def few(kind: Any) -> st.SearchStrategy[Any]:
 def commands_of(decider: Decider[Any, Any, Any]) -> st.SearchStrategy[list[Any]]:
     """Commands of all kinds that these rules know, in any order."""
     kinds = get_type_hints(decider.decide)["command"]
-    return st.lists(st.one_of([few(kind) for kind in get_args(kinds) or (kinds,)]), max_size=12)
+    return st.lists(st.one_of([few(kind) for kind in get_args(kinds) or (kinds,)]), max_size=30)
 
 
 def played(decider: Decider[Any, Any, Any], commands: Sequence[Any]) -> list[Decision]:

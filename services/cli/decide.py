@@ -19,7 +19,7 @@ from common.telemetry import configure_logging
 from services.cli.base import MOMENT, console, in_folder, progress_bars, run, settings_here
 
 if TYPE_CHECKING:
-    from common.event_log import JetStreamLog
+    from common.event_log import JetStreamLog, Stored
     from services.cli.decide_worker import Difference, Finding, Outcome, Row, Unfolded
     from services.cli.sandbox import Code, Worker
 
@@ -148,7 +148,7 @@ async def decide_again(
             await folding.set_up(Setup(rules, after, folds=True, tries=False))
         workers = {trying, folding}
         async for place, rows in rows_of(log, stream, last, aggregate):
-            for each in workers:
+            for each in workers if rows else ():
                 await each.send(rows)
             progress(stream, place, last)
         outcome = await trying.outcome()
@@ -198,14 +198,14 @@ async def rows_of(
     """What is stored up to `last`, of all aggregates or of one, and how far that is."""
     async with aclosing(log.scan(stream, 0, until=last)) as pages:
         async for page in pages:
-            rows: list[Row] = []
-            for each in page:
-                if not aggregate or each.subject.endswith(f".{aggregate}"):
-                    told, headers = each.headers.get, (each.sequence, each.subject)
-                    kind = (told("ce-type", ""), told("ce-time", ""), told("causation-id", ""))
-                    rows.append((*headers, *kind, each.body))
-            if rows:
-                yield page[-1].sequence, rows
+            yield page[-1].sequence, [row_of(each) for each in page if each.subject.endswith(aggregate)]
+
+
+def row_of(stored: "Stored") -> "Row":
+    """An event as a worker is handed it."""
+    told = stored.headers.get
+    envelope = (told("ce-type", ""), told("ce-time", ""), told("causation-id", ""))
+    return (stored.sequence, stored.subject, *envelope, stored.body)
 
 
 def differing(tried: "Outcome", folded: "Outcome") -> "Iterator[tuple[Finding, Finding]]":

@@ -412,7 +412,8 @@ def work(source: BinaryIO, answer: Callable[[Answer], None]) -> None:
             try:
                 replay.take(row)
             except Exception as error:
-                answer(Broken(f"the event at sequence {row[0]} on {row[1]}: {error}"))
+                stop = f"`--until {row[0] - 1}` stops before it"
+                answer(Broken(f"the event at sequence {row[0]} on {row[1]}: {error}; {stop}"))
                 return
     answer(replay.outcome())
     for each in heard:

@@ -159,7 +159,7 @@ def logged(decider: Decider[Any, Any, Any], decisions: Sequence[Decision]) -> li
 def test_any_history_becomes_a_test_that_is_formatted_and_passes_as_recorded(
     decider: Decider[Any, Any, Any], tmp_path: Path
 ) -> None:
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @drawn(commands_of(decider))
     def write(commands: list[Any]) -> None:
         assume(decisions := played(decider, commands))

@@ -1,6 +1,7 @@
 """An order book under any commands in any order, each delivered any number of times: what always holds."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from common.events import (
 )
 from services.orders.domain import (
     ORDERS,
+    Book,
     CancelOrder,
     CompleteOrder,
     KeepBook,
@@ -37,6 +39,15 @@ from tests.given import fold, recorded
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 HOLD = timedelta(minutes=15)
 TICKET = UUID(int=1)
+
+
+def decided_again(made: Sequence[BookEvent], book: Book) -> list[BookEvent]:
+    """What the command that the first of these events tells of leads to."""
+    assert ORDERS.asks
+    command, *others = map(ORDERS.asks, made)
+    assert others == [None] * len(others), "they only follow"
+    return recorded(list(ORDERS.decide(command, book)), after=made[0].version - 1)
+
 
 # Few of each, so that commands meet.
 order_ids = st.builds(UUID, int=st.integers(100, 105))
@@ -69,6 +80,7 @@ class OrderBook(RuleBasedStateMachine):
             made = recorded(list(ORDERS.decide(command, before)), after=len(self.events))
         except DomainError:
             return  # nothing happened; the invariants look at what did
+        assert not made or decided_again(made, before) == made
         self.events += made
         for event in made:
             self.book = ORDERS.evolve(self.book, event)

@@ -185,7 +185,7 @@ def test_all_rules_there_are_can_be_tried_and_know_their_commands() -> None:
 
 
 @pytest.mark.parametrize("decider", DECIDERS, ids=[f"{n}-{decider.name}" for n, decider in enumerate(DECIDERS)])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @drawn(data=st.data())
 def test_whatever_was_commanded_is_decided_again_in_the_same_way(
     decider: Decider[Any, Any, Any], data: st.DataObject
