@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -109,6 +109,13 @@ def who_here(user: str | None, otherwise: str) -> Any:
         return who_asks(user, otherwise)
     except (BadSetting, DomainError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def service_and_id(place: Sequence[str]) -> tuple[str | None, str]:
+    """What `[SERVICE] ID` names. Raises BadParameter."""
+    if len(place) > 2:
+        raise click.BadParameter("Give one service and one id, or an id alone.", param_hint="'[SERVICE] ID'")
+    return (place[0], place[1]) if len(place) == 2 else (None, place[0])
 
 
 AGO = re.compile(r"([0-9]{1,6})([smhd])")

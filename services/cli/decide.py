@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from common.event_log import JetStreamLog, Stored
     from services.cli.decide_worker import Difference, Finding, Outcome, Row, Unfolded
     from services.cli.sandbox import Code, Worker
+    from services.history.timeline import Change
 
 RULES: Mapping[str, tuple[str, Sequence[str]]] = {
     "tickets": ("TICKETS", ["services.tickets.domain:TICKETS"]),
@@ -51,29 +52,18 @@ RULES: Mapping[str, tuple[str, Sequence[str]]] = {
 NAMED = 100
 """Aggregates at most that are only named, beside those that are told in full."""
 
-ABSENT = "nothing"
-"""What stands for a value that one of two states does not have."""
-
-
-class Change(msgspec.Struct, frozen=True):
-    """A place in a state, what is there by the record, and what would be."""
-
-    path: str
-    was: Any
-    would_be: Any
-
 
 class Aggregate(msgspec.Struct, frozen=True):
     """An aggregate that ends differently. `first`: of its decisions that differ; `differing`: how many do.
 
-    `unfolded`: by the names of the codes whose `evolve` fails on it.
+    `unfolded`: by the names of the codes whose `evolve` fails on it. `state`: how what is recorded would end instead.
     """
 
     subject: str
     first: "Difference | None"
     differing: int
     unfolded: "Mapping[str, Unfolded]"
-    state: Sequence[Change]
+    state: "Sequence[Change]"
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -221,6 +211,8 @@ async def told_in_full(
     found: "Sequence[tuple[Finding, Finding]]", trying: "Worker", folding: "Worker"
 ) -> Sequence[Aggregate]:
     """The aggregates with the differences of their states."""
+    from services.history.timeline import changes
+
     subjects = [finding.subject for finding, _ in found]
     would_be = (await trying.states(subjects)).tried
     was = (await folding.states(subjects)).recorded
@@ -228,28 +220,18 @@ async def told_in_full(
     for finding, record in found:
         subject, sides = finding.subject, ((trying, finding), (folding, record))
         unfolded = {each.code.name: side.unfolded for each, side in sides if side.unfolded}
-        changes: Sequence[Change] = ()
+        ends: Sequence[Change] = ()
         if subject in was and subject in would_be:
-            changes = list(changes_of(msgspec.json.decode(was[subject]), msgspec.json.decode(would_be[subject])))
-        shown.append(Aggregate(subject, finding.first, finding.differing, unfolded, changes))
+            ends = list(changes(msgspec.json.decode(was[subject]), msgspec.json.decode(would_be[subject])))
+        shown.append(Aggregate(subject, finding.first, finding.differing, unfolded, ends))
     return shown
-
-
-def changes_of(was: Any, would_be: Any, path: str = "") -> Iterator[Change]:
-    """Where two states differ, as paths (`orders.<id>.status`)."""
-    if isinstance(was, dict) and isinstance(would_be, dict):
-        for name in [*was, *(name for name in would_be if name not in was)]:
-            inner = f"{path}.{name}" if path else str(name)
-            yield from changes_of(was.get(name, ABSENT), would_be.get(name, ABSENT), inner)
-    elif was != would_be:
-        yield Change(path or "state", was, would_be)
 
 
 def tell(report: Report, to: Console) -> None:
     """The report for people: each aggregate that differs, as a diff; then what was compared."""
     for each in report.shown:
-        for text, style in lines_of(each):
-            to.print(Text(text, style), soft_wrap=True)
+        for line in lines_of(each):
+            to.print(line, soft_wrap=True)
     others = report.differ[len(report.shown) :]
     for subject in others[:NAMED]:
         to.print(Text(subject, "bold"), soft_wrap=True)
@@ -259,32 +241,39 @@ def tell(report: Report, to: Console) -> None:
         to.print(Text(text), soft_wrap=True)
 
 
-def lines_of(each: Aggregate) -> Iterator[tuple[str, str]]:
-    """What is told of an aggregate that differs, and in which colour."""
-    yield each.subject, "bold"
+def lines_of(each: Aggregate) -> Iterator[Text]:
+    """What is told of an aggregate that differs."""
+    from services.cli.looking import change_of, facts_of
+
+    def line_of(told: Mapping[str, Any]) -> str:
+        return " ".join([str(told["type"]), *facts_of(told)])
+
+    yield Text(each.subject, "bold")
     for name, unfolded in each.unfolded.items():
-        yield f"  does not fold by {name}: {unfolded.error}, at sequence {unfolded.sequence}", "red"
+        yield Text(f"  does not fold by {name}: {unfolded.error}, at sequence {unfolded.sequence}", "red")
     if first := each.first:
-        yield f"  {first.sequence} {first.time[:19]}Z  {line_of(first.command)}", ""
+        yield Text(f"  {first.sequence} {first.time[:19]}Z  {line_of(first.command)}")
         for event in first.recorded:
-            yield f"  - {line_of(event)}", "red"
+            yield Text(f"  - {line_of(event)}", "red")
         for event in first.tried:
-            yield f"  + {line_of(event)}", "green"
+            yield Text(f"  + {line_of(event)}", "green")
         if not first.tried:
-            yield f"  + {first.refused or 'no event'}", "green"
+            yield Text(f"  + {first.refused or 'no event'}", "green")
         if (more := each.differing - 1) > 0:
-            yield f"  and {counted(more, 'decision')} after it", ""
+            yield Text(f"  and {counted(more, 'decision')} after it")
     for change in each.state:
-        yield f"  {change.path}: {value_of(change.was)} -> {value_of(change.would_be)}", "yellow"
+        yield change_of(change)
 
 
 def summary(report: Report) -> Iterator[str]:
     """What was compared, and what could not be."""
     held = "itself" if report.against == report.tried else report.against
+    others, ends = report.decisions_that_differ, len(report.differ)
+    came = f"{others:,} {'is' if others == 1 else 'are'} another" if others else "none is another"
     yield f"{report.stream} {report.after + 1} to {report.until}: {report.tried}, held against {held}"
     yield (
-        f"{counted(report.aggregates, 'aggregate')}, {counted(report.decisions, 'decision')}: "
-        f"{len(report.differ)} and {report.decisions_that_differ} differ"
+        f"{counted(report.decisions, 'decision')} of {counted(report.aggregates, 'aggregate')}, made again: {came}"
+        + (f"; {counted(ends, 'aggregate')} {'ends' if ends == 1 else 'end'} differently" if ends else "")
     )
     yield "What was refused has left no event, and was not asked again."
     if report.as_recorded:
@@ -297,17 +286,6 @@ def summary(report: Report) -> Iterator[str]:
 
 def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'' if count == 1 else 's'}"
-
-
-def line_of(told: Mapping[str, Any]) -> str:
-    """A command or an event in a line; what it does not say is left out."""
-    said = {name: value for name, value in told.items() if name not in ("type", "version") and value is not None}
-    fields = (f"{name}={value_of(value)}" for name, value in said.items())
-    return " ".join([str(told["type"]), *fields])
-
-
-def value_of(value: Any) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
 @click.command()

@@ -7,7 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from common.telemetry import configure_logging
-from services.cli.base import DURATION, MOMENT, TIME, in_folder, progress_bars, run, settings_here
+from services.cli.base import DURATION, MOMENT, TIME, in_folder, progress_bars, run, service_and_id, settings_here
 from services.cli.events_files import export_events, import_events
 from services.cli.events_pytest import pytest
 
@@ -61,9 +61,7 @@ def show(place: tuple[str, ...], at: datetime | int | None, state: bool, last: i
     """
     from services.cli.looking import show_history
 
-    if len(place) > 2:
-        raise click.BadParameter("one service and one id, please", param_hint="[SERVICE] ID")
-    service, wanted = place if len(place) == 2 else (None, place[0])
+    service, wanted = service_and_id(place)
     configure_logging("warning")
     with progress_bars("looking", transient=True) as progress:
         run(show_history(settings_here(data), wanted, service, at, last, progress, whole=state, as_json=as_json))

@@ -9,13 +9,12 @@ from uuid import UUID
 import msgspec
 
 import common.events
-from common.errors import Invalid, NotFound, Unavailable
-from common.events import UndecodableEvent
+from common.errors import Invalid, NotFound
 from services.cli.decide import RULES
 
 if TYPE_CHECKING:
     from common.aggregate import Decider
-    from common.event_log import EventLog, Recorded
+    from common.event_log import Recorded
 
 WIDTH = 120
 STANDARD = ("datetime", "uuid")
@@ -56,22 +55,11 @@ class Decided(msgspec.Struct, frozen=True):
             return None
 
 
-async def decided(log: "EventLog", subject: str, at: int | None) -> Decided:
+def decision_in(history: "Sequence[Recorded]", at: int | None) -> Decided:
     """The decision of an aggregate that made the event at sequence `at`, or its last one.
 
-    Raises Invalid for one whose command is not known, NotFound, Unavailable.
+    Raises Invalid for one whose command is not known, NotFound.
     """
-    try:
-        history = await log.read(subject)
-    except UndecodableEvent as error:
-        raise Unavailable(f"{error}. Run code that knows it.") from error
-    if not history:
-        raise NotFound(f"There is nothing on {subject}.")
-    return decision_in(history, at)
-
-
-def decision_in(history: "Sequence[Recorded]", at: int | None) -> Decided:
-    """The same, in the history of an aggregate. Raises Invalid, NotFound."""
     subject = history[0].subject
     rules, *imported = rules_of(subject, history[0].event)
     last = len(history) - 1

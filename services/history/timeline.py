@@ -85,8 +85,8 @@ def history_of(
     events = [recorded for recorded in events if not is_after(recorded, at)]
     if not events:
         raise Invalid(f"at: {first.subject} begins at sequence {first.sequence}, {first.time.isoformat()}.", field="at")
-    named = [recorded.sequence for recorded in events if about.encode() in encode(recorded.event)]
-    shown = set(named[-last:])
+    named = naming(events, about)
+    shown = {recorded.sequence for recorded in named[-last:]}
     decider = decider_of(deciders, first.subject, first.event)
     state = decider.initial if decider else None
     steps: list[Step] = []
@@ -96,6 +96,11 @@ def history_of(
             differing = list(changes(before, state, named_in(recorded.event)))
             steps.append(step_of(recorded, steps[-1].time if steps else None, differing))
     return History(first.subject, len(named) - len(steps), steps, plain(state))
+
+
+def naming(events: Sequence[Recorded], about: str) -> Sequence[Recorded]:
+    """The events that name an id; all of them for none."""
+    return [recorded for recorded in events if about.encode() in encode(recorded.event)]
 
 
 def folded(decider: Decider[Any, Any, Any], state: Any, recorded: Recorded) -> Any:

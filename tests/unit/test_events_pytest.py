@@ -15,13 +15,11 @@ from hypothesis import assume, settings
 from hypothesis import given as drawn
 
 from common.aggregate import Aggregate, Decider
-from common.errors import Invalid, NotFound, Unavailable
+from common.errors import Invalid, NotFound
 from common.event_log import Draft, Recorded
 from common.events import BookListing, ExpirationCompleted
 from common.memory_log import MemoryLog
-from common.runtime import Platform
-from services.cli.events_pytest import subject_of
-from services.cli.given_when_then import decided, decision_in, module_of, outlook
+from services.cli.given_when_then import decision_in, module_of, outlook
 from services.cli.sandbox import INSTALLED
 from services.cli.system import DECIDERS
 from services.orders.domain import (
@@ -78,7 +76,7 @@ def unformatted(folder: Path) -> str:
 
 
 async def test_a_written_test_fails_until_somebody_says_what_should_follow(sale: MemoryLog, tmp_path: Path) -> None:
-    decision = await decided(sale, SUBJECT, None)
+    decision = decision_in(await sale.read(SUBJECT), None)
     assert (decision.sequence, len(decision.before), decision.command) == (4, 3, SALE[-1])
     test = module_of(decision, recorded=False)
     code, said = run(test, tmp_path)
@@ -89,7 +87,7 @@ async def test_a_written_test_fails_until_somebody_says_what_should_follow(sale:
 
 
 async def test_a_written_test_with_what_was_recorded_passes(sale: MemoryLog, tmp_path: Path) -> None:
-    decision = await decided(sale, SUBJECT, 5)
+    decision = decision_in(await sale.read(SUBJECT), 5)
     test = module_of(decision, recorded=True)
     code, said = run(test, tmp_path)
     assert (code, "1 passed" in said) == (0, True), said
@@ -100,50 +98,25 @@ async def test_a_written_test_with_what_was_recorded_passes(sale: MemoryLog, tmp
 
 
 async def test_a_sequence_names_the_decision_that_is_asked_about(sale: MemoryLog) -> None:
-    decision = await decided(sale, SUBJECT, 2)
+    decision = decision_in(await sale.read(SUBJECT), 2)
     assert (decision.sequence, len(decision.before), decision.command) == (2, 1, SALE[1])
     with pytest.raises(NotFound, match=f"There is no event of {SUBJECT} at sequence 9; its 5 are from 1 to 5"):
-        await decided(sale, SUBJECT, 9)
+        decision_in(await sale.read(SUBJECT), 9)
 
 
 async def test_what_is_no_history_of_rules_is_told(sale: MemoryLog) -> None:
-    with pytest.raises(NotFound, match=f"There is nothing on orders.{SECOND}"):
-        await decided(sale, f"orders.{SECOND}", None)
     expired = ExpirationCompleted(FIRST, TICKET, NOON, NOON)
     await sale.append(f"expiration.{FIRST}", [Draft.of(expired)], expected=0)
     with pytest.raises(NotFound, match=f"No rules are known for expiration.{FIRST}"):
-        await decided(sale, f"expiration.{FIRST}", None)
+        decision_in(await sale.read(f"expiration.{FIRST}"), None)
 
 
 async def test_an_event_that_does_not_tell_its_command_is_told(sale: MemoryLog) -> None:
     sold_out = (await sale.read(SUBJECT))[-1].event
     await sale.append(SUBJECT, [Draft.of(sold_out)], expected=5)
     with pytest.raises(Invalid, match="What asked for book_sold_out at sequence 6 is not told by it; take another"):
-        await decided(sale, SUBJECT, None)
-    assert (await decided(sale, SUBJECT, 5)).command == SALE[-1]
-
-
-@pytest.mark.parametrize(
-    ("words", "subject"),
-    [
-        (["orders", str(TICKET)], SUBJECT),
-        ([SUBJECT], SUBJECT),
-        ([f"batch.high.{TICKET}".upper().replace("BATCH.HIGH", "batch.high")], f"batch.high.{TICKET}"),
-        ([str(TICKET)], ""),
-        (["orders"], ""),
-        (["orders", "*"], ""),
-        (["orders.x"], ""),
-    ],
-)
-def test_an_aggregate_is_named_by_its_subject_or_its_parts(words: list[str], subject: str) -> None:
-    assert subject_of(words) == subject
-
-
-async def test_what_this_code_does_not_understand_is_told(streams: Platform) -> None:
-    await streams.client.publish(SUBJECT, b"{}", headers={"ce-type": "order_teleported"})
-    await streams.client.flush()
-    with pytest.raises(Unavailable, match=r"there is no event type 'order_teleported' in this code\. Run code that"):
-        await decided(streams.event_log, SUBJECT, None)
+        decision_in(await sale.read(SUBJECT), None)
+    assert decision_in(await sale.read(SUBJECT), 5).command == SALE[-1]
 
 
 def logged(decider: Decider[Any, Any, Any], decisions: Sequence[Decision]) -> list[Recorded]:

@@ -24,7 +24,7 @@ from common.events import (
     encode,
     type_of,
 )
-from services.cli.decide import RULES, changes_of
+from services.cli.decide import RULES
 from services.cli.decide_worker import Outcome, Replay, Row, Setup, rules_in
 from services.cli.system import DECIDERS
 from services.orders.domain import ORDERS, Book, CancelOrder, KeepBook, PlaceOrder
@@ -164,18 +164,6 @@ def test_two_codes_are_compared_by_the_digests_of_their_states() -> None:
     (other,) = tried(told, with_rules(evolve=evolve), folds=False).findings
     assert (record.tried, same.recorded, same.differing, other.differing) == (b"", b"", 0, 0)
     assert record.recorded == same.tried != other.tried
-
-
-def test_where_states_differ_is_told_as_paths() -> None:
-    was = {"taken": 2, "orders": {"a": {"status": "created"}, "b": {}}, "same": [1]}
-    would_be = {"taken": 0, "orders": {"a": {"status": "cancelled"}}, "same": [1], "new": None}
-    changes = [(change.path, change.was, change.would_be) for change in changes_of(was, would_be)]
-    assert changes == [
-        ("taken", 2, 0),
-        ("orders.a.status", "created", "cancelled"),
-        ("orders.b", {}, "nothing"),
-        ("new", "nothing", None),
-    ]
 
 
 def test_all_rules_there_are_can_be_tried_and_know_their_commands() -> None:
