@@ -185,7 +185,7 @@ def change_of(change: Change) -> Text:
         line.append(" ".join(facts_of(change.after)))
     elif change.after is msgspec.UNSET:
         line.append(f"- {path} ", style="red")
-        line.append(shown(change.before))
+        line.append(" ".join(facts_of(change.before)))
     else:
         line.append(f"~ {path} ", style="yellow")
         line.append(f"{shown(change.before)} → {shown(change.after)}")
