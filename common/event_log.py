@@ -1,10 +1,11 @@
 """Append, read and follow events on JetStream: subjects, headers, expected sequence, atomic batch."""
 
 import asyncio
+import heapq
 import random
 from collections import deque
-from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
 from datetime import UTC, datetime
 from typing import Protocol, Self
 
@@ -192,6 +193,31 @@ class _StreamInfo(msgspec.Struct):
 def stream_of(subject: str) -> str:
     """The stream that a subject belongs to: its first token, in capitals."""
     return subject.partition(".")[0].upper()
+
+
+async def merged(scans: Mapping[str, StoredBatches]) -> AsyncGenerator[Stored, None]:
+    """All that these streams hold, each in its own order, and all together in the order of time as far as that allows.
+
+    A page of each is in memory at a time.
+    """
+    async with AsyncExitStack() as stack:
+        heads: list[tuple[datetime, str, Iterator[Stored], Stored]] = []
+
+        async def advance(stream: str, page: Iterator[Stored]) -> None:
+            stored = next(page, None)
+            if stored is None and (more := await anext(scans[stream], None)):
+                page = iter(more)
+                stored = next(page)
+            if stored is not None:
+                heapq.heappush(heads, (stored.time, stream, page, stored))
+
+        for stream, scan in scans.items():
+            await stack.enter_async_context(aclosing(scan))
+            await advance(stream, iter(()))
+        while heads:
+            _, stream, page, stored = heapq.heappop(heads)
+            yield stored
+            await advance(stream, page)
 
 
 def delivery(reply: str) -> tuple[int, int, int]:

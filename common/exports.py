@@ -1,8 +1,7 @@
 """Events as a file: one line of JSON each, between a line that says what it is and one that proves it whole."""
 
-import heapq
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from hashlib import sha256
 from typing import BinaryIO, Literal, NoReturn
@@ -12,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from common.clock import now
 from common.errors import Invalid, NotFound
-from common.event_log import JetStreamLog, Recorded, Stored, StoredBatches, recorded
+from common.event_log import JetStreamLog, Recorded, Stored, merged, recorded
 from common.events import UndecodableEvent, events_of
 from common.masking import Masking
 from common.topology import HISTORY, STREAMS
@@ -193,31 +192,6 @@ async def _wanted(event_log: JetStreamLog, selection: Selection, last: Mapping[s
             async for page in pages:
                 chosen |= {stored.subject for stored in page if selection.means(stored.subject)}
     return chosen.__contains__
-
-
-async def merged(scans: Mapping[str, StoredBatches]) -> AsyncGenerator[Stored, None]:
-    """All that these streams hold, each in its own order, and all together in the order of time as far as that allows.
-
-    A page of each is in memory at a time.
-    """
-    async with AsyncExitStack() as stack:
-        heads: list[tuple[datetime, str, Iterator[Stored], Stored]] = []
-
-        async def advance(stream: str, page: Iterator[Stored]) -> None:
-            stored = next(page, None)
-            if stored is None and (more := await anext(scans[stream], None)):
-                page = iter(more)
-                stored = next(page)
-            if stored is not None:
-                heapq.heappush(heads, (stored.time, stream, page, stored))
-
-        for stream, scan in scans.items():
-            await stack.enter_async_context(aclosing(scan))
-            await advance(stream, iter(()))
-        while heads:
-            _, stream, page, stored = heapq.heappop(heads)
-            yield stored
-            await advance(stream, page)
 
 
 def line_of(stored: Stored) -> Line:

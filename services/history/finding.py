@@ -1,7 +1,7 @@
 """Where something is in the log: by the subject it would have, or by the time that its id tells."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -118,31 +118,3 @@ async def first_naming(log: JetStreamLog, stream: str, id_text: str, progress: P
                     return stored
             progress(stream, page[-1].sequence, end)
     return None
-
-
-async def in_order(
-    log: JetStreamLog, after: Mapping[str, int], until: Mapping[str, int], progress: Progress = untold
-) -> AsyncGenerator[Stored, None]:
-    """What several streams hold past `after`, up to `until`, merged by time: each stream stays in its own order."""
-    async with AsyncExitStack() as stack:
-        heads: dict[str, tuple[Stored, AsyncGenerator[Stored, None]]] = {}
-        for stream in until:
-            if after[stream] < until[stream]:
-                each = await stack.enter_async_context(aclosing(one_by_one(log, stream, after[stream], until[stream])))
-                heads[stream] = (await anext(each), each)
-        while heads:
-            stream, (stored, rest) = min(heads.items(), key=lambda head: head[1][0].time)
-            yield stored
-            if (following := await anext(rest, None)) is None:
-                del heads[stream]
-            else:
-                heads[stream] = (following, rest)
-            if stored.sequence % 1000 == 0 or following is None:
-                progress(stream, stored.sequence, until[stream])
-
-
-async def one_by_one(log: JetStreamLog, stream: str, after: int, until: int) -> AsyncGenerator[Stored, None]:
-    async with aclosing(log.scan(stream, after, until=until)) as pages:
-        async for page in pages:
-            for stored in page:
-                yield stored

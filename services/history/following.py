@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from common.errors import Unavailable
-from common.event_log import JetStreamLog, Stored
-from services.history.finding import in_order
+from common.event_log import JetStreamLog, Stored, merged
 from services.history.timeline import WHO
 
 WAITING = 16
@@ -92,7 +91,8 @@ async def tail(
     started()
     if since is not None:
         after = {stream: await log.sequence_before(stream, since) for stream in streams}
-        async with aclosing(in_order(log, after, ends)) as past:
+        scans = {stream: log.scan(stream, after[stream], until=end) for stream, end in ends.items()}
+        async with aclosing(merged(scans)) as past:
             async for stored in past:
                 if wanted(stored):
                     yield [stored]
