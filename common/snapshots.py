@@ -13,7 +13,7 @@ from nats.js.errors import NotFoundError
 
 from common.errors import Unavailable
 from common.group_commit import ApiError
-from common.topology import CONSUMERS, RESTORED
+from common.topology import CONSUMERS, RESTORED, RESTORING
 
 CHUNK = 64 * 1024
 """Bytes of a snapshot in one message: some 1,000 events. With `sync_interval: always` nats-server 2.15 restores 1,500
@@ -107,6 +107,20 @@ async def load(client: Client, snapshot: Snapshot, chunks: Iterable[bytes], *, r
         same_end = there.state.last_seq == wanted_state.last_seq
         if not (same_end and (ages or there.state.messages == wanted_state.messages)):
             raise nats.errors.Error(f"it holds {there.state}, not {wanted_state}")
+
+
+@asynccontextmanager
+async def restoring(client: Client, folder: str) -> AsyncIterator[None]:
+    """While the log is brought back from a folder. If that is cut off, `NotRestored` tells of it until it is done.
+
+    Raises Unavailable.
+    """
+    js = client.jetstream(timeout=10)
+    async with _told_as_unavailable("It could not be noted that the log is being restored"):
+        await delete(client, str(RESTORING.name))
+        await js.add_stream(RESTORING.evolve(description=folder))
+    yield
+    await delete(client, str(RESTORING.name))
 
 
 async def delete(client: Client, stream: str) -> None:

@@ -238,6 +238,24 @@ REDELIVER = "redeliver"
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}
 
 
+class NotRestored(Unavailable):
+    """The log is being brought back from a backup, or that was cut off: nothing may be made of what is there."""
+
+
+RESTORING = StreamConfig(name="RESTORING", subjects=["restoring"], storage=StorageType.FILE)
+"""Is there while the log is brought back from a backup; its description says from which folder."""
+
+
+async def require_whole(client: Client) -> None:
+    """Raises NotRestored while the log is brought back from a backup, also when that was cut off; Unavailable."""
+    js = client.jetstream(timeout=10)
+    async with _told_as_unavailable():
+        with suppress(NotFoundError):
+            folder = (await js.stream_info(str(RESTORING.name))).config.description
+            again = f"run `boxoffice restore {folder}` again, if it does not run any more"
+            raise NotRestored(f"The log is not restored to its end: {again}.")
+
+
 async def inspect(client: Client, *, replicas: int = 1) -> AsyncIterator[tuple[Stream | Consumer, str]]:
     """Every stream and consumer with what is wrong with it (empty: nothing). Raises Unavailable."""
     js = client.jetstream(timeout=10)

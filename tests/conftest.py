@@ -19,6 +19,8 @@ from services.cli.embedded import make_roles
 from services.cli.servers import NatsServer, PostgresServer, free_port
 from tests.harness import PASSWORDS, UNLIMITED, Proxy, nats_in
 
+pytest.register_assert_rewrite("tests.given")  # so that a test of rules shows what followed instead
+
 
 @pytest.fixture
 def home() -> Iterator[Path]:

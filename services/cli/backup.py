@@ -272,13 +272,14 @@ async def restore_log(
     try:
         async with connect(settings, "restore") as platform, alone(settings.database_url, report):
             try:
-                for stream in STREAMS:
-                    await snapshots.delete(platform.client, stream.name)
-                await snapshots.tell_restored(platform.client)
-                await asyncio.sleep(settle)
-                while left:
-                    await _load(platform, left[0], folder, manifest.streams[left[0]], settings.replicas, progress)
-                    del left[0]
+                async with snapshots.restoring(platform.client, str(folder)):
+                    for stream in STREAMS:
+                        await snapshots.delete(platform.client, stream.name)
+                    await snapshots.tell_restored(platform.client)
+                    await asyncio.sleep(settle)
+                    while left:
+                        await _load(platform, left[0], folder, manifest.streams[left[0]], settings.replicas, progress)
+                        del left[0]
             finally:
                 if left:
                     report(_unfinished(list(manifest.streams), left))

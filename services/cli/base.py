@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -41,6 +43,9 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     open_many_files()
     try:
         return uvloop.run(work)
+    except BrokenPipeError:  # whoever reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor is anything said at the end
+        sys.exit(128 + signal.SIGPIPE)
     except (BadSetting, CannotStart, ServerFailed, OSError) as error:
         raise click.ClickException(str(error)) from error
     except DomainError as error:

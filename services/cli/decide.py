@@ -119,7 +119,7 @@ async def decide_again(
     """Run the rules of `tried` over what a service has recorded, and compare with what the rules of `against` fold.
 
     `since` and `until`: times, or sequences of the service's stream, both included; what is before is folded only.
-    `aggregate`: the id of the only one that is looked at. `show`: how many are told in full.
+    `aggregate`: the subject or id of the only one that is looked at. `show`: how many are told in full.
     Raises Invalid for rules that cannot be run, Unavailable.
     """
     from services.cli.decide_worker import Setup
@@ -129,6 +129,8 @@ async def decide_again(
     end = (await log.end(stream)).sequence
     after = await up_to(log, stream, since, 0) if not isinstance(since, int) else max(0, since - 1)
     last = await whole(log, stream, await up_to(log, stream, until, end), end)
+    if after >= last < end:
+        raise Invalid(f"since: That is after `until`, where {stream} has come to {last}.", field="since")
     both = tried.tree == against.tree
     async with AsyncExitStack() as stack:
         trying = await stack.enter_async_context(worker(tried))
@@ -163,6 +165,14 @@ async def decide_again(
         [finding.subject for finding, _ in found],
         shown,
     )
+
+
+async def subject_of(log: "JetStreamLog", service: str, wanted: str) -> str:
+    """The aggregate that is meant, or that holds what has this id. Raises Invalid, NotFound, Unavailable."""
+    from services.cli.system import DECIDERS
+    from services.history.finding import find
+
+    return (await find(log, DECIDERS, wanted, service)).events[0].subject
 
 
 async def up_to(log: "JetStreamLog", stream: str, moment: datetime | int | None, otherwise: int) -> int:
@@ -270,6 +280,9 @@ def summary(report: Report) -> Iterator[str]:
     held = "itself" if report.against == report.tried else report.against
     others, ends = report.decisions_that_differ, len(report.differ)
     came = f"{others:,} {'is' if others == 1 else 'are'} another" if others else "none is another"
+    if report.after >= report.until:
+        yield f"{report.stream} has nothing since then; it ends at {report.until}."
+        return
     yield f"{report.stream} {report.after + 1} to {report.until}: {report.tried}, held against {held}"
     yield (
         f"{counted(report.decisions, 'decision')} of {counted(report.aggregates, 'aggregate')}, made again: {came}"
@@ -302,7 +315,7 @@ def counted(count: int, what: str) -> str:
     metavar="REVISION",
     help="The rules that fold what is recorded.  [default: the installed code; HEAD, if that is tried and differs]",
 )
-@click.option("--aggregate", metavar="ID", type=click.UUID, help="Only this one.")
+@click.option("--aggregate", metavar="ID", help="Only this one; the id of an order means its book.")
 @click.option("--show", type=click.IntRange(0), default=10, show_default=True, help="How many are told in full.")
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 @in_folder
@@ -312,7 +325,7 @@ def decide(
     until: datetime | int | None,
     code: str | None,
     against: str | None,
-    aggregate: Any,
+    aggregate: str | None,
     show: int,
     as_json: bool,
     data: Path,
@@ -330,11 +343,12 @@ def decide(
 
     async def compare(progress: Callable[[str, int, int], None]) -> Report:
         async with codes(INSTALLED, code, against) as (tried, held), connect(settings, "replay decide") as platform:
+            only = await subject_of(platform.event_log, service, aggregate) if aggregate else ""
             return await decide_again(
                 *(platform.event_log, service, tried, held),
                 since=since,
                 until=until,
-                aggregate=str(aggregate or ""),
+                aggregate=only,
                 show=show,
                 progress=progress,
             )

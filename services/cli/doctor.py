@@ -148,6 +148,7 @@ def folder(data: Path) -> list[Finding]:
 async def log(platform: Platform) -> AsyncIterator[Finding]:
     """Streams and durable consumers, as the topology wants them, and consumers that it does not know."""
     try:
+        await topology.require_whole(platform.client)
         async for thing, trouble in topology.inspect(platform.client, replicas=platform.settings.replicas):
             if trouble:
                 yield Finding(f"{thing}: {trouble}", "wrong", "run `boxoffice migrate`")
@@ -164,6 +165,8 @@ async def log(platform: Platform) -> AsyncIterator[Finding]:
             remove = f"nats consumer rm {stray.stream} {shlex.quote(stray.name)}"
             mend = f"if nobody knows whose it is, remove it as the user migrate: `{remove}`"
             yield Finding(f"{stray} is not in common/topology.py, and {stray.why}", "wrong", mend)
+    except topology.NotRestored as error:
+        yield Finding(error.detail, "wrong", "until then there is no log; nothing makes an empty one of it")
     except Unavailable as error:
         yield Finding(error.detail, "wrong", "mend NATS, which its own log tells about")
 

@@ -22,7 +22,7 @@ import psutil  # type: ignore[import-untyped]  # psutil ships no types
 from litestar import Litestar
 from rich.console import Console
 
-from common import rights
+from common import rights, topology
 from common.auth import is_here
 from common.http import reasons_not_ready
 from common.settings import PREFIX, BadSetting, Settings, load, named, variables, without_password
@@ -358,7 +358,7 @@ async def run(
         waiting = f"  [yellow]![/] still waiting for {servers_at}"
         hint = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, console.print, waiting)
         try:
-            await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
+            await migrated(settings, console)
         finally:
             hint.cancel()
         with closing(first_free(settings.host, port or settings.port, console)) as door:
@@ -381,6 +381,21 @@ async def run(
                     server.should_exit = True
                     await serving
                     console.print("  [green]✓[/] services stopped")
+
+
+async def migrated(settings: Settings, console: Console) -> None:
+    """Migrate; where a restore was cut off, which needs the servers to be finished, wait until it is."""
+    told = False
+    while True:
+        try:
+            await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
+        except topology.NotRestored as error:
+            if not told:
+                console.print(f"  [yellow]![/] {error.detail} Waiting for that.", highlight=False, soft_wrap=True)
+            told = True
+            await asyncio.sleep(1)
+        else:
+            return
 
 
 def tell_where_back(url: str, providers: Sequence[ProviderSettings], console: Console) -> None:

@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +26,9 @@ Progress = Callable[[str, int, int], None]
 @click.option("--since", type=TIME, help="Only aggregates that have an event since then.")
 @click.option("--until", type=TIME, help="As the log was then.")
 @click.option("--service", "services", multiple=True, help="Only what this service tells; may be repeated.")
-@click.option("--aggregate", help="Only this one: its id, or its subject such as orders.<id>.")
+@click.option(
+    "--aggregate", help="Only this one: its subject such as orders.<id>, or an id; that of an order is its book's."
+)
 @click.option("--mask", is_flag=True, help="Without what is personal; who is the same person stays the same person.")
 @click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True), default=STDOUT, help="A file.")
 @in_folder
@@ -48,6 +50,8 @@ def export_events(
 
     configure_logging("warning")
     stderr = Console(stderr=True, highlight=False)
+    if since and until and since >= until:
+        raise click.BadParameter("That is not after --since.", param_hint="--until")
     selection = Selection(since, until, services, aggregate)
     with progress_bars("exporting") as progress, written(output) as file:
         told = run(write_events(settings_here(data), file, selection, progress, stderr, masked=mask))
@@ -80,16 +84,25 @@ async def write_events(
     settings: Any, file: BinaryIO, selection: Any, progress: Progress, stderr: Console, *, masked: bool
 ) -> Any:
     """Write a selection of the log. Raises Invalid, NotFound, Unavailable."""
+    from msgspec.structs import replace
+
+    from common.errors import DomainError
     from common.exports import export
     from common.masking import Masking
     from common.runtime import connect
-    from services.cli.system import MADE_OF_USERS
+    from services.cli.system import DECIDERS, MADE_OF_USERS
+    from services.history.finding import find
 
     def warn(told: str) -> None:
         stderr.print(f"[yellow]![/] {escape(told)}", soft_wrap=True)
 
     masking = Masking(MADE_OF_USERS) if masked else None
     async with connect(settings, "export") as platform:
+        if selection.aggregate:
+            with suppress(DomainError):  # what nobody here knows is looked for as it is called
+                found = await find(platform.event_log, DECIDERS, selection.aggregate)
+                if found.about:
+                    selection = replace(selection, aggregate=found.events[0].subject.rpartition(".")[2])
         return await export(platform.event_log, file.write, selection, masking=masking, progress=progress, warn=warn)
 
 

@@ -44,5 +44,9 @@ def pytest(place: tuple[str, ...], at: int | None, recorded: bool, output: Path 
     if output is None:
         click.echo(text, nl=False)
     else:
-        output.write_text(text)
+        try:
+            with output.open("x") as file:
+                file.write(text)
+        except OSError as error:  # also for one that is there: somebody may have written in it what should follow
+            raise click.ClickException(f"{output} cannot be written: {error.strerror}.") from error
         console.print(f"wrote {output}: {outlook(decision, recorded=recorded)}", soft_wrap=True)

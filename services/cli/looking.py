@@ -1,5 +1,6 @@
 """How events, histories and causes are shown on a terminal."""
 
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from datetime import datetime, timedelta
@@ -21,7 +22,7 @@ from services.history.finding import find, streams_of
 from services.history.following import Line, Wanted, body_of, tail
 from services.history.timeline import WHO, Change, Step, history_of
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)  # nothing is cut off in a pipe
 
 COLOURS = ("cyan", "green", "magenta", "blue", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
 ENDS = {"cancelled": "yellow", "refused": "yellow", "failed": "red", "given_up": "red", "completed": "green"}
@@ -136,6 +137,7 @@ def line_of(stored: Stored) -> Text:
     line.append(f"{stored.type or '?':22} ", style=style_of(stored.type))
     line.append(short_id(stored.subject.rpartition(".")[2]) + " ", style="cyan")
     line.append(" ".join(facts_of(body)))
+    line.append(f"  in {conversation}", style="dim")
     return line
 
 
@@ -170,9 +172,11 @@ def head_of(step: Step) -> Text:
     line.append(step.type, style=style_of(step.type))
     line.append(f" v{step.version}", style="dim")
     if step.who:
-        line.append(f" by {step.who}")
+        line.append(f" {'by' if step.event.get('by') else 'of'} {step.who}")
     line.append("  in ", style="dim")
     line.append(step.correlation_id, style=colour_of(step.correlation_id))
+    if step.causation_id != step.correlation_id:
+        line.append(f" after {short_id(step.causation_id)}", style="dim")
     return line
 
 

@@ -116,7 +116,7 @@ def restore(folder: Path, replace: bool, yes: bool, rebuild: bool, data: Path) -
     from services.cli.system import rebuild as rebuild_read_model
 
     configure_logging("error")
-    settings = settings_here(data)
+    settings, folder = settings_here(data), folder.absolute()  # what says that it was cut off names it
     with progress_bars(sizes=True) as progress:
         found = run(verified(folder, progress))
     tell(found, console)

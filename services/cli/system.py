@@ -265,7 +265,7 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
     """Create or change streams, durable consumers and read models as the code has them; safe to repeat.
 
     `report` is told each change, and that it waits, for several wait for each other. Returns how many changes there
-    were. Raises Unavailable.
+    were. Raises Unavailable, NotRestored.
     """
     changes = 0
 
@@ -277,6 +277,7 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
     async with connect(settings, "migrate") as platform:
         try:
             async with alone(settings.database_url, report) as connection:
+                await topology.require_whole(platform.client)  # else it would make an empty log of it
                 await topology.migrate(platform.client, replicas=settings.replicas, report=count)
                 for schema, (service, tables) in SIDE_SCHEMAS.items():
                     await connection.execute(tables)

@@ -10,7 +10,7 @@ from common.errors import NotFound
 from common.event_log import JetStreamLog, Stored
 from common.projector import Progress, untold
 from common.topology import CONSUMERS, HISTORY, STREAMS
-from services.history.finding import born, since_birth
+from services.history.finding import born, quoted, since_birth
 
 WITHIN = timedelta(days=1)
 """For so long after its beginning what a click caused is looked for, unless somebody says otherwise."""
@@ -66,13 +66,14 @@ async def trace(
     """
     streams = (*HISTORY, DEAD)
     places = {stream: await window(log, stream, wanted, since, within) for stream in streams}
-    named = wanted.encode()
+    named = quoted(wanted)
     conversations: dict[str, None] = {}
     for stream, (after, until) in places.items():
         async with aclosing(log.scan(stream, after, until=until)) as pages:
             async for page in pages:
                 for stored in page:
-                    if named in stored.body or wanted in stored.subject or wanted in stored.headers.values():
+                    place = (stored.subject, stored.subject.rpartition(".")[2])
+                    if named in stored.body or wanted in place or wanted in stored.headers.values():
                         conversations[stored.headers.get("correlation-id", "")] = None
                 progress(stream, page[-1].sequence, until)
     conversations.pop("", None)

@@ -354,12 +354,12 @@ class DeadLetterController(Controller):
         items = [LetterView.of(letter, letters.repair(letter.number)) for letter in islice(found, limit)]
         return LetterPage(items, str(items[-1].number) if next(found, None) else None)
 
-    @get("/{letter:int}", responses=problems(400, 404, 503))
+    @get("/{letter:str}", responses=problems(400, 404, 503))
     async def read(self, letter: FromPath[int], repair_desk: NamedDependency[RepairDesk]) -> LetterDetail:
         """A dead letter, with its payload and what was done about it."""
         return await repair_desk.detail(letter)
 
-    @post("/{letter:int}/retry", status_code=200, responses=problems(400, 404, 409, 422, 503))
+    @post("/{letter:str}/retry", status_code=200, responses=problems(400, 404, 409, 422, 503))
     async def retry(
         self, letter: FromPath[int], request: UserRequest, repair_desk: NamedDependency[RepairDesk]
     ) -> LetterView:
@@ -369,7 +369,7 @@ class DeadLetterController(Controller):
         """
         return await repair_desk.retry(letter, request.user.id)
 
-    @put("/{letter:int}/body", responses=problems(400, 404, 409, 413, 415, 422, 503))
+    @put("/{letter:str}/body", responses=problems(400, 404, 409, 413, 415, 422, 503))
     async def edit(
         self,
         letter: FromPath[int],
@@ -380,7 +380,7 @@ class DeadLetterController(Controller):
         """Correct its payload: a whole event of its type. What it was stays beside it."""
         return await repair_desk.edit(letter, data, request.user.id)
 
-    @post("/{letter:int}/drop", status_code=200, responses=problems(400, 404, 409, 503))
+    @post("/{letter:str}/drop", status_code=200, responses=problems(400, 404, 409, 503))
     async def drop(
         self, letter: FromPath[int], request: UserRequest, repair_desk: NamedDependency[RepairDesk]
     ) -> LetterView:

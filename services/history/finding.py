@@ -70,10 +70,10 @@ async def find(
     Raises NotFound, Invalid, Unavailable.
     """
     streams = streams_of(service)
+    id_of_aggregate(wanted.rpartition(".")[2])  # no wildcard
     if "." in wanted:
         subjects, facts = ([wanted] if stream_of(wanted) in streams else []), []
     else:
-        id_of_aggregate(wanted)
         ruled = {decider.name for decider in deciders if stream_of(decider.name) in streams}
         subjects = [f"{name}.{wanted}" for name in sorted(ruled)]
         facts = [f"{stream.lower()}.{wanted}" for stream in streams if stream.lower() not in ruled]
@@ -106,9 +106,14 @@ def id_of_aggregate(wanted: str) -> UUID:
         raise Invalid(detail, field="id", got=wanted) from None
 
 
+def quoted(id_text: str) -> bytes:
+    """An id as it stands in JSON that names it."""
+    return f'"{id_text}"'.encode()
+
+
 async def first_naming(log: JetStreamLog, stream: str, id_text: str, progress: Progress) -> Stored | None:
     """The first event of a stream whose body names an id, if there is one."""
-    named = id_text.encode()
+    named = quoted(id_text)
     after = await since_birth(log, stream, id_text)
     end = (await log.end(stream)).sequence
     async with aclosing(log.scan(stream, after, until=end)) as pages:

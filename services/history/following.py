@@ -10,6 +10,7 @@ import msgspec
 
 from common.errors import Unavailable
 from common.event_log import JetStreamLog, Stored, merged
+from services.history.finding import quoted
 from services.history.timeline import WHO
 
 WAITING = 16
@@ -26,7 +27,8 @@ class Wanted(msgspec.Struct, frozen=True):
     def __call__(self, stored: Stored) -> bool:
         if self.types and stored.type not in self.types:
             return False
-        if self.aggregate and self.aggregate not in stored.subject and self.aggregate.encode() not in stored.body:
+        place = (stored.subject, stored.subject.rpartition(".")[2])
+        if self.aggregate and self.aggregate not in place and quoted(self.aggregate) not in stored.body:
             return False
         return not self.user or self.user in people_in(stored)
 

@@ -14,6 +14,7 @@ from common.aggregate import Decider
 from common.errors import Invalid, Unavailable
 from common.event_log import Recorded
 from common.events import Event, encode, type_of
+from services.history.finding import quoted
 
 WHO = ("by", "buyer_id", "seller_id", "user_id")
 """The fields in which events name a person, whoever did it first."""
@@ -100,7 +101,7 @@ def history_of(
 
 def naming(events: Sequence[Recorded], about: str) -> Sequence[Recorded]:
     """The events that name an id; all of them for none."""
-    return [recorded for recorded in events if about.encode() in encode(recorded.event)]
+    return [recorded for recorded in events if not about or quoted(about) in encode(recorded.event)]
 
 
 def folded(decider: Decider[Any, Any, Any], state: Any, recorded: Recorded) -> Any:

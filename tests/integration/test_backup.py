@@ -17,6 +17,7 @@ from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadModel, create, rebuild
 from common.runtime import Platform, running
 from services.cli.backup import MANIFEST, ORDER, Manifest, back_up, lost_by, restore_log, told_losses, verified
+from services.cli.doctor import log as log_findings
 from tests.facts import draft, tell
 from tests.harness import Proxy, command, eventually
 
@@ -300,10 +301,18 @@ async def test_a_restore_that_was_killed_is_finished_by_another(platform: Platfo
     await eventually(back_again, [*ORDER[: ORDER.index("ORDERS")]], within=60)
     killed.kill()
     await killed.communicate()
+    migrating = await command(settings, "migrate")
+    told, _ = await asyncio.wait_for(migrating.communicate(), 60)
+    assert migrating.returncode == 1
+    assert f"run `boxoffice restore {folder}` again" in " ".join(told.decode().split())
+    assert await back_again() == [*ORDER[: ORDER.index("ORDERS")]], "nothing made an empty log of what is missing"
+    found = [finding async for finding in log_findings(platform)]
+    assert [finding.state for finding in found] == ["wrong"]
 
     finishing = await command(settings, "restore", str(folder))
     told, _ = await asyncio.wait_for(finishing.communicate(), 60)
     assert finishing.returncode == 0, told.decode()
+    await topology.require_whole(platform.client)
     assert await everything(platform) == before
     assert await lost_by(settings, manifest) == {}
 
