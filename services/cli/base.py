@@ -89,10 +89,12 @@ at_url = click.option("--url", help="Where the system is; by default the one tha
 
 
 def url_here(url: str | None, data: Path) -> str:
-    """Where the system is that is meant."""
-    from services.cli.embedded import find_running
+    """Where the system is that is meant; not another one, where a data folder is named on which nothing runs."""
+    from services.cli.embedded import DATA, find_running
 
     running = find_running(data)
+    if not url and not running and data != DATA:
+        raise click.ClickException(f"Nothing runs in {data}: start it there, or say with --url where the system is.")
     return url or (running.url if running and running.url else "http://127.0.0.1:8080")
 
 

@@ -96,7 +96,11 @@ class DeadLetters:
                     await asyncio.sleep(due - loop.time())
                     due = max(due, loop.time()) + (1 / rate if rate else 0)
                     became["unknown"] += 1  # should this be cut short
-                    end, reason = await self._act(number, what)
+                    try:
+                        end, reason = await self._act(number, what)
+                    except Refusal:  # nothing was done, nor would any other be let in
+                        became["unknown"] -= 1
+                        raise
                     became["unknown"] -= 1
                     became[end] += 1
                     if end != "done" and became["failed"] + became["unknown"] <= ERRORS_SHOWN:

@@ -9,4 +9,7 @@ def main() -> None:
         from services.cli.main import cli
     except KeyboardInterrupt:
         sys.exit(130)
-    cli()
+    try:
+        cli()
+    except SyntaxError as error:  # of somebody who is about to change a rule
+        sys.exit(f"{error.filename}, line {error.lineno}: {error.msg}")

@@ -105,6 +105,19 @@ def test_what_is_refused_today_happens_to_the_record_only_and_what_follows_diffe
     assert finding.recorded != finding.tried
 
 
+def test_an_event_that_says_something_else_differs_though_no_state_shows_it() -> None:
+    def decide(command: Any, book: Book) -> Any:
+        made = ORDERS.decide(command, book)
+        return [msgspec.structs.replace(e, amount=1) if isinstance(e, OrderCompleted) else e for e in made]
+
+    told = list(rows([opened], [created], [paying], [completed, sold_out]))
+    (finding,) = tried(told, with_rules(decide=decide)).findings
+    assert finding.first
+    assert finding.first.command["type"] == "CompleteOrder"
+    assert [event.get("amount") for event in finding.first.tried] == [1, None]
+    assert (finding.differing, finding.recorded == finding.tried) == (1, True)
+
+
 def test_rules_that_fail_are_told_as_a_decision_that_differs() -> None:
     def decide(command: Any, book: Book) -> Any:
         return ORDERS.decide(command, book) if isinstance(command, KeepBook) else [1 // 0]
