@@ -125,6 +125,11 @@ def service_and_id(place: Sequence[str]) -> tuple[str | None, str]:
     return (place[0], place[1]) if len(place) == 2 else (None, place[0])
 
 
+def counted(count: int, what: str) -> str:
+    """So many of something."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 AGO = re.compile(r"([0-9]{1,6})([smhd])")
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from common.errors import Invalid
 from common.telemetry import configure_logging
-from services.cli.base import MOMENT, console, in_folder, progress_bars, run, settings_here
+from services.cli.base import MOMENT, console, counted, in_folder, progress_bars, run, settings_here
 
 if TYPE_CHECKING:
     from common.event_log import JetStreamLog, Stored
@@ -295,10 +295,6 @@ def summary(report: Report) -> Iterator[str]:
         yield f"Only states were compared, as no commands are known: {', '.join(report.mute)}."
     if report.missing:
         yield f"Not in {report.tried}: {', '.join(report.missing)} ({counted(report.unruled, 'event')})."
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 @click.command()

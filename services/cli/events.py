@@ -55,7 +55,7 @@ def tail(
 @as_json
 @in_folder
 def show(place: tuple[str, ...], at: datetime | int | None, state: bool, last: int, as_json: bool, data: Path) -> None:
-    """An aggregate event by event: who caused it, what it changed, and how long after the one before.
+    """An aggregate event by event: what led to it, what it changed, and how long after the one before.
 
     The ID of an order is enough: it finds its book, and shows what happened to the order.
     """

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from common.telemetry import configure_logging
-from services.cli.base import TIME, in_folder, progress_bars, run, settings_here
+from services.cli.base import TIME, counted, in_folder, progress_bars, run, settings_here
 
 STDOUT = Path("-")
 
@@ -56,7 +56,8 @@ def export_events(
     with progress_bars("exporting") as progress, written(output) as file:
         told = run(write_events(settings_here(data), file, selection, progress, stderr, masked=mask))
     unknown = f"; this code does not understand {told.unknown:,} of them" if told.unknown else ""
-    stderr.print(f"exported {told.events:,} events of {told.aggregates:,} aggregates{unknown}")
+    of = counted(told.aggregates, "aggregate")
+    stderr.print(f"exported {counted(told.events, 'event')} of {of}{unknown}", soft_wrap=True)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from common.event_log import JetStreamLog, Stored
 from common.projector import Progress
 from common.runtime import connect
 from common.settings import Settings
+from services.cli.base import counted
 from services.cli.system import DECIDERS
 from services.history.causes import Caused, Trace, trace
 from services.history.finding import find, streams_of
@@ -53,7 +54,7 @@ async def follow(
 
     def started() -> None:
         if not as_json:
-            console.print(f"[dim]{', '.join(streams)}; Ctrl-C ends it[/]")
+            Console(stderr=True).print(f"[dim]{', '.join(streams)}; Ctrl-C ends it[/]", soft_wrap=True)
 
     async with log_of(settings) as log, aclosing(tail(log, streams, since, wanted, started=started)) as pages:
         async for page in pages:
@@ -208,10 +209,14 @@ def waited(seconds: float) -> str:
 def tree_of(told: Trace) -> Tree:
     """A conversation as a tree."""
     tree = Tree(f"[bold]{escape(told.correlation_id)}[/]", guide_style="dim")
-    for root in told.roots:
+    for root in told.roots[:ALIKE]:
         at = f" {root.time:%Y-%m-%d %H:%M:%S.%f}"[:-3] if root.time else ""
-        branch = tree.add(f"request [dim]{escape(root.causation_id)}{at}[/]")
+        branch = tree.add(f"{'request' if at else 'cause'} [dim]{escape(root.causation_id)}{at}[/]")
         add_all(branch, root.caused)
+    if roots := len(told.roots[ALIKE:]):
+        tree.add(f"[dim]and {counted(roots, 'more cause')}, such as operations of a batch; --json has them[/]")
+    if told.more:
+        tree.add(f"[dim]and {counted(told.more, 'more event')} of this conversation, which are later[/]")
     return tree
 
 

@@ -15,6 +15,9 @@ from services.history.finding import born, quoted, since_birth
 WITHIN = timedelta(days=1)
 """For so long after its beginning what a click caused is looked for, unless somebody says otherwise."""
 
+MOST = 10_000
+"""Events of a conversation that are told; a batch of a million rows is one."""
+
 DEAD = "DEAD"
 WRITERS = {stream.name: stream.writers for stream in STREAMS}
 
@@ -45,10 +48,11 @@ class Root(Struct, frozen=True):
 
 
 class Trace(Struct, frozen=True):
-    """A conversation: everything with the same correlation id."""
+    """A conversation: everything with the same correlation id; the first MOST events of it, and how many `more`."""
 
     correlation_id: str
     roots: Sequence[Root]
+    more: int = 0
 
 
 async def trace(
@@ -106,6 +110,7 @@ async def window(
 def tree_of(conversation: str, events: Iterable[Stored]) -> Trace:
     """Each event under the one that its `causation-id` names."""
     ordered = sorted(events, key=lambda stored: (stored.time, stored.sequence))
+    ordered, more = ordered[:MOST], len(ordered[MOST:])
     letters = [stored for stored in ordered if stored.stream == DEAD]
     told = {stored.headers["ce-id"]: stored for stored in ordered if stored.stream != DEAD}
     effects: dict[str, list[Stored]] = {}
@@ -135,7 +140,7 @@ def tree_of(conversation: str, events: Iterable[Stored]) -> Trace:
         if cause not in told:
             at = born(cause)
             roots.append(Root(cause, at, [caused(each, None, at) for each in effects[cause]]))
-    return Trace(conversation, roots)
+    return Trace(conversation, roots, more)
 
 
 def letter_of(stored: Stored) -> Caused:
