@@ -42,7 +42,7 @@ format: .venv/tested ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 test: .venv/tested ## Unit, integration, system and browser tests, on real servers
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-faults: .venv/tested ## The long fault run: every process killed in turn under load
 	$(BIN)/python -m pytest -m faults

@@ -69,7 +69,7 @@ def dead_show(open_letters: Any, number: int) -> None:
 @dead.command("retry")
 @choosing
 @click.option("--all", "every", is_flag=True, help="All that are open.")
-@click.option("--rate", type=RATE, default="10/s", show_default=True, help="How many at most, such as 30/m.")
+@click.option("--rate", type=RATE, default="10/s", show_default=True, help="How many at most, such as 100/min.")
 @click.pass_obj
 def dead_retry(
     open_letters: Any, numbers: tuple[int, ...], listener: str | None, error: str | None, every: bool, rate: float

@@ -48,6 +48,11 @@ async def add(question: Sum) -> Total:
 
 
 @pytest.fixture
+def migrated() -> None:
+    """Nothing is migrated yet."""
+
+
+@pytest.fixture
 async def platform(nats: NatsServer) -> AsyncIterator[Platform]:
     """Connected to a NATS with nothing in it."""
     async with connect(Settings(nats_url=nats.url), "test") as platform:

@@ -92,6 +92,11 @@ def operator(settings: Settings) -> Settings:
 
 
 @pytest.fixture
+def migrated() -> None:
+    """Nothing is migrated yet."""
+
+
+@pytest.fixture
 async def platform(operator: Settings, settings: Settings) -> AsyncIterator[Platform]:
     """Connected as somebody who may do everything, and migrated by the operator."""
     await system.migrate(operator, lambda _: None)

@@ -428,7 +428,7 @@ async def test_a_retry_of_many_may_be_ended_at_any_moment_and_run_again(ward: Wa
     orders = [await ward.order() for _ in range(3)]
     for order_id in orders:
         await ward.ask("PUT", f"{DEAD}/{await ward.bury(order_id)}/body", json=ward.expiry(order_id))
-    process = await ward.begin("retry", "--all", "--rate", "1/m")
+    process = await ward.begin("retry", "--all", "--rate", "1/min")
 
     async def ended() -> list[UUID]:
         return [event.order_id for event in await ward.ends()]

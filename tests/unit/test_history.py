@@ -79,8 +79,7 @@ def check(decider: Decider[Any, Any, Any], events: list[Event]) -> None:
     before = plain(decider.initial)
     for number, step in enumerate(told.steps, start=1):
         there = plain(fold(decider, events[:number]))
-        assert history_of(DECIDERS, log, at=step.sequence).state == there
-        assert history_of(DECIDERS, log, at=step.sequence + 2).state == there
+        assert history_of(DECIDERS, log, at=step.sequence + number % 3, last=1).state == there
         for changed in step.changes:
             before = patched(before, changed)
         assert before == there
@@ -88,7 +87,7 @@ def check(decider: Decider[Any, Any, Any], events: list[Event]) -> None:
 
 
 @pytest.mark.parametrize("decider", DECIDERS, ids=[f"{n}-{decider.name}" for n, decider in enumerate(DECIDERS)])
-@settings(max_examples=100, deadline=None, print_blob=True)
+@settings(max_examples=50, deadline=None, print_blob=True)
 @given(data=st.data())
 def test_the_state_at_every_sequence_is_the_fold_so_far(decider: Decider[Any, Any, Any], data: st.DataObject) -> None:
     if events := played(decider, data.draw(commands_of(decider))):
