@@ -120,7 +120,7 @@ async def test_a_file_is_executed_and_its_bad_rows_are_told(office: Office) -> N
     rows = [f"{n},v{n}" for n in range(1, 2001)]
     rows[99] = ",nothing"  # row 100 has no key
     rows[499] = "a,b,c"  # row 500 has a cell too many
-    rows[1499] = "7,again"  # row 1500 is a key that is there
+    rows[1499] = "1499,again"  # row 1500 has the key of the row before it, which is of the same piece
     batch = await office.submit("key,value\n" + "\n".join(rows))
     assert batch["counts"]["operations"] == 1998
     assert batch["counts"]["refused"] == 2
@@ -139,7 +139,7 @@ async def test_a_file_is_executed_and_its_bad_rows_are_told(office: Office) -> N
         "1500": "failed",
     }
     assert "key" in bad["100"]["error"]
-    assert "'7'" in bad["1500"]["error"]
+    assert "'1499'" in bad["1500"]["error"]
 
     failed = await office.ask("GET", f"/api/batches/{batch['id']}/operations", params={"status": "failed"})
     (operation,) = failed.json()["items"]
