@@ -129,7 +129,6 @@ async def test_a_trace_is_what_one_click_caused_in_all_services(shop: Shop) -> N
 
 
 async def test_a_dead_letter_is_in_the_trace_of_its_event(shop: Shop) -> None:
-    """An order for a ticket that the orders service has never heard of is told by somebody else."""
     placed = (await shop.log.read(f"orders.{shop.ticket_id}"))[1]
     letter = {**placed.headers, "Nats-Msg-Id": "dead", "dead-listener": "orders-keep-book", "dead-error": "Boom: no"}
     letter = {name: value for name, value in letter.items() if not name.startswith("Nats-Exp")}
