@@ -41,8 +41,11 @@ format: .venv/tested ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# A run starts hundreds of processes, which would each compile the code anew.
+test test-faults: export PYTHONDONTWRITEBYTECODE =
+
 test: .venv/tested ## Unit, integration, system and browser tests, on real servers
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-faults: .venv/tested ## The long fault run: every process killed in turn under load
 	$(BIN)/python -m pytest -m faults

@@ -213,7 +213,7 @@ async def memory(scene: Scene) -> Measured:
             scene,
             lambda: idle(OURS, SOCKET, platform.settings),
             lambda: idle(BARE, "/", platform.settings),
-            at_most=3,
+            rounds=3,
         )
     return Measured("KB", *figures, details={"sockets": sockets})
 
@@ -244,7 +244,7 @@ async def reconnect(scene: Scene) -> Measured:
             scene,
             lambda: killed(OURS, SOCKET, platform, sockets),
             lambda: killed(BARE, "/", platform, 0),
-            at_most=2,
+            rounds=2,
         )
     return Measured("ms", *figures, details={"sockets": sockets, "missed": sockets})
 

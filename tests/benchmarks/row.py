@@ -68,10 +68,6 @@ class Scene(msgspec.Struct, frozen=True):
         """How many."""
         return quick if self.quick else full
 
-    @property
-    def rounds(self) -> int:
-        return self.size(ROUNDS, 1)
-
     @asynccontextmanager
     async def nats(self) -> AsyncIterator[NatsServer]:
         """A NATS server with nothing in it."""
@@ -114,12 +110,12 @@ class Row(msgspec.Struct, frozen=True):
 
 
 async def alternate(
-    scene: Scene, ours: Callable[[], Awaitable[float]], reference: Callable[[], Awaitable[float]], at_most: int = ROUNDS
+    scene: Scene, ours: Callable[[], Awaitable[float]], reference: Callable[[], Awaitable[float]], rounds: int = ROUNDS
 ) -> tuple[list[float], list[float]]:
     """Measure each side once a round, and begin each round with the side that the last one ended with."""
     figures: dict[str, list[float]] = {"ours": [], "reference": []}
     sides = [("ours", ours), ("reference", reference)]
-    rounds = min(scene.rounds, at_most)
+    rounds = scene.size(rounds, 1)
     for number in range(1, rounds + 1):
         for name, side in sides:
             scene.tell(f"round {number} of {rounds}: {name}")

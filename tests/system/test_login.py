@@ -1,6 +1,8 @@
 """Logging in with a provider, over HTTP from the first click to the last: a real provider, a real service."""
 
 import re
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,8 +15,9 @@ import pytest
 
 from common.runtime import Platform
 from common.settings import Settings
-from services.cli.servers import free_port
-from tests.harness import ServiceProcess, eventually
+from services.cli.servers import PostgresServer, free_port
+from tests.conftest import Migrated, database_in
+from tests.harness import ServiceProcess, eventually, nats_in
 from tests.oidc_server import OidcServer, oidc_server
 
 SECRET = "of-this-test-and-of-no-other-at-all"  # noqa: S105  # it opens nothing
@@ -76,8 +79,9 @@ class House:
             await connection.close()
 
 
-@pytest.fixture
-async def house(platform: Platform, home: Path) -> AsyncIterator[House]:
+@asynccontextmanager
+async def open_house(settings: Settings, home: Path) -> AsyncIterator[House]:
+    """A house on these servers."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     callbacks = [f"{url}/api/auth/callback/{name}" for name in ("one", "two")]
@@ -102,9 +106,31 @@ async def house(platform: Platform, home: Path) -> AsyncIterator[House]:
             "BOXOFFICE_OIDC_PROVIDERS": f"[{msgspec.json.encode(more).decode()}]",
             "BOXOFFICE_PROVIDER_MINUTES": "1",
         }
-        process = ServiceProcess("identity tickets", platform.settings, home, **variables)
-        async with process as shop:
-            yield House(shop, provider, other, platform.settings, home, variables)
+        async with ServiceProcess("identity tickets", settings, home, **variables) as shop:
+            yield House(shop, provider, other, settings, home, variables)
+
+
+@pytest.fixture
+async def house(platform: Platform, home: Path) -> AsyncIterator[House]:
+    """One of the test's own, for what changes it or looks at all that is there."""
+    async with open_house(platform.settings, home) as house:
+        yield house
+
+
+@pytest.fixture(scope="module")
+async def shared(postgres: PostgresServer, migrated: Migrated) -> AsyncIterator[House]:
+    """One for all that only log in there."""
+    with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        shutil.copytree(migrated.nats / "jetstream", home / "nats" / "jetstream")
+        nats = nats_in(home / "nats")
+        await nats.start()
+        async with (
+            database_in(postgres, migrated.database) as (_, url),
+            open_house(Settings(nats_url=nats.url, database_url=url, auth="dev"), home) as house,
+        ):
+            yield house
+        await nats.stop()
 
 
 def csrf(browser: httpx.AsyncClient) -> dict[str, str]:
@@ -122,11 +148,11 @@ def problem(answer: httpx.Response) -> str:
     return unquote(answer.cookies["boxoffice-problem"])
 
 
-async def test_somebody_logs_in_stays_and_gets_out(house: House) -> None:
-    async with house.browser() as browser:
+async def test_somebody_logs_in_stays_and_gets_out(shared: House) -> None:
+    async with shared.browser() as browser:
         ways = (await browser.get("/api/auth/providers")).json()
         assert (ways["providers"], ways["dev"]) == (["one", "two"], False)
-        arrived = await house.log_in(browser)
+        arrived = await shared.log_in(browser)
         assert (arrived.status_code, arrived.headers["location"]) == (303, "/login")
         me = (await browser.get("/api/auth/me")).json()
         assert (me["name"], me["role"]) == ("Ada Lovelace", "operator")  # her address is verified, and is named
@@ -143,7 +169,7 @@ async def test_somebody_logs_in_stays_and_gets_out(house: House) -> None:
         assert (await browser.post("/api/auth/logout", headers=beside)).status_code == 204
         assert dict(browser.cookies) == {}
 
-    async with house.browser(**before) as thief:
+    async with shared.browser(**before) as thief:
 
         async def me() -> int:
             return (await thief.get("/api/auth/me")).status_code
@@ -152,17 +178,17 @@ async def test_somebody_logs_in_stays_and_gets_out(house: House) -> None:
         assert (await thief.post("/api/auth/refresh", json={}, headers=beside)).status_code == 401
 
 
-async def test_the_same_person_is_the_same_user_and_others_are_others(house: House) -> None:
+async def test_the_same_person_is_the_same_user_and_others_are_others(shared: House) -> None:
     users = []
     for user in ("ada", "ada", "bob"):
-        async with house.browser() as browser:
-            await house.log_in(browser, user)
+        async with shared.browser() as browser:
+            await shared.log_in(browser, user)
             users.append((await browser.get("/api/auth/me")).json())
     assert users[0] == users[1]
     assert users[2]["user_id"] != users[0]["user_id"]
     assert users[2]["role"] == "buyer"  # his address is named too, but nobody has verified that it is his
-    async with house.browser() as browser:  # who is called the same at another provider is somebody else
-        await browser.get(await house.other.log_in(await house.begin(browser, "two")))
+    async with shared.browser() as browser:  # who is called the same at another provider is somebody else
+        await browser.get(await shared.other.log_in(await shared.begin(browser, "two")))
         assert (await browser.get("/api/auth/me")).json()["user_id"] not in {each["user_id"] for each in users}
 
 
@@ -264,64 +290,64 @@ async def test_a_token_that_cannot_be_opened_keeps_nobody_out_who_is_in(house: H
         assert (await browser.get("/api/auth/me")).status_code == 200
 
 
-async def test_an_answer_of_a_provider_serves_once(house: House) -> None:
-    async with house.browser() as browser:
-        callback = await house.provider.log_in(await house.begin(browser))
+async def test_an_answer_of_a_provider_serves_once(shared: House) -> None:
+    async with shared.browser() as browser:
+        callback = await shared.provider.log_in(await shared.begin(browser))
         begun = browser.cookies[BEGUN]
         assert (await browser.get(callback)).headers["location"] == "/login"
-    async with house.browser(**{BEGUN: begun}) as again:
+    async with shared.browser(**{BEGUN: begun}) as again:
         told = problem(await again.get(callback))
     assert "used before" in told
 
 
-async def test_an_answer_serves_only_the_browser_that_began(house: House) -> None:
-    async with house.browser() as victim, house.browser() as thief:
-        theirs = await house.provider.log_in(await house.begin(thief), "bob")
+async def test_an_answer_serves_only_the_browser_that_began(shared: House) -> None:
+    async with shared.browser() as victim, shared.browser() as thief:
+        theirs = await shared.provider.log_in(await shared.begin(thief), "bob")
         assert "begun no such login" in problem(await victim.get(theirs))  # and does not become bob
-        await house.begin(victim)
+        await shared.begin(victim)
         assert "state" in problem(await victim.get(theirs))
         assert (await victim.get("/api/auth/me")).status_code == 401
 
 
-async def test_an_answer_that_is_none_spoils_no_login(house: House) -> None:
-    async with house.browser() as browser:
-        first = await house.provider.log_in(await house.begin(browser))  # in one tab
-        second = await house.provider.log_in(await house.begin(browser))  # and then in another
+async def test_an_answer_that_is_none_spoils_no_login(shared: House) -> None:
+    async with shared.browser() as browser:
+        first = await shared.provider.log_in(await shared.begin(browser))  # in one tab
+        second = await shared.provider.log_in(await shared.begin(browser))  # and then in another
         assert "began last" in problem(await browser.get("/api/auth/callback/one?state=wrong&code=x"))
         assert "began last" in problem(await browser.get(first))
         assert (await browser.get(second)).headers["location"] == "/login"
         assert (await browser.get("/api/auth/me")).status_code == 200
 
 
-async def test_an_answer_of_one_provider_is_not_taken_for_that_of_another(house: House) -> None:
-    async with house.browser() as browser:
-        callback = await house.provider.log_in(await house.begin(browser))
+async def test_an_answer_of_one_provider_is_not_taken_for_that_of_another(shared: House) -> None:
+    async with shared.browser() as browser:
+        callback = await shared.provider.log_in(await shared.begin(browser))
         assert "begun no such login" in problem(await browser.get(callback.replace("/one?", "/two?")))
-    async with house.browser() as browser:
-        mixed = (await house.provider.log_in(await house.begin(browser))).split("?")[1]
-        await house.begin(browser, "two")
+    async with shared.browser() as browser:
+        mixed = (await shared.provider.log_in(await shared.begin(browser))).split("?")[1]
+        await shared.begin(browser, "two")
         assert "state" in problem(await browser.get(f"/api/auth/callback/two?{mixed}"))
 
 
-async def test_a_login_that_was_tampered_with_was_not_begun_here(house: House) -> None:
-    async with house.browser() as browser:
-        callback = await house.provider.log_in(await house.begin(browser))
+async def test_a_login_that_was_tampered_with_was_not_begun_here(shared: House) -> None:
+    async with shared.browser() as browser:
+        callback = await shared.provider.log_in(await shared.begin(browser))
     for tampered in ("", "x", "0" * 12 + ".AAAA", "garbage.with.dots", "%00"):
-        async with house.browser(**{BEGUN: tampered}) as browser:
+        async with shared.browser(**{BEGUN: tampered}) as browser:
             assert "begun no such login" in problem(await browser.get(callback))
 
 
-async def test_who_says_no_at_the_provider_is_told_so(house: House) -> None:
-    async with house.browser() as browser:
-        state = parse_qs(urlsplit(await house.begin(browser)).query)["state"][0]
+async def test_who_says_no_at_the_provider_is_told_so(shared: House) -> None:
+    async with shared.browser() as browser:
+        state = parse_qs(urlsplit(await shared.begin(browser)).query)["state"][0]
         refused = {"state": state, "error": "access_denied", "error_description": "<script>alert(1)</script>"}
         told = problem(await browser.get("/api/auth/callback/one", params=refused))
     assert "You said no there" in told
     assert "script" not in told
 
 
-async def test_nobody_is_sent_away_from_here_afterwards(house: House) -> None:
-    async with house.browser() as browser:
+async def test_nobody_is_sent_away_from_here_afterwards(shared: House) -> None:
+    async with shared.browser() as browser:
         for then in (
             *("https://evil.example", "//evil.example", "/\\evil.example", "\\\\evil", "evil"),
             *("/\t/evil.example", "/a\nb", "/\x00", "///evil.example", "/\u2028/evil.example"),
@@ -330,15 +356,15 @@ async def test_nobody_is_sent_away_from_here_afterwards(house: House) -> None:
             assert "Expected a path of this system" in problem(answer), then
 
 
-async def test_somebody_comes_back_to_where_they_wanted_to_go(house: House) -> None:
-    async with house.browser() as browser:
-        begun = await house.begin(browser, then="/api/tickets?limit=1")
-        arrived = await browser.get(await house.provider.log_in(begun))
+async def test_somebody_comes_back_to_where_they_wanted_to_go(shared: House) -> None:
+    async with shared.browser() as browser:
+        begun = await shared.begin(browser, then="/api/tickets?limit=1")
+        arrived = await browser.get(await shared.provider.log_in(begun))
         assert arrived.headers["location"] == "/api/tickets?limit=1"
 
 
-async def test_a_provider_that_is_not_there_is_told(house: House) -> None:
-    async with house.browser() as browser:
+async def test_a_provider_that_is_not_there_is_told(shared: House) -> None:
+    async with shared.browser() as browser:
         told = problem(await browser.get("/api/auth/login/three"))
     assert told == "There is no such provider to log in with; there are: one, two."
 
