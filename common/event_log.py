@@ -23,6 +23,7 @@ from common.errors import Invalid, Unavailable
 from common.events import Event, Skipped, UndecodableEvent, decode, encode, type_of
 from common.group_commit import BATCH_LIMIT, ApiError, GroupCommit, Guarded, PubAck
 from common.telemetry import APPENDED, IN_DOUBT, Cause, current_cause
+from common.topology import NotWhole, require_whole
 
 WRONG_LAST_SEQUENCE = 10071
 WRITE_IN_FLIGHT = 10164
@@ -190,6 +191,20 @@ class _StreamInfo(msgspec.Struct):
     error: ApiError | None = None
 
 
+LOOK_SECONDS = 0.5
+"""How long `watch` lets things come together: soon enough for a person."""
+
+ADDED = {
+    "Nats-Stream",
+    "Nats-Subject",
+    "Nats-Sequence",
+    "Nats-Time-Stamp",
+    "Nats-Num-Pending",
+    "Nats-Last-Sequence",
+}
+"""Headers that a direct get answers with besides those of the message (ADR-31)."""
+
+
 def stream_of(subject: str) -> str:
     """The stream that a subject belongs to: its first token, in capitals."""
     return subject.partition(".")[0].upper()
@@ -255,6 +270,7 @@ class JetStreamLog:
         self._js: JetStreamContext = client.jetstream(timeout=timeout)
         self._timeout = timeout
         self._groups: dict[str, GroupCommit] = {}  # by stream
+        self._whole = -1  # at which renewal the log was seen to be whole
 
     @property
     def renewals(self) -> int:
@@ -266,6 +282,7 @@ class JetStreamLog:
         stream = stream_of(subject)
         deadline = asyncio.get_running_loop().time() + self._timeout
         in_doubt, hint = False, ""  # may an earlier try of ours have been stored?
+        await self._require_whole(deadline)
         while True:
             try:
                 ack = await self._publish(subject, drafts, expected)
@@ -300,6 +317,19 @@ class JetStreamLog:
                     + (" It may still have been stored: look before you ask again." if in_doubt else "")
                 )
             await asyncio.sleep(random.uniform(0.002, 0.02) if ack else 0.1)  # noqa: S311 (jitter)
+
+    async def _require_whole(self, deadline: float) -> None:
+        """Raises NotWhole while the log is brought back from files; looks once for each renewal, until it is over."""
+        while self._whole != (seen := self.renewals):
+            try:
+                await require_whole(self._client, within=1)
+                self._whole = seen
+            except NotWhole:
+                raise
+            except Unavailable:
+                if self._client.is_closed or asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
 
     async def take_in(self, stream: str, messages: Sequence[Guarded], *, after: int) -> None:
         """Append 1 to 1,000 messages together as they are, if `after` is the last sequence of the stream.
@@ -369,7 +399,14 @@ class JetStreamLog:
     async def _read_page(
         self, subject: str, after: int, deadline: float, limit: int = BATCH_LIMIT
     ) -> tuple[list[Recorded], bool]:
-        """Up to `limit` events by one batched direct get (ADR-31), and whether there are more."""
+        """Up to `limit` events on a subject, and whether there are more."""
+        messages, more = await self._get(stream_of(subject), subject, after, deadline, limit)
+        return [_record(sequence, message) for sequence, message in messages], more
+
+    async def _get(
+        self, stream: str, subject: str, after: int, deadline: float, limit: int = BATCH_LIMIT
+    ) -> tuple[list[tuple[int, Msg]], bool]:
+        """Up to `limit` messages by one batched direct get (ADR-31), and whether there are more."""
         request = msgspec.json.encode({"seq": after + 1, "next_by_subj": subject, "batch": limit})
         while True:
             page = _Page()
@@ -377,7 +414,7 @@ class JetStreamLog:
                 inbox = self._client.new_inbox()
                 subscription = await self._client.subscribe(inbox, cb=page.receive)
                 try:
-                    await self._client.publish(f"$JS.API.DIRECT.GET.{stream_of(subject)}", request, reply=inbox)
+                    await self._client.publish(f"$JS.API.DIRECT.GET.{stream}", request, reply=inbox)
                     more = await asyncio.wait_for(page.more, 2)
                 finally:
                     if not self._client.is_closed:
@@ -388,7 +425,7 @@ class JetStreamLog:
                     raise Unavailable(f"The event log does not answer a read of {subject}.{hint}") from error
                 await asyncio.sleep(0.1)
             else:
-                return page.events, more
+                return page.messages, more
 
     async def follow(
         self, stream: str, after: int = 0, *, limit: int = BATCH_LIMIT, skips: Collection[type[Event]] = ()
@@ -407,6 +444,45 @@ class JetStreamLog:
         async with aclosing(self._messages(stream, after, limit)) as pages:
             async for messages in pages:
                 yield [_stored(stream, sequence, message) for sequence, message in messages]
+
+    async def watch(self, after: Mapping[str, int]) -> StoredBatches:
+        """What is appended to streams past these sequences, for ever, over any loss of the connection.
+
+        In bunches, each in the order in which they were stored. Every LOOK_SECONDS it asks each stream once: that costs
+        the server less than a consumer, which delivers each event by itself (services/README.md has figures).
+        Raises Unavailable when the connection is closed, or when a stream is no longer the one that was read.
+        """
+        positions, known, checked = dict(after), dict[str, str | None](), -1
+        while True:
+            seen = self.renewals
+            try:
+                if checked != seen:  # numbers are used again after a restore: is it still the log that was read?
+                    there = {each: await self.event_id(each, at) if at else None for each, at in positions.items()}
+                    if replaced := [each for each, id_ in there.items() if known.setdefault(each, id_) != id_]:
+                        break
+                    checked = seen
+                found = await asyncio.gather(*(self._look(stream, at) for stream, at in positions.items()))
+            except Unavailable:
+                if self._client.is_closed:
+                    raise Unavailable("The connection to the event log is closed.") from None
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            if self.renewals != checked:
+                continue
+            for page, _ in found:
+                if page:
+                    last = page[-1]
+                    positions[last.stream], known[last.stream] = last.sequence, last.headers.get("ce-id")
+            if coming := sorted((each for page, _ in found for each in page), key=lambda stored: stored.stored_at):
+                yield coming
+            await asyncio.sleep(0 if any(more for _, more in found) else LOOK_SECONDS)
+        raise Unavailable(f"Stream {replaced[0]} was replaced: it no longer is the one that was read.")
+
+    async def _look(self, stream: str, after: int) -> tuple[list[Stored], bool]:
+        """Up to 1,000 messages past `after`, and whether there are more."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        messages, more = await self._get(stream, ">", after, deadline)
+        return [_stored(stream, sequence, message) for sequence, message in messages], more
 
     async def scan(
         self, stream: str, after: int = 0, *, until: int | None = None, limit: int = BATCH_LIMIT
@@ -457,7 +533,7 @@ class JetStreamLog:
         while True:
             consumer = _OrderedConsumer(self._client, js, stream, position)
             try:
-                if position:  # sequence numbers are used again after a restore: is it still the log that was read?
+                if position:  # numbers are used again after a restore: is it still the log that was read?
                     there = await self.event_id(stream, position)
                     if known not in (None, there):
                         break
@@ -510,8 +586,13 @@ def _record(sequence: int, message: Msg, skipped: Collection[str] = ()) -> Recor
 
 
 def _stored(stream: str, sequence: int, message: Msg) -> Stored:
-    stored_at = datetime.fromtimestamp(int(_numbers(message.reply)[3]) / 1e9, UTC)
-    return Stored(stream, message.subject, sequence, message.headers or {}, message.data, stored_at)
+    headers = message.headers or {}
+    if "Nats-Time-Stamp" not in headers:  # from a consumer
+        stored_at = datetime.fromtimestamp(int(_numbers(message.reply)[3]) / 1e9, UTC)
+        return Stored(stream, message.subject, sequence, headers, message.data, stored_at)
+    stored_at = datetime.fromisoformat(headers["Nats-Time-Stamp"])
+    kept = {name: value for name, value in headers.items() if name not in ADDED}
+    return Stored(stream, headers["Nats-Subject"], sequence, kept, message.data, stored_at)
 
 
 def _records(
@@ -530,7 +611,7 @@ class _Page:
     """Collects the answers to one batched direct get. `more` resolves when the last one is in."""
 
     def __init__(self) -> None:
-        self.events: list[Recorded] = []
+        self.messages: list[tuple[int, Msg]] = []
         self.more: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     async def receive(self, message: Msg) -> None:
@@ -544,15 +625,12 @@ class _Page:
             self.more.set_exception(nats.errors.NoRespondersError())
         elif status not in (None, "204"):
             self.more.set_exception(nats.errors.Error(f"a read was answered with status {status}"))
-        elif int(headers.get("Nats-Last-Sequence", 0)) != (self.events[-1].sequence if self.events else 0):
+        elif int(headers.get("Nats-Last-Sequence", 0)) != (self.messages[-1][0] if self.messages else 0):
             self.more.set_exception(nats.errors.Error("a part of the answer was lost on the way"))
         elif status == "204":
             self.more.set_result(headers.get("Nats-Num-Pending", "0") != "0")
         else:
-            try:
-                self.events.append(_record(int(headers["Nats-Sequence"]), message))
-            except UndecodableEvent as error:
-                self.more.set_exception(error)
+            self.messages.append((int(headers["Nats-Sequence"]), message))
 
 
 class _OrderedConsumer:

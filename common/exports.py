@@ -14,6 +14,7 @@ from common.errors import Invalid, NotFound
 from common.event_log import JetStreamLog, Recorded, Stored, merged, recorded
 from common.events import UndecodableEvent, events_of
 from common.masking import Masking
+from common.progress import Progress, untold
 from common.topology import HISTORY, STREAMS
 
 FORMAT = 1
@@ -28,7 +29,6 @@ WARNINGS = 5
 ABOUT_PLACES = "REPAIRS"
 """The stream whose events name sequences of others, which are others where those are numbered anew."""
 
-Progress = Callable[[str, int, int], None]
 Warn = Callable[[str], None]
 
 
@@ -121,7 +121,7 @@ async def export(
     selection: Selection,
     *,
     masking: Masking | None = None,
-    progress: Progress = lambda _stream, _done, _total: None,
+    progress: Progress = untold,
     warn: Warn = lambda _: None,
 ) -> Exported:
     """Write a selection of the log, all streams in the order of time. It takes the memory of a few pages of each.
@@ -252,7 +252,7 @@ class ExportFile:
             yield self._numbered(encoded, number)
         self._refuse(number, "it ends here without its last line, so it was cut short; export or copy it again")
 
-    def check(self, progress: Progress = lambda _stream, _done, _total: None) -> dict[str, int]:
+    def check(self, progress: Progress = untold) -> dict[str, int]:
         """Look at all of it: how many events of each stream there are. Raises Invalid, with the line.
 
         `progress` is told a stream, the sequence reached and the one to reach.
@@ -303,7 +303,7 @@ class ExportFile:
         except (msgspec.DecodeError, KeyError, TypeError):
             version = None
         if not isinstance(version, int):
-            raise Invalid(f"{self.name} is no file that `boxoffice events export` wrote: its first line says so.")
+            raise Invalid(f"{self.name} is no file that `boxoffice events export` wrote: its first line would say so.")
         if version > FORMAT:
             newer = f"{self.name} was written by newer code (format {version}; this code knows {FORMAT})"
             raise Invalid(f"{newer}: import it with that code.")

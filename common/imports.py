@@ -1,21 +1,27 @@
 """Events of a file into a log that has none: as they were, each in its place."""
 
+import asyncio
 from array import array
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack, aclosing
 
 import msgspec
 from msgspec import inspect
 from nats.aio.client import Client
 
-from common.errors import Conflict, DomainError, Unavailable
-from common.event_log import JetStreamLog, WrongSequence
+from common import snapshots
+from common.errors import Conflict
+from common.event_log import JetStreamLog, Stored, WrongSequence
 from common.events import Event, encode, events_of, type_of
 from common.events.base import PLACE
-from common.exports import ExportFile, Progress
+from common.exports import ExportFile
 from common.group_commit import BATCH_LIMIT, Guarded
-from common.topology import HISTORY, begin_behind
+from common.progress import Progress, untold
+from common.topology import HISTORY, begin_behind, require_whole
+
+IMPORT = "boxoffice events import"
+"""With what the command begins that brings a log back from a file."""
 
 BATCH_BYTES = 4 * 1024 * 1024
 """Of bodies in one append, before it is sent."""
@@ -41,9 +47,13 @@ class Placed(msgspec.Struct, frozen=True):
     sequence: int
     message: Guarded
 
-    @property
-    def id(self) -> str:
-        return self.message.headers["ce-id"]
+    def is_(self, stored: Stored) -> bool:
+        """Whether this is what is stored, but for what the server alone has to know."""
+        ours, theirs = (
+            {name: value for name, value in headers.items() if not name.startswith("Nats-")}
+            for headers in (self.message.headers, stored.headers)
+        )
+        return (self.message.subject, self.message.body, ours) == (stored.subject, stored.body, theirs)
 
 
 def placed(file: ExportFile) -> Iterator[Placed]:
@@ -81,22 +91,22 @@ async def take_in(
     client: Client,
     writers: Mapping[str, JetStreamLog],
     *,
+    again: str,
     deliver: bool = False,
-    progress: Progress = lambda _stream, _done, _total: None,
+    progress: Progress = untold,
 ) -> Imported:
     """Append what a file holds that was checked (`counts`), if the log holds nothing else than the beginning of it.
 
     `client` is one of who may manage consumers and read; `writers` have the log of who may write each of these streams.
     Durable consumers begin behind what is taken in, so that nobody acts on it; with `deliver` they hear all of it.
-    Raises Conflict, Invalid, Unavailable.
+    Nobody else appends meanwhile; `again`: the command that goes on with it where it was killed. What ends it otherwise
+    leaves a log to which one may append. Raises Conflict, Invalid, Unavailable.
     """
+    await require_whole(client, but_for=IMPORT)
     event_log = JetStreamLog(client)
     ends = {stream: (await event_log.end(stream)).sequence for stream in HISTORY}
     await _must_begin(file, counts, ends, event_log)
     left = sum(counts.values()) - sum(ends.values())
-    if not left:
-        return Imported(0, sum(ends.values()))
-    await begin_behind(client, {} if deliver else counts)
     waiting: dict[str, list[Guarded]] = {stream: [] for stream in counts}
     size = dict.fromkeys(counts, 0)
     reached = dict(ends)
@@ -112,22 +122,30 @@ async def take_in(
             reached[stream] += len(messages)
             progress(stream, reached[stream], counts[stream])
 
-    try:
-        for each in placed(file):
-            stream = each.stream
-            if each.sequence <= ends[stream]:
-                continue
-            waiting[stream].append(each.message)
-            size[stream] += len(each.message.body)
-            if len(waiting[stream]) == BATCH_LIMIT or size[stream] >= BATCH_BYTES:
+    async def leave(*, answered: bool) -> None:
+        """Have whatever comes next heard. `answered`: so was every append."""
+        if not answered:
+            reached.update({stream: (await writers[stream].end(stream)).sequence for stream in counts})
+        await begin_behind(client, {} if deliver else reached)
+        await snapshots.restored(client)
+
+    async with snapshots.restoring(client, again):
+        await snapshots.tell_restored(client)
+        await begin_behind(client, {} if deliver else counts)
+        try:
+            for each in placed(file) if left else ():
+                stream = each.stream
+                if each.sequence <= ends[stream]:
+                    continue
+                waiting[stream].append(each.message)
+                size[stream] += len(each.message.body)
+                if len(waiting[stream]) == BATCH_LIMIT or size[stream] >= BATCH_BYTES:
+                    await flush(stream)
+            for stream in waiting:
                 await flush(stream)
-        for stream in waiting:
-            await flush(stream)
-    except DomainError:
-        if not deliver:  # whatever comes next is heard
-            with suppress(Unavailable):
-                await begin_behind(client, reached)
-        raise
+        except BaseException as error:  # also when it is interrupted: then only another task may ask something
+            await asyncio.create_task(leave(answered=isinstance(error, Conflict)))
+            raise
     return Imported(left, sum(ends.values()))
 
 
@@ -143,17 +161,17 @@ async def _must_begin(
     if not there:
         return
     async with AsyncExitStack() as stack:
-        ids = {
-            stream: await stack.enter_async_context(aclosing(_ids(event_log, stream, end)))
+        held_there = {
+            stream: await stack.enter_async_context(aclosing(_stored(event_log, stream, end)))
             for stream, end in there.items()
         }
         for each in placed(file):
-            if each.sequence <= ends[each.stream] and await anext(ids[each.stream]) != each.id:
+            if each.sequence <= ends[each.stream] and not each.is_(await anext(held_there[each.stream])):
                 raise refusal
 
 
-async def _ids(event_log: JetStreamLog, stream: str, until: int) -> AsyncGenerator[str, None]:
+async def _stored(event_log: JetStreamLog, stream: str, until: int) -> AsyncGenerator[Stored, None]:
     async with aclosing(event_log.scan(stream, until=until)) as pages:
         async for page in pages:
             for stored in page:
-                yield stored.headers.get("ce-id", "")
+                yield stored

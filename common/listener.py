@@ -19,7 +19,7 @@ from common.errors import Invalid, Retry, Unavailable
 from common.event_log import delivery, restorations
 from common.events import OWNERS, UPCASTS, Event, UndecodableEvent, decode, type_of
 from common.telemetry import DEAD_LETTERS, HANDLED, Cause, cause
-from common.topology import CONSUMER
+from common.topology import CONSUMER, require_whole
 
 E_contra = TypeVar("E_contra", bound=Event, contravariant=True)
 
@@ -118,9 +118,12 @@ class Subscription:
         """Listen until cancelled; then let what runs finish, and put the rest back for others.
 
         When the log is restored it ends too, to begin anew: what was heard is of another log, in which the same number
-        means another event. So the server, too, is told nothing more of what came of it.
+        means another event. So the server, too, is told nothing more of what came of it. Raises NotWhole as long as
+        that is under way, Unavailable.
         """
         self._stopping, self._asked, self._restorations = False, 0, restorations(self._client)
+        if self._restorations:  # else nothing may come between who begins and what others put back: it keeps its order
+            await require_whole(self._client)
         self._in_flight.clear()
         self._known.clear()
         inbox = self._client.new_inbox()
@@ -382,7 +385,7 @@ class Subscription:
         """Begin nothing new, take in what is on its way, put back what waits; then let what runs finish."""
         self._stopping = True
         with suppress(nats.errors.Error, OSError):
-            await asyncio.wait_for(subscription.drain(), 1)  # type: ignore[no-untyped-call]  # nats-py forgot
+            await asyncio.wait_for(subscription.drain(), 3)  # type: ignore[no-untyped-call]  # nats-py forgot
         for chain in list(self._chains.values()):
             while chain:
                 message, _ = chain.popleft()

@@ -20,6 +20,7 @@ from common.event_log import SKIPPED, EventLog, Recorded, StreamEnd
 from common.events import Event, UndecodableEvent
 from common.group_commit import BATCH_LIMIT
 from common.postgres import POSTGRES_FAILED, told
+from common.progress import Progress, untold
 from common.rights import granted
 from common.telemetry import PROJECTED
 
@@ -32,9 +33,6 @@ log = structlog.get_logger()
 
 Project = Callable[[asyncpg.Connection, Sequence[Recorded]], Awaitable[None]]
 """Writes a batch of one stream's events, in order, by set-based statements; tables are named without a schema."""
-
-Progress = Callable[[str, int, int], None]
-"""Is told a stream, the sequence reached and the one to reach."""
 
 CHANNEL = "projected"
 REBUILD_BATCH = 5_000
@@ -246,10 +244,6 @@ async def write_batch(
     if not await connection.fetchval(MOVE_CHECKPOINT, stream, after, batch[-1].sequence, batch[-1].id):
         raise CheckpointMoved(stream)
     await project(connection, [recorded for recorded in batch if recorded.event is not SKIPPED])
-
-
-def untold(_stream: str, _reached: int, _end: int) -> None:
-    """The progress that nobody wants to hear of."""
 
 
 async def create(

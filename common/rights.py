@@ -6,7 +6,18 @@ from typing import Any
 
 import msgspec
 
-from common.topology import ANSWERS, CONSUMERS, LISTENS, REDELIVER, REDELIVERS, RESTORED, SERVICES, STREAMS, Stream
+from common.topology import (
+    ANSWERS,
+    CONSUMERS,
+    LISTENS,
+    REDELIVER,
+    REDELIVERS,
+    RESTORED,
+    RESTORING,
+    SERVICES,
+    STREAMS,
+    Stream,
+)
 
 MIGRATE = "migrate"
 """Who manages streams, consumers and schemas: `boxoffice migrate`, and other commands of an operator."""
@@ -64,6 +75,7 @@ def rights_of(service: str) -> Rights:
             f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.durable}",
             f"$JS.ACK.{consumer.stream}.{consumer.durable}.>",
         ]
+    publish.append(f"$JS.API.STREAM.INFO.{RESTORING.name}")
     for stream in reads(service):
         publish += [
             f"$JS.API.STREAM.INFO.{stream.name}",

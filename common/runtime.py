@@ -220,6 +220,7 @@ def collect_garbage_rarely() -> None:
     """
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+    gc.enable()
 
 
 def open_many_files() -> None:

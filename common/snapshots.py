@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ from nats.js.errors import NotFoundError
 
 from common.errors import Unavailable
 from common.group_commit import ApiError
-from common.topology import CONSUMERS, RESTORED, RESTORING
+from common.topology import ANSWER_SECONDS, CONSUMERS, RESTORED, RESTORING, patiently
 
 CHUNK = 64 * 1024
 """Bytes of a snapshot in one message: some 1,000 events. With `sync_interval: always` nats-server 2.15 restores 1,500
@@ -110,16 +111,24 @@ async def load(client: Client, snapshot: Snapshot, chunks: Iterable[bytes], *, r
 
 
 @asynccontextmanager
-async def restoring(client: Client, folder: str) -> AsyncIterator[None]:
-    """While the log is brought back from a folder. If that is cut off, `NotRestored` tells of it until it is done.
+async def restoring(client: Client, command: str) -> AsyncIterator[None]:
+    """While the log is brought back by a command. If that is cut off, `NotWhole` tells of it until it is done.
 
-    Raises Unavailable.
+    Nobody appends meanwhile: whoever is told (`tell_restored`) looks whether this is over. Raises Unavailable.
     """
     js = client.jetstream(timeout=10)
-    async with _told_as_unavailable("It could not be noted that the log is being restored"):
-        await delete(client, str(RESTORING.name))
-        await js.add_stream(RESTORING.evolve(description=folder))
+    async with _told_as_unavailable("It could not be noted that the log is being brought back"):
+        noted = RESTORING.evolve(description=command)
+        try:
+            await js.update_stream(noted)  # one that was cut off has left it
+        except NotFoundError:
+            await js.add_stream(noted)
     yield
+    await restored(client)
+
+
+async def restored(client: Client) -> None:
+    """The log is whole: everybody may append again. Raises Unavailable."""
     await delete(client, str(RESTORING.name))
 
 
@@ -134,7 +143,7 @@ async def state(client: Client, stream: str) -> State | None:
     """What is in a stream; None if there is none. Raises Unavailable."""
     async with _told_as_unavailable(f"Stream {stream} does not say what is in it"):
         try:
-            there = await client.jetstream(timeout=10).stream_info(stream)
+            there = await patiently(lambda: client.jetstream(timeout=ANSWER_SECONDS).stream_info(stream))
         except NotFoundError:
             return None
     return State(there.state.messages, there.state.bytes, there.state.first_seq, there.state.last_seq)
@@ -146,11 +155,11 @@ async def places(client: Client) -> Mapping[str, Place]:
     Raises Unavailable.
     """
     found: dict[str, Place] = {}
-    js = client.jetstream(timeout=10)
+    js = client.jetstream(timeout=ANSWER_SECONDS)
     async with _told_as_unavailable("JetStream does not tell of its consumers"):
         for consumer in CONSUMERS:
             with suppress(NotFoundError):
-                info = await js.consumer_info(consumer.stream, consumer.durable)
+                info = await patiently(partial(js.consumer_info, consumer.stream, consumer.durable))
                 assert info.ack_floor, "the server says so"
                 assert info.delivered, "the server says so"
                 found[consumer.durable] = Place(

@@ -1,8 +1,11 @@
 """The streams and durable consumers that exist, with their settings; created by `boxoffice migrate` and nobody else."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 import nats.errors
@@ -21,6 +24,8 @@ from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from common.errors import Unavailable
 
+T = TypeVar("T")
+
 MISSING = "missing"
 
 INBOXES = "_INBOX"
@@ -33,7 +38,7 @@ BELIEVED_SECONDS = 1800
 """Longer than anything lives that is believed without asking who issued it: access tokens, tickets, logins begun."""
 
 RESTORED = "log.restored"
-"""On what everybody is told, by `boxoffice restore`, that the streams are gone and come back as they once were."""
+"""On what everybody is told, by `boxoffice restore` and `events import`, that the log is another from now on."""
 
 STREAM_SETTINGS = (
     "subjects",
@@ -139,25 +144,13 @@ class Consumer(msgspec.Struct, frozen=True):
     async def trouble(self, js: JetStreamContext, _replicas: int) -> str:
         """In what it differs on the server from what it should be; empty if in nothing that matters."""
         there = (await js.consumer_info(self.stream, self.durable)).config
-        if beyond := await self._beyond(js, there):
-            return f"it begins at {there.opt_start_seq}, past the next event ({beyond})"
         return _differences(there, self.config(), ("ack_wait", "max_ack_pending", "max_deliver", "filter_subject"))
 
-    async def _beyond(self, js: JetStreamContext, there: ConsumerConfig) -> int:
-        """The sequence of the next event, if it would not be heard: an import was cut off, and given up; else 0."""
-        if not there.opt_start_seq:
-            return 0
-        after = (await js.stream_info(self.stream)).state.last_seq + 1
-        return after if there.opt_start_seq > after else 0
-
     async def apply(self, js: JetStreamContext, _replicas: int, *, new: bool) -> None:
-        """Create or change it. Where it begins stays as it is, as the server wants, unless events would be lost."""
+        """Create or change it. Where it begins stays as it is, as the server wants."""
         config = self.config()
         if not new:
             there = (await js.consumer_info(self.stream, self.durable)).config
-            if after := await self._beyond(js, there):
-                await self.begin_at(js, after)
-                return
             config.deliver_policy, config.opt_start_seq = there.deliver_policy, there.opt_start_seq
         await js.add_consumer(self.stream, config)
 
@@ -238,31 +231,56 @@ REDELIVER = "redeliver"
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}
 
 
-class NotRestored(Unavailable):
-    """The log is being brought back from a backup, or that was cut off: nothing may be made of what is there."""
+class NotWhole(Unavailable):
+    """The log is being brought back from files, or that was cut off: nothing may be made of what is there."""
 
 
 RESTORING = StreamConfig(name="RESTORING", subjects=["restoring"], storage=StorageType.FILE)
-"""Is there while the log is brought back from a backup; its description says from which folder."""
+"""Is there while the log is brought back from a backup or an export; its description says by which command."""
 
 
-async def require_whole(client: Client) -> None:
-    """Raises NotRestored while the log is brought back from a backup, also when that was cut off; Unavailable."""
-    js = client.jetstream(timeout=10)
+ANSWER_SECONDS = 2
+"""How long one question waits for its answer: who asks while a cluster elects its leader never gets one."""
+
+PATIENCE_SECONDS = 30
+"""How long a question is asked again. An election takes some seconds, and so may a disk that others write to."""
+
+
+async def patiently(ask: Callable[[], Awaitable[T]], within: float = PATIENCE_SECONDS) -> T:
+    """The answer to a question that changes nothing, asked again while nobody answers. Raises what it raised last."""
+    deadline = asyncio.get_running_loop().time() + within
+    while True:
+        try:
+            return await ask()
+        except (nats.errors.TimeoutError, ServiceUnavailableError) as error:
+            without_jetstream = isinstance(error, ServiceUnavailableError) and error.code is None
+            if without_jetstream or asyncio.get_running_loop().time() >= deadline:
+                raise
+        await asyncio.sleep(0.1)
+
+
+async def require_whole(client: Client, *, within: float = PATIENCE_SECONDS, but_for: str = "") -> None:
+    """Raises NotWhole while the log is brought back from files, also when that was cut off; Unavailable.
+
+    `but_for`: with what the command begins that may go on with it.
+    """
+    js = client.jetstream(timeout=min(within, ANSWER_SECONDS))
     async with _told_as_unavailable():
         with suppress(NotFoundError):
-            folder = (await js.stream_info(str(RESTORING.name))).config.description
-            again = f"run `boxoffice restore {folder}` again, if it does not run any more"
-            raise NotRestored(f"The log is not restored to its end: {again}.")
+            there = await patiently(lambda: js.stream_info(str(RESTORING.name)), within)
+            command = there.config.description or ""
+            if not (but_for and command.startswith(but_for)):
+                again = f"run `{command}` again, if it does not run any more"
+                raise NotWhole(f"The log is not brought back to its end: {again}.")
 
 
 async def inspect(client: Client, *, replicas: int = 1) -> AsyncIterator[tuple[Stream | Consumer, str]]:
     """Every stream and consumer with what is wrong with it (empty: nothing). Raises Unavailable."""
-    js = client.jetstream(timeout=10)
+    js = client.jetstream(timeout=ANSWER_SECONDS)
     async with _told_as_unavailable():
         for thing in (*STREAMS, *CONSUMERS):
             try:
-                trouble = await thing.trouble(js, replicas)
+                trouble = await patiently(partial(thing.trouble, js, replicas))
             except NotFoundError:
                 trouble = MISSING
             yield thing, trouble

@@ -8,17 +8,16 @@ import msgspec
 
 from common.errors import Conflict, Unavailable
 from common.event_log import JetStreamLog
+from common.progress import Progress, untold
 from common.projector import (
     HOLD_WRITERS,
     LET_WRITERS_GO,
     MAY_REBUILD,
     CheckpointMismatch,
-    Progress,
     ReadModel,
     catch_up,
     connect,
     fingerprint_of,
-    untold,
     verify_checkpoint,
 )
 from common.views import ROWS, TABLES, scratch

@@ -12,7 +12,8 @@ from common.clock import now
 from common.errors import Conflict, Invalid, NotFound, Unavailable
 from common.event_log import JetStreamLog
 from common.postgres import POSTGRES_FAILED
-from common.projector import Progress, ReadModel, catch_up, connect, create_schema, untold
+from common.progress import Progress, untold
+from common.projector import ReadModel, catch_up, connect, create_schema
 
 MARK = "boxoffice scratch"
 """With what the comment of every scratch schema begins: what has another one is never dropped."""

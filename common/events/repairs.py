@@ -6,7 +6,7 @@ from common.events.base import Content, Event, Person
 
 
 class EventRedelivered(Event, frozen=True, tag="event_redelivered"):
-    """An operator had a listener hear an event once more. `error`: why it failed again; None says that it was done.
+    """An operator had a listener hear an event once more. `error`: why it failed; None says that it was done.
 
     `letter` is the dead letter's sequence in the stream DEAD, where the event was one.
     """

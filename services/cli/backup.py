@@ -23,6 +23,7 @@ from common.clock import now
 from common.errors import Conflict, Invalid, NotFound, Unavailable
 from common.event_log import MIGRATED
 from common.postgres import POSTGRES_FAILED, told
+from common.progress import Progress
 from common.runtime import Platform, connect
 from common.settings import Settings
 from common.snapshots import CHUNK, Snapshot
@@ -41,8 +42,6 @@ SETTLE_SECONDS = 10.0
 """Between the end of the old log and the beginning of the new one. Within a second or two everybody has heard of it; an
 append that was decided before gives up after 5 s, and one that waits for an answer then 2 s later. None of them may
 meet the new log: its sequence numbers are used again."""
-
-Progress = Callable[[str, int, int], None]
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -272,7 +271,7 @@ async def restore_log(
     try:
         async with connect(settings, "restore") as platform, alone(settings.database_url, report):
             try:
-                async with snapshots.restoring(platform.client, str(folder)):
+                async with snapshots.restoring(platform.client, f"boxoffice restore {folder}"):
                     for stream in STREAMS:
                         await snapshots.delete(platform.client, stream.name)
                     await snapshots.tell_restored(platform.client)

@@ -7,7 +7,7 @@ from typing import Any, TextIO
 
 import rich_click as click
 
-from services.cli.base import FC, RATE, as_user, at_url, console, in_folder, run, url_here, who_here
+from services.cli.base import FC, RATE, as_user, at_url, console, counted, in_folder, run, url_here, who_here
 
 
 def choosing(command: FC) -> FC:
@@ -137,6 +137,8 @@ def dead_drop(open_letters: Any, numbers: tuple[int, ...], listener: str | None,
 
     async def choose() -> Any:
         async with open_letters() as letters:
+            for number in numbers:
+                await letters.read_open(number)
             return numbers or await letters.chosen(listener, error)
 
     async def drop() -> bool:
@@ -145,6 +147,6 @@ def dead_drop(open_letters: Any, numbers: tuple[int, ...], listener: str | None,
 
     chosen = run(choose())
     if chosen and not yes:
-        click.confirm(f"Drop {len(chosen):,} dead letter{'s' if len(chosen) > 1 else ''} for good?", abort=True)
+        click.confirm(f"Drop {counted(len(chosen), 'dead letter')} for good?", abort=True)
     if not run(drop()):
         sys.exit(1)

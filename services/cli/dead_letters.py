@@ -60,7 +60,7 @@ class DeadLetters:
         """One that something can be done about. Raises Refusal."""
         letter = await self.read(number)
         if letter["state"] != "open":
-            raise Refusal(f"Dead letter {number} is {letter['state']}.")
+            raise Refusal(f"Dead letter {number} {'was' if letter['state'] == 'dropped' else 'is'} {letter['state']}.")
         return letter
 
     async def edit(self, before: Mapping[str, Any], text: str) -> None:
@@ -76,7 +76,7 @@ class DeadLetters:
 
     async def retry(self, numbers: Sequence[int], rate: float) -> bool:
         """Retry them one after the other, `rate` a second at most; whether all of them are done."""
-        return await self._act_on(numbers, "retry", {"done": "done", "failed": "failed again"}, rate)
+        return await self._act_on(numbers, "retry", {"done": "done", "failed": "failed"}, rate)
 
     async def drop(self, numbers: Sequence[int]) -> bool:
         """Drop them; whether that was done with all of them."""

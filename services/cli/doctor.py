@@ -24,6 +24,7 @@ from common.runtime import connect as connect_platform
 from common.settings import FILE, PREFIX, BadSetting, Settings, load, named, variables, without_password
 from services.batch.kinds import GROUP, examined
 from services.batch.kinds_documents import RenderDocuments
+from services.cli.base import counted
 from services.cli.embedded import DATA, RUNNING, find_running
 from services.cli.servers import free_port
 from services.cli.system import READ_MODELS, SERVICES
@@ -165,7 +166,7 @@ async def log(platform: Platform) -> AsyncIterator[Finding]:
             remove = f"nats consumer rm {stray.stream} {shlex.quote(stray.name)}"
             mend = f"if nobody knows whose it is, remove it as the user migrate: `{remove}`"
             yield Finding(f"{stray} is not in common/topology.py, and {stray.why}", "wrong", mend)
-    except topology.NotRestored as error:
+    except topology.NotWhole as error:
         yield Finding(error.detail, "wrong", "until then there is no log; nothing makes an empty one of it")
     except Unavailable as error:
         yield Finding(error.detail, "wrong", "mend NATS, which its own log tells about")
@@ -219,7 +220,7 @@ async def lag(platform: Platform, connection: asyncpg.Connection, name: str, str
         await asyncio.sleep(0.1)
         at = await verify_checkpoint(connection, stream, platform.event_log)
     behind = max(0, end - at)
-    what = f"read model {name} is {behind:,} event{'' if behind == 1 else 's'} behind {stream}"
+    what = f"read model {name} is {counted(behind, 'event')} behind {stream}"
     if not behind:
         return Finding(what, "well")
     if at > began:

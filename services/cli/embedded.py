@@ -384,12 +384,12 @@ async def run(
 
 
 async def migrated(settings: Settings, console: Console) -> None:
-    """Migrate; where a restore was cut off, which needs the servers to be finished, wait until it is."""
+    """Migrate; where a restore or an import was cut off, which needs the servers, wait until it is done."""
     told = False
     while True:
         try:
             await migrate(settings, lambda line: console.print(f"  [green]✓[/] {line}", highlight=False))
-        except topology.NotRestored as error:
+        except topology.NotWhole as error:
             if not told:
                 console.print(f"  [yellow]![/] {error.detail} Waiting for that.", highlight=False, soft_wrap=True)
             told = True

@@ -1,10 +1,12 @@
 """`boxoffice events export` and `import`: a log, or some of it, as a file."""
 
+import asyncio
 import os
+import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -14,12 +16,12 @@ import rich_click as click
 from rich.console import Console
 from rich.markup import escape
 
+from common.clock import now
+from common.progress import Progress
 from common.telemetry import configure_logging
 from services.cli.base import TIME, counted, in_folder, progress_bars, run, settings_here
 
 STDOUT = Path("-")
-
-Progress = Callable[[str, int, int], None]
 
 
 @click.command("export")
@@ -50,6 +52,8 @@ def export_events(
 
     configure_logging("warning")
     stderr = Console(stderr=True, highlight=False)
+    if since and since > now():
+        raise click.BadParameter("That is still to come.", param_hint="--since")
     if since and until and since >= until:
         raise click.BadParameter("That is not after --since.", param_hint="--until")
     selection = Selection(since, until, services, aggregate)
@@ -123,17 +127,18 @@ def import_events(file: Path, deliver: bool, data: Path) -> None:
     """
     from common.exports import ExportFile
 
-    configure_logging("warning")
+    configure_logging("error")
     stderr = Console(stderr=True, highlight=False)
     with opened(file) as content:
         export = ExportFile(content, "stdin" if file == STDOUT else str(file))
         with progress_bars("checking", transient=True) as progress:
             head, counts = run(check(export, progress, deliver=deliver))
         with progress_bars("importing") as progress:
-            told = run(read_events(export, counts, data, progress, deliver=deliver))
+            place = shlex.quote(str(file if file == STDOUT else file.absolute()))
+            told = run(read_events(export, place, counts, data, progress, stderr, deliver=deliver))
     before = f" ({told.before:,} were there)" if told.before else ""
     stderr.print(f"imported {told.events:,} events{before}")
-    if head.partial:
+    if head.partial and told.events:
         stderr.print("They have other sequence numbers than they had, as it is a part of a log.")
     if head.masked:
         stderr.print("They are masked: people, what they wrote, and ids made from it are not what they were.")
@@ -164,9 +169,11 @@ async def check(file: Any, progress: Progress, *, deliver: bool) -> tuple[Any, d
     return head, file.check(progress)
 
 
-async def read_events(file: Any, counts: dict[str, int], data: Path, progress: Progress, *, deliver: bool) -> Any:
-    """Take in a file that was checked. Raises BadSetting, Conflict, Invalid, Unavailable."""
-    from common.imports import take_in
+async def read_events(
+    file: Any, place: str, counts: dict[str, int], data: Path, progress: Progress, stderr: Console, *, deliver: bool
+) -> Any:
+    """Take in a file that was checked, to a shell `place`. Raises BadSetting, Conflict, Invalid, Unavailable."""
+    from common.imports import IMPORT, take_in
     from common.runtime import connect
     from common.settings import Settings, load
     from common.topology import STREAMS
@@ -184,4 +191,14 @@ async def read_events(file: Any, counts: dict[str, int], data: Path, progress: P
             stream: (await stack.enter_async_context(connect(as_owner, f"import {stream}"))).event_log
             for stream, as_owner in own.items()
         }
-        return await take_in(file, counts, platform.client, writers, deliver=deliver, progress=progress)
+        try:
+            return await take_in(
+                *(file, counts, platform.client, writers),
+                again=f"{IMPORT} {place}",
+                deliver=deliver,
+                progress=progress,
+            )
+        except asyncio.CancelledError:
+            stays = "Stopped: what was taken in until now stays, and nobody acts on it"
+            stderr.print(f"{stays}. Run the same again to go on, before anybody uses the system.", soft_wrap=True)
+            raise

@@ -13,15 +13,16 @@ from rich.text import Text
 from rich.tree import Tree
 
 from common.event_log import JetStreamLog, Stored
-from common.projector import Progress
+from common.progress import Progress
 from common.runtime import connect
 from common.settings import Settings
 from services.cli.base import counted
 from services.cli.system import DECIDERS
 from services.history.causes import Caused, Trace, trace
 from services.history.finding import find, streams_of
-from services.history.following import Line, Wanted, body_of, tail
-from services.history.timeline import WHO, Change, Step, history_of
+from services.history.following import Line, Wanted, known_types, tail
+from services.history.following import shown as shown_body
+from services.history.timeline import WHO, Change, Step, history_of, opened, plain
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 10_000)  # nothing is cut off in a pipe
 
@@ -51,6 +52,7 @@ async def follow(
 ) -> None:
     """Print events as they are appended, until cancelled. Raises Invalid, Unavailable."""
     streams = streams_of(service)
+    known_types(wanted.types)
 
     def started() -> None:
         if not as_json:
@@ -58,7 +60,7 @@ async def follow(
 
     async with log_of(settings) as log, aclosing(tail(log, streams, since, wanted, started=started)) as pages:
         async for page in pages:
-            for stored in page:
+            for stored in page.events:
                 if as_json:
                     print_json(Line.of(stored))
                 else:
@@ -79,7 +81,7 @@ async def show_history(
     """Print an aggregate's history. Raises Invalid, NotFound, Unavailable."""
     async with log_of(settings) as log:
         place = await find(log, DECIDERS, wanted, service, progress=progress)
-    history = history_of(DECIDERS, place.events, at=at, about=place.about, last=last)
+    history = history_of(DECIDERS, place.events, at=at, about=place.about, last=last, whole=whole)
     if as_json:
         print_json(history)
         return
@@ -92,11 +94,10 @@ async def show_history(
         for change in step.changes:
             console.print(change_of(change), soft_wrap=True)
         if whole:
-            then = history_of(DECIDERS, place.events, at=step.sequence)
-            console.print_json(data=then.state, indent=2)
+            print_state(step.state)
     if at is not None and not whole:
         console.print("[bold]state[/]")
-        console.print_json(data=history.state, indent=2)
+        print_state(history.state)
 
 
 async def show_trace(
@@ -114,8 +115,13 @@ async def show_trace(
 
 def print_json(value: Any) -> None:
     """A line of JSON, whatever the width of the terminal."""
-    console.file.write(msgspec.json.encode(value).decode() + "\n")
+    console.file.write(msgspec.json.encode(value, enc_hook=opened).decode() + "\n")
     console.file.flush()
+
+
+def print_state(state: Any) -> None:
+    """A state on many lines, without colours: to find these in a book of thousands takes rich 100 times as long."""
+    console.file.write(msgspec.json.format(msgspec.json.encode(plain(state))).decode() + "\n")
 
 
 def colour_of(conversation: str) -> str:
@@ -130,7 +136,7 @@ def style_of(type_: str) -> str:
 
 def line_of(stored: Stored) -> Text:
     """One event: when, in which conversation, where, what, who, and what else it says."""
-    body = body_of(stored)
+    body = shown_body(stored.body)
     conversation = stored.headers.get("correlation-id", "")
     line = Text(f"{stored.time:%H:%M:%S.%f}"[:-3] + " ", style="dim")
     line.append(f"{conversation[-6:]:6} ", style=colour_of(conversation))
@@ -211,7 +217,8 @@ def tree_of(told: Trace) -> Tree:
     tree = Tree(f"[bold]{escape(told.correlation_id)}[/]", guide_style="dim")
     for root in told.roots[:ALIKE]:
         at = f" {root.time:%Y-%m-%d %H:%M:%S.%f}"[:-3] if root.time else ""
-        branch = tree.add(f"{'request' if at else 'cause'} [dim]{escape(root.causation_id)}{at}[/]")
+        what = "event" if root.is_event else "request" if at else "cause"
+        branch = tree.add(f"{what} [dim]{escape(root.causation_id)}{at}[/]")
         add_all(branch, root.caused)
     if roots := len(told.roots[ALIKE:]):
         tree.add(f"[dim]and {counted(roots, 'more cause')}, such as operations of a batch; --json has them[/]")

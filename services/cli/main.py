@@ -1,5 +1,6 @@
 """The `boxoffice` command."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -31,10 +32,13 @@ class Interruptible(click.RichGroup):
     """Commands that Ctrl-C ends without a word, with the exit code that shells give it."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        gc.disable()  # until `run`: a command first imports what it needs, which is there to stay
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             ctx.exit(130)
+        finally:
+            gc.enable()
 
 
 @click.group(cls=Interruptible)

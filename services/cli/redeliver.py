@@ -12,11 +12,12 @@ from rich.markup import escape
 
 from common.errors import Unavailable
 from common.event_log import Stored
+from common.progress import Progress
 from common.rehearsal import Rehearsal
 from common.runtime import connect
 from common.settings import Settings
 from services.cli.dead_letters import PATIENCE, UNKNOWN
-from services.cli.rehearse import Progress, Selection, event_of, head_of
+from services.cli.rehearse import Selection, event_of, head_of
 from services.cli.system import rehearsed
 from services.cli.who import Who, why
 

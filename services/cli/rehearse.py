@@ -12,14 +12,13 @@ from common.errors import Invalid
 from common.event_log import JetStreamLog, Stored
 from common.events import Event
 from common.listener import Listener
+from common.progress import Progress
 from common.rehearsal import Appended, Effect, Heard, Outcome, Rehearsal, Summary, is_heard
 from common.runtime import connect
 from common.settings import Settings
 from common.topology import CONSUMER
+from services.cli.base import counted
 from services.cli.system import rehearsed
-
-Progress = Callable[[str, int, int], None]
-"""Told a stream, how far it has come and how far it is to go."""
 
 SHOWN = 60
 """Characters of a field that are shown at most."""
@@ -156,7 +155,7 @@ def event_of(stored: Stored) -> dict[str, Any]:
 
 def told(name: str, summary: Summary) -> Iterator[str]:
     """What the listener would do with all of them."""
-    events = f"{times:,} event{'' if times == 1 else 's'}" if (times := summary.outcomes.total()) else "no event"
+    events = counted(times, "event") if (times := summary.outcomes.total()) else "no event"
     yield f"[bold]{name}[/] would hear {events}, as things are now; nothing was done."
     for outcome, words in WORDS.items():
         if times := summary.outcomes[outcome]:

@@ -265,7 +265,7 @@ async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
     """Create or change streams, durable consumers and read models as the code has them; safe to repeat.
 
     `report` is told each change, and that it waits, for several wait for each other. Returns how many changes there
-    were. Raises Unavailable, NotRestored.
+    were. Raises Unavailable, NotWhole.
     """
     changes = 0
 

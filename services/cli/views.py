@@ -1,6 +1,6 @@
 """What `boxoffice replay projection` and `boxoffice projections verify` do, and how they tell of it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 
@@ -12,13 +12,13 @@ from common import verify as verification
 from common import views
 from common.errors import Unavailable
 from common.postgres import POSTGRES_FAILED, told
+from common.progress import Progress
 from common.runtime import connect
 from common.settings import Settings
 from common.verify import Compared, Difference, Row
 from common.views import View
+from services.cli.base import counted
 from services.cli.system import READ_MODELS, SIDE_SCHEMAS, START_IT, as_it_was
-
-Progress = Callable[[str, int, int], None]
 
 RESERVED = {
     *READ_MODELS,
@@ -87,7 +87,7 @@ def tell_view(name: str, view: View, console: Console) -> None:
     if view.until:
         console.print(f"the last event of {next(iter(view.reached))} in it is of {view.until:%Y-%m-%dT%H:%M:%S.%fZ}")
     for table, rows in view.rows.items():
-        console.print(f"  {view.schema}.{table}  {rows:,} row{'' if rows == 1 else 's'}")
+        console.print(f"  {view.schema}.{table}  {counted(rows, 'row')}")
     table = next(iter(view.rows))
     console.print(f'look at it in psql:  table "{view.schema}".{table};')
     console.print(f"drop it:  boxoffice replay projections --drop {view.schema}")
@@ -97,8 +97,8 @@ def tell_compared(name: str, compared: Sequence[Compared], console: Console) -> 
     """Each table with what differs in it: as it is live, then as the log has it."""
     for table in compared:
         sign = "[red]✗[/]" if table.differing else "[green]✓[/]"
-        rows, many = f"{table.rows:,} row{'' if table.rows == 1 else 's'}", "" if table.differing == 1 else "s"
-        console.print(f"{sign} {name}.{table.table}: {rows}, {table.differing:,} difference{many}")
+        told = f"{counted(table.rows, 'row')}, {counted(table.differing, 'difference')}"
+        console.print(f"{sign} {name}.{table.table}: {told}")
         for difference in table.differences:
             console.print(f"    {escape(described(table.key, difference))}")
         if table.differing > len(table.differences):

@@ -9,21 +9,20 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, get
 from litestar.di import NamedDependency
-from litestar.params import FromPath, QueryParameter
+from litestar.params import FromPath, HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from common.aggregate import Decider
 from common.auth import RequiresUser, UserRequest, still_let_in
-from common.clock import Moment, in_utc
+from common.clock import Moment, in_utc, now
 from common.errors import DomainError, Invalid
 from common.event_log import JetStreamLog
-from common.events import EVENTS
 from common.limits import Limited
 from common.live import PING, PING_SECONDS, Connections, event_stream, retry_ms, sent_event
 from common.problems import problems
 from services.history.causes import Trace, trace
 from services.history.finding import find, streams_of
-from services.history.following import Line, Wanted, tail
+from services.history.following import Line, Wanted, known_types, tail
 from services.history.timeline import SHOWN, History, history_of
 
 OPERATORS = (RequiresUser("events", "operator"), Limited("changes"))
@@ -44,6 +43,9 @@ Since = Annotated[Moment | None, QueryParameter(description="From then on")]
 At = Annotated[int | None, QueryParameter(ge=1, le=2**63 - 1, description="The sequence of the last event that counts")]
 AtTime = Annotated[Moment | None, QueryParameter(description="When to stop, instead")]
 Last = Annotated[int, QueryParameter(ge=1, le=10 * SHOWN, description="How many steps, from the end")]
+LastEventId = Annotated[
+    Moment | None, HeaderParameter(name="Last-Event-ID", description="The `id` that came last: go on from there")
+]
 Within = Annotated[int, QueryParameter(ge=1, le=LONGEST, description="Seconds from then on")]
 
 
@@ -72,11 +74,19 @@ class HistoryController(Controller):
         about: About = None,
         person: Person = None,
         since: Since = None,
+        last_event_id: LastEventId = None,
     ) -> Stream:
-        """Server-sent events: an `event` for each that is appended from now on, or `since`."""
+        """Server-sent events: an `event` for each that is appended from now on, or `since`.
+
+        Each has the time from which on to go on as its `id`, and so has the beginning; those of the past have none.
+        With it as `Last-Event-ID`, which a page sends by itself when it connects again, nothing is lost, whatever
+        `since` says; some events may come again, which their `event_id` tells.
+        """
         streams = streams_of(service)
         wanted = Wanted(known_types(types or []), about or "", person or "")
-        return await event_stream(sse(desk, streams, since and in_utc("since", since), wanted, still_let_in(request)))
+        begin = since and in_utc("since", since)
+        resume = last_event_id and in_utc("Last-Event-ID", last_event_id)
+        return await event_stream(sse(desk, streams, begin, resume, wanted, still_let_in(request)))
 
     @get("/history/{service:str}/{aggregate_id:str}", responses=problems(400, 404, 422, 503))
     async def history(
@@ -92,6 +102,8 @@ class HistoryController(Controller):
 
         The id of an order is enough: it is the history of its book, with the steps that name the order.
         """
+        if at is not None and at_time is not None:
+            raise Invalid("at, at_time: Give one of them.", field="at")
         place = await find(desk.log, desk.deciders, aggregate_id, service)
         moment = at_time and in_utc("at_time", at_time) if at is None else at
         # In a thread: the book of a ticket that everybody wants may take seconds, and others share this process.
@@ -112,22 +124,21 @@ class HistoryController(Controller):
         return await trace(desk.log, cause_id, since=since and in_utc("since", since), within=timedelta(seconds=within))
 
 
-def known_types(types: Sequence[str]) -> Sequence[str]:
-    """Raises Invalid for a type of event that there is not."""
-    if unknown := sorted(set(types) - EVENTS.keys()):
-        raise Invalid(f"type: There is no event {', '.join(unknown)}.", field="type", got=unknown)
-    return types
-
-
 async def sse(
-    desk: HistoryDesk, streams: Sequence[str], since: datetime | None, wanted: Wanted, still: Callable[[], None]
+    desk: HistoryDesk,
+    streams: Sequence[str],
+    since: datetime | None,
+    resume: datetime | None,
+    wanted: Wanted,
+    still: Callable[[], None],
 ) -> AsyncGenerator[bytes, None]:
     """Each event as it comes, until the process stops, or `still` raises. Raises Unavailable before the first."""
     ended = asyncio.Event()
     with desk.connections.opened(ended.set, SHARE):
-        yield b"retry: %d\n\n" % retry_ms()
+        begin = now() if since is None else None  # of the past nothing was sent yet
+        yield b"retry: %d\n%b\n" % (retry_ms(), place_line(resume or begin))
         try:
-            async with aclosing(tail(desk.log, streams, since, wanted)) as pages:
+            async with aclosing(tail(desk.log, streams, since, wanted, resume=resume)) as pages:
                 coming = asyncio.ensure_future(anext(pages))
                 ending = asyncio.create_task(ended.wait())
                 try:
@@ -135,7 +146,9 @@ async def sse(
                         await asyncio.wait({coming, ending}, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                         still()
                         if coming.done():
-                            yield b"".join(sent_event("event", Line.of(stored)) for stored in coming.result())
+                            page = coming.result()
+                            place = place_line(page.place)
+                            yield b"".join(place + sent_event("event", Line.of(stored)) for stored in page.events)
                             coming = asyncio.ensure_future(anext(pages))
                         else:
                             yield PING
@@ -145,3 +158,8 @@ async def sse(
                     await asyncio.wait({coming})
         except DomainError as error:
             yield sent_event("ended", {"reason": error.detail})
+
+
+def place_line(place: datetime | None) -> bytes:
+    """The line of a server-sent event that says from where on to go on; none for no place."""
+    return b"" if place is None else f"id: {place.isoformat().replace('+00:00', 'Z')}\n".encode()

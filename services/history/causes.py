@@ -8,9 +8,10 @@ from msgspec import Struct
 
 from common.errors import NotFound
 from common.event_log import JetStreamLog, Stored
-from common.projector import Progress, untold
+from common.progress import Progress, untold
 from common.topology import CONSUMERS, HISTORY, STREAMS
 from services.history.finding import born, quoted, since_birth
+from services.history.letters import DEAD
 
 WITHIN = timedelta(days=1)
 """For so long after its beginning what a click caused is looked for, unless somebody says otherwise."""
@@ -18,7 +19,9 @@ WITHIN = timedelta(days=1)
 MOST = 10_000
 """Events of a conversation that are told; a batch of a million rows is one."""
 
-DEAD = "DEAD"
+DEEPEST = 100
+"""Events below each other in one tree, as whoever reads JSON may take a few hundred levels; then another one begins."""
+
 WRITERS = {stream.name: stream.writers for stream in STREAMS}
 
 
@@ -40,11 +43,15 @@ class Caused(Struct, frozen=True):
 
 
 class Root(Struct, frozen=True):
-    """What is no event itself: a request, or a wish of the system's own. `time` is told by its id, if that does."""
+    """What is no event itself: a request, or a wish of the system's own. `time` is told by its id, if that does.
+
+    Or it `is_event` that stands elsewhere in the trace: where events caused each other, or are too many in a row.
+    """
 
     causation_id: str
     time: datetime | None
     caused: Sequence[Caused]
+    is_event: bool = False
 
 
 class Trace(Struct, frozen=True):
@@ -83,7 +90,7 @@ async def trace(
     conversations.pop("", None)
     if not conversations:
         begin = since or born(wanted)
-        from_then = f" from {begin:%Y-%m-%d %H:%M} on, for {within}" if begin else ""
+        from_then = f" from {begin:%Y-%m-%d %H:%M} on, for {lasting(within)}" if begin else ""
         raise NotFound(f"Nothing in the log belongs to {wanted}{from_then}.")
     found: dict[str, list[Stored]] = {conversation: [] for conversation in conversations}
     for stream, (after, until) in places.items():
@@ -93,6 +100,15 @@ async def trace(
                     if (conversation := stored.headers.get("correlation-id")) in found:
                         found[conversation].append(stored)
     return [tree_of(conversation, events) for conversation, events in found.items()]
+
+
+def lasting(time: timedelta) -> str:
+    """How long it is, in the largest unit of which it is a whole number."""
+    seconds = round(time.total_seconds())
+    units = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
+    unit, length = next((unit, length) for unit, length in units if seconds % length == 0)
+    count = seconds // length
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
 
 
 async def window(
@@ -108,21 +124,29 @@ async def window(
 
 
 def tree_of(conversation: str, events: Iterable[Stored]) -> Trace:
-    """Each event under the one that its `causation-id` names."""
+    """Each event under the one that its `causation-id` names, and exactly once.
+
+    What no request leads to (a cycle, or what is more than DEEPEST below its root) has the event that it names as a
+    root of its own.
+    """
     ordered = sorted(events, key=lambda stored: (stored.time, stored.sequence))
     ordered, more = ordered[:MOST], len(ordered[MOST:])
-    letters = [stored for stored in ordered if stored.stream == DEAD]
-    told = {stored.headers["ce-id"]: stored for stored in ordered if stored.stream != DEAD}
+    told: dict[str, Stored] = {}
     effects: dict[str, list[Stored]] = {}
-    for stored in told.values():
-        effects.setdefault(stored.headers.get("causation-id", ""), []).append(stored)
-    for letter in letters:
-        effects.setdefault(letter.headers.get("ce-id", ""), []).append(letter)
+    for stored in sorted(ordered, key=lambda stored: stored.stream == DEAD):
+        effects.setdefault(cause_of(stored), []).append(stored)
+        if stored.stream != DEAD:
+            told.setdefault(stored.headers.get("ce-id", ""), stored)
+    placed: set[tuple[str, int]] = set()
 
-    def caused(stored: Stored, by: Stored | None, at: datetime | None) -> Caused:
-        event_id = stored.headers.get("ce-id", "")
+    def all_of(cause: str, by: Stored | None, at: datetime | None, depth: int) -> list[Caused]:
+        return [caused(each, by, at, depth) for each in effects.get(cause, ()) if place_of(each) not in placed]
+
+    def caused(stored: Stored, by: Stored | None, at: datetime | None, depth: int) -> Caused:
+        placed.add(place_of(stored))
         if stored.stream == DEAD:
             return letter_of(stored)
+        event_id = stored.headers.get("ce-id", "")
         return Caused(
             stored.stream,
             stored.sequence,
@@ -132,15 +156,26 @@ def tree_of(conversation: str, events: Iterable[Stored]) -> Trace:
             event_id,
             (stored.time - at).total_seconds() if at else None,
             through(by, stored),
-            caused=[caused(each, stored, stored.time) for each in effects.get(event_id, ())],
+            caused=all_of(event_id, stored, stored.time, depth + 1) if depth < DEEPEST else (),
         )
 
-    roots = []
-    for cause in effects:
-        if cause not in told:
-            at = born(cause)
-            roots.append(Root(cause, at, [caused(each, None, at) for each in effects[cause]]))
+    roots = [Root(cause, born(cause), all_of(cause, None, born(cause), 1)) for cause in effects if cause not in told]
+    for stored in ordered:
+        if place_of(stored) not in placed:
+            cause = cause_of(stored)
+            by = told[cause]
+            roots.append(Root(cause, by.time, all_of(cause, by, by.time, 1), is_event=True))
     return Trace(conversation, roots, more)
+
+
+def cause_of(stored: Stored) -> str:
+    """The id of what led to an event; for a dead letter, that of the event that was given up on."""
+    return stored.headers.get("ce-id" if stored.stream == DEAD else "causation-id", "")
+
+
+def place_of(stored: Stored) -> tuple[str, int]:
+    """Where it is in the log."""
+    return stored.stream, stored.sequence
 
 
 def letter_of(stored: Stored) -> Caused:

@@ -41,13 +41,16 @@ from services.history.domain import (
     letter_id_of,
     redelivery_id_of,
 )
+from services.history.following import shown
 from services.history.letters import DEAD, Letter, Letters, Wanted
 
 Listening = Annotated[
     str | None, QueryParameter(max_length=100, description="The listener that gave up, by its durable consumer")
 ]
 Failing = Annotated[str | None, QueryParameter(name="error", max_length=200, description="A part of the error")]
-Standings = Annotated[Standing | None, QueryParameter(name="state", description="How they stand; by default any")]
+Standings = Annotated[
+    Standing | None, QueryParameter(name="state", description="open, done or dropped; by default any")
+]
 
 UP_TO = 2**63 - 1
 """The last sequence of a stream that there can be."""
@@ -91,7 +94,7 @@ class LetterView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Action(msgspec.Struct, frozen=True):
-    """What an operator did about a dead letter. `error`: why it failed again; `payload`: what it was corrected to."""
+    """What an operator did about a dead letter. `error`: why it failed; `payload`: what it was corrected to."""
 
     what: Literal["redelivered", "edited", "dropped"]
     by: str
@@ -276,14 +279,6 @@ def corrected(actions: list[RepairEvent]) -> bytes | None:
     return edits[-1] if edits else None
 
 
-def shown(body: bytes) -> Any:
-    """A body as JSON, or as text where it is none."""
-    try:
-        return msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return body.decode("utf-8", "backslashreplace")
-
-
 def correction_of(tag: str, data: Mapping[str, Any], before: Any) -> str:
     """A corrected body of an event of this type, as JSON. Raises Invalid, and says where it is none.
 
@@ -365,7 +360,7 @@ class DeadLetterController(Controller):
     ) -> LetterView:
         """Have its listener hear it once more, as it was or as it was corrected.
 
-        With 409 it failed again, and says why. With 503 nobody knows what became of it; to retry does no harm.
+        With 409 it failed, and says why. With 503 nobody knows what became of it; to retry does no harm.
         """
         return await repair_desk.retry(letter, request.user.id)
 

@@ -12,7 +12,7 @@ from common.aggregate import Decider
 from common.errors import Invalid, NotFound, Unavailable
 from common.event_log import JetStreamLog, Recorded, Stored, stream_of
 from common.events import UndecodableEvent
-from common.projector import Progress, untold
+from common.progress import Progress, untold
 from common.topology import HISTORY, STREAMS
 
 SKEW = timedelta(minutes=1)
@@ -94,7 +94,8 @@ async def whole(log: JetStreamLog, subject: str) -> Sequence[Recorded]:
     try:
         return await log.read(subject)
     except UndecodableEvent as error:
-        raise Unavailable(f"{error}. Look at it with code that knows it.") from error
+        mend = "Code that can decode it shows its history; `boxoffice events tail --since` shows it as it stands"
+        raise Unavailable(f"{error}. {mend}.") from error
 
 
 def id_of_aggregate(wanted: str) -> UUID:

@@ -1,20 +1,17 @@
 """What is appended, as it happens, on all streams at once; and who wants to see which of it."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 
-from common.errors import Unavailable
+from common.errors import Invalid
 from common.event_log import JetStreamLog, Stored, merged
+from common.events import EVENTS
 from services.history.finding import quoted
 from services.history.timeline import WHO
-
-WAITING = 16
-"""Pages that wait for who looks at them; the server sends no more to who does not keep up."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -31,6 +28,13 @@ class Wanted(msgspec.Struct, frozen=True):
         if self.aggregate and self.aggregate not in place and quoted(self.aggregate) not in stored.body:
             return False
         return not self.user or self.user in people_in(stored)
+
+
+def known_types(types: Sequence[str]) -> Sequence[str]:
+    """Raises Invalid for a type of event that there is not."""
+    if unknown := sorted(set(types) - EVENTS.keys()):
+        raise Invalid(f"type: There is no event {', '.join(unknown)}.", field="type", got=unknown)
+    return types
 
 
 class Line(msgspec.Struct, frozen=True):
@@ -59,22 +63,35 @@ class Line(msgspec.Struct, frozen=True):
             event_id,
             headers.get("correlation-id", ""),
             headers.get("causation-id", ""),
-            body_of(stored),
+            shown(stored.body),
         )
 
 
-def body_of(stored: Stored) -> Any:
-    """What an event says, as JSON has it; as text where it is none."""
+def shown(body: bytes) -> Any:
+    """A body as JSON, or as text where it is none."""
     try:
-        return msgspec.json.decode(stored.body)
-    except msgspec.DecodeError:
-        return stored.body.decode(errors="replace")
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return body.decode("utf-8", "backslashreplace")
 
 
 def people_in(stored: Stored) -> set[str]:
     """The people whom an event names."""
-    body = body_of(stored)
+    body = shown(stored.body)
     return {str(body[name]) for name in WHO if name in body} if isinstance(body, dict) else set()
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Events as they come. Whoever resumes from `place` misses nothing that comes after these; None while those of the
+    past come, which are in another order than the one in which they were stored.
+    """
+
+    events: Sequence[Stored]
+    place: datetime | None = None
+
+
+OVERLAP = timedelta(seconds=10)
+"""So much earlier than the place that is named a tail resumes: what streams hold is not looked at in one moment."""
 
 
 async def tail(
@@ -83,40 +100,38 @@ async def tail(
     since: datetime | None = None,
     wanted: Callable[[Stored], bool] = lambda _: True,
     *,
+    resume: datetime | None = None,
     started: Callable[[], None] = lambda: None,
-) -> AsyncGenerator[list[Stored], None]:
-    """What is appended from now on, or since a moment; in lists as it comes, for ever. What was is in order of time.
+) -> AsyncGenerator[Page, None]:
+    """What is appended from now on, or since a moment, as it comes, for ever. What was since then is in order of time.
 
-    `started` is called when nothing that is appended from then on is missed. Raises Unavailable.
+    `resume`: a `place` to go on from, instead; what was stored up to OVERLAP before it comes again. `started` is called
+    when nothing that is appended from then on is missed. Raises Unavailable.
     """
-    ends = {stream: (await log.end(stream)).sequence for stream in streams}
+    if resume is not None:
+        ends = {stream: await stored_before(log, stream, resume) for stream in streams}
+    else:
+        ends = {stream: (await log.end(stream)).sequence for stream in streams}
     started()
-    if since is not None:
+    if since is not None and resume is None:
         after = {stream: await log.sequence_before(stream, since) for stream in streams}
         scans = {stream: log.scan(stream, after[stream], until=end) for stream, end in ends.items()}
         async with aclosing(merged(scans)) as past:
             async for stored in past:
                 if wanted(stored):
-                    yield [stored]
-    pages: asyncio.Queue[list[Stored] | Unavailable] = asyncio.Queue(WAITING)
+                    yield Page([stored])
+    async with aclosing(log.watch(ends)) as coming:
+        async for page in coming:
+            if seen := [stored for stored in page if wanted(stored)]:
+                # Of a stream with more to come the rest is later than the first of these, if not than the last.
+                yield Page(seen, page[0].stored_at)
 
-    async def listen(stream: str) -> None:
-        try:
-            async with aclosing(log.tail(stream, ends[stream])) as coming:
-                async for page in coming:
-                    if seen := [stored for stored in page if wanted(stored)]:
-                        await pages.put(seen)
-        except Unavailable as error:
-            await pages.put(error)
 
-    ears = [asyncio.create_task(listen(stream)) for stream in streams]
-    try:
-        while True:
-            page = await pages.get()
-            if isinstance(page, Unavailable):
-                raise page
-            yield page
-    finally:
-        for ear in ears:
-            ear.cancel()
-        await asyncio.gather(*ears, return_exceptions=True)
+async def stored_before(log: JetStreamLog, stream: str, place: datetime) -> int:
+    """The last sequence of a stream that was stored OVERLAP before a place, or earlier; 0 for none."""
+    low, high = 0, (await log.end(stream)).sequence
+    while low < high:
+        middle = (low + high + 1) // 2
+        there = await log.stored(stream, middle)
+        low, high = (middle, high) if there and there.stored_at + OVERLAP < place else (low, middle - 1)
+    return low

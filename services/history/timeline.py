@@ -36,7 +36,10 @@ class Change(Struct, frozen=True, omit_defaults=True):
 
 
 class Step(Struct, frozen=True):
-    """An event of a history. `waited`: seconds since the step before; `who`: the person that it names, if it does."""
+    """An event of a history. `waited`: seconds since the step before; `who`: the person that it names, if it does.
+
+    `state`: the one after it, as the rules have it, if it was asked for; `plain` makes JSON of it.
+    """
 
     sequence: int
     version: int
@@ -49,6 +52,7 @@ class Step(Struct, frozen=True):
     causation_id: str
     event: Any
     changes: Sequence[Change]
+    state: Any | UnsetType = UNSET
 
 
 class History(Struct, frozen=True):
@@ -76,17 +80,23 @@ def history_of(
     at: int | datetime | None = None,
     about: str = "",
     last: int = SHOWN,
+    whole: bool = False,
 ) -> History:
     """The history of one aggregate, from its first event on, up to a sequence or a time, `at`: the `last` steps of it.
 
     `about`: only the steps of events that name this id, of the many that an aggregate may hold; the state is that of
-    the whole aggregate all the same. Raises Invalid when the moment is before the first event, Unavailable.
+    the whole aggregate all the same. `whole`: each step has its state, too; they share what they have in common.
+    Raises Invalid when the moment is before the first event, or the first that names the id, Unavailable.
     """
-    first = events[0]
+    first, naming_it = events[0], naming(events, about)
     events = [recorded for recorded in events if not is_after(recorded, at)]
     if not events:
         raise Invalid(f"at: {first.subject} begins at sequence {first.sequence}, {first.time.isoformat()}.", field="at")
-    named = naming(events, about)
+    named = [recorded for recorded in naming_it if not is_after(recorded, at)]
+    if not named:
+        first = naming_it[0]
+        named_at = f"sequence {first.sequence}, {first.time.isoformat()}"
+        raise Invalid(f"at: {about} is named in {first.subject} from {named_at} on.", field="at")
     shown = {recorded.sequence for recorded in named[-last:]}
     decider = decider_of(deciders, first.subject, first.event)
     state = decider.initial if decider else None
@@ -95,7 +105,8 @@ def history_of(
         before, state = state, folded(decider, state, recorded) if decider else recorded.event
         if recorded.sequence in shown:
             differing = list(changes(before, state, named_in(recorded.event)))
-            steps.append(step_of(recorded, steps[-1].time if steps else None, differing))
+            step = step_of(recorded, steps[-1].time if steps else None, differing)
+            steps.append(msgspec.structs.replace(step, state=state) if whole else step)
     return History(first.subject, len(named) - len(steps), steps, plain(state))
 
 

@@ -409,9 +409,9 @@ def asks_of_delivery(event: WebhookDeliveryEvent) -> DeliveryCommand | None:
         case WebhookDelivered(_, _, attempt, status, took, at):
             return RecordAttempt(attempt, Answer(status, None), took, 0, at)
         case WebhookParked(reason=reason, at=at):
-            return (
-                None if reason in ("attempts", "gone") else ParkDelivery(reason, at)
-            )  # it comes with the last attempt
+            if reason in ("attempts", "gone"):
+                return None  # it comes with the last attempt
+            return ParkDelivery(reason, at)
         case WebhookRedeliveryRequested(_, webhook_id, user_id, _, at, request_id):
             return Redeliver(webhook_id, user_id, request_id, at)
         case _:

@@ -24,7 +24,7 @@ class Load(msgspec.Struct, frozen=True):
     """Who buys what and for how long; `seconds` are measured, after those to `warm_up`.
 
     `bearers`: what buyers show, of each the same number and one after the other for each order; without any, names for
-    development.
+    development. `rate`: orders per second of all together, at most; 0: as many as they get.
     """
 
     port: int
@@ -34,6 +34,7 @@ class Load(msgspec.Struct, frozen=True):
     seconds: float
     seed: int
     bearers: list[str] = []
+    rate: float = 0
 
 
 class Sold(msgspec.Struct, frozen=True):
@@ -59,6 +60,8 @@ class Buyer(asyncio.Protocol):
         self._choose = random.Random(load.seed + number)  # noqa: S311 (no secret)
         self._tickets = load.tickets
         self._until = began + load.warm_up + load.seconds
+        self._pause = load.connections / load.rate if load.rate else 0
+        self._next = began + self._pause * number / load.connections
         self._tally = tally
         self._buffer = b""
         self._sent = 0.0
@@ -67,12 +70,20 @@ class Buyer(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass of it
-        self._buy()
+        self._buy_in_turn()
 
     def _send(self, request: bytes) -> None:
         assert self._transport
         self._sent = perf_counter()
         self._transport.write(request)
+
+    def _buy_in_turn(self) -> None:
+        wait = self._next - perf_counter()
+        self._next += self._pause
+        if self._pause and wait > 0:
+            asyncio.get_running_loop().call_later(wait, self._buy)
+        else:
+            self._buy()
 
     def _buy(self) -> None:
         self._reading = False
@@ -111,7 +122,7 @@ class Buyer(asyncio.Protocol):
         elif status == 201 and self._tally.acknowledged % READ_BACK == 0:
             self._read(header(head, b"location"))
         else:
-            self._buy()
+            self._buy_in_turn()
 
     def _finish(self) -> None:
         assert self._transport

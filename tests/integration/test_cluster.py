@@ -31,18 +31,21 @@ A = "expiration.a"
 @pytest.fixture
 async def nodes(home: Path) -> AsyncIterator[dict[str, NatsServer]]:
     """Three nodes of one cluster, by name."""
-    cluster_ports = [free_port() for _ in range(3)]
+    free: set[int] = set()
+    while len(free) < 6:  # a port that was free twice is one for two
+        free.add(free_port())
+    ports, cluster_ports = list(free)[:3], list(free)[3:]
     routes = [f"nats://127.0.0.1:{port}" for port in cluster_ports]
     nodes = {
         f"n{n}": NatsServer(
             home / f"n{n}",
-            port=free_port(),
+            port=port,
             name=f"n{n}",
-            cluster_port=port,
+            cluster_port=cluster_port,
             routes=routes,
             users=nats_users(PASSWORDS),
         )
-        for n, port in enumerate(cluster_ports)
+        for n, (port, cluster_port) in enumerate(zip(ports, cluster_ports, strict=True))
     }
     try:
         for node in nodes.values():

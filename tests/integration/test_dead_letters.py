@@ -15,8 +15,9 @@ from common.listener import Subscription
 from common.requests import Requester, Responder
 from common.requests.redelivery import answering
 from common.runtime import Platform, running
-from services.history.dead_api import RepairDesk, WantedRedelivery, shown
+from services.history.dead_api import RepairDesk, WantedRedelivery
 from services.history.domain import REPAIRS, DropLetter, Repair, letter_id_of
+from services.history.following import shown
 from services.history.letters import Letters, Wanted
 from tests.facts import draft, whole
 from tests.harness import eventually

@@ -17,7 +17,7 @@ from common import topology
 from common.aggregate import Aggregate
 from common.clock import new_id
 from common.errors import Conflict, Invalid, Unavailable
-from common.event_log import Draft, JetStreamLog, Recorded, WrongSequence
+from common.event_log import Batches, Draft, JetStreamLog, Recorded, Stored, StoredBatches, WrongSequence
 from common.events import BookListing, TicketWithdrawn, UndecodableEvent
 from common.runtime import Platform, connect
 from common.settings import Settings
@@ -336,12 +336,36 @@ async def test_a_follower_goes_on_after_a_restart_where_it_was(nats: NatsServer,
     assert heard == list(range(11))
 
 
+async def test_a_watcher_sees_all_of_several_streams_in_the_order_of_storing(streams: Platform) -> None:
+    log = streams.event_log
+    tickets = [Draft.of(TicketWithdrawn(new_id(), "sam", AT, version=1)) for _ in range(3)]
+    last = await log.append(A, drafts(range(1000)), expected=0)
+    await log.append("tickets.1", tickets[:1], expected=0)
+    async with asyncio.timeout(30), aclosing(log.watch({STREAM: 0, "TICKETS": 0})) as bunches:
+        seen = [(stored.stream, stored.sequence) for stored in await anext(bunches)]
+        assert seen == [*((STREAM, number) for number in range(1, 1001)), ("TICKETS", 1)]
+        await log.append("tickets.2", tickets[1:2], expected=0)
+        last = await log.append(A, drafts(range(1000, 2000)), expected=last)
+        await log.append(A, drafts(range(2000, 2500)), expected=last)
+        await log.append("tickets.3", tickets[2:], expected=0)
+        later: list[Stored] = []
+        while len(later) < 1502:
+            later += await anext(bunches)
+    assert [each.sequence for each in later if each.stream == STREAM] == list(range(1001, 2501))
+    assert [each.sequence for each in later if each.stream == "TICKETS"] == [2, 3]
+    assert later[0].stream == "TICKETS", "it was stored first"
+    for stored in (later[0], later[-1]):
+        assert stored == await log.stored(stored.stream, stored.sequence), "as whoever reads it has it"
+
+
+@pytest.mark.parametrize("reading", ["follow", "watch"])
 async def test_a_follower_does_not_go_on_in_a_log_that_was_replaced(
-    nats: NatsServer, streams: Platform, home: Path
+    nats: NatsServer, streams: Platform, home: Path, reading: str
 ) -> None:
     log = streams.event_log
     await tell(log, 1, 2, 3)
-    async with asyncio.timeout(30), aclosing(log.follow(STREAM)) as batches:
+    following: Batches | StoredBatches = log.follow(STREAM) if reading == "follow" else log.watch({STREAM: 0})
+    async with asyncio.timeout(30), aclosing(following) as batches:
         heard = 0
         while heard < 3:
             heard += len(await anext(batches))

@@ -12,7 +12,7 @@ from common.settings import Settings
 from common.topology import BELIEVED_SECONDS, CONSUMERS, STREAMS
 from services.cli.servers import NatsServer
 from tests.facts import connected, draft, numbers, tell, whole
-from tests.harness import eventually
+from tests.harness import Fate, Proxy, eventually
 
 
 def test_every_service_with_events_has_a_stream_and_every_consumer_is_on_one() -> None:
@@ -111,6 +111,31 @@ async def test_a_server_that_is_away_is_unavailable(streams: Platform, nats: Nat
     await eventually(connected(streams), False)
     with pytest.raises(Unavailable):
         await topology.migrate(streams.client)
+
+
+@pytest.mark.usefixtures("streams")
+async def test_a_question_that_nobody_answers_is_asked_again(nats: NatsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topology, "ANSWER_SECONDS", 0.3)
+    asked: list[bytes] = []
+
+    def lost_at_first(frame: bytes) -> Fate:
+        """As while a cluster elects its leader."""
+        asked.append(subject := frame.split()[1])
+        return (
+            "drop"
+            if subject.endswith((b".RESTORING", b".expiration-hold-orders")) and subject not in asked[:-1]
+            else "pass"
+        )
+
+    async with Proxy(nats) as proxy, connect(Settings(nats_url=proxy.url), "test") as platform:
+        proxy.requests = lost_at_first
+        await topology.require_whole(platform.client)
+        assert [trouble async for _, trouble in topology.inspect(platform.client) if trouble] == []
+        assert asked.count(b"$JS.API.STREAM.INFO.RESTORING") == 2
+        assert asked.count(b"$JS.API.CONSUMER.INFO.ORDERS.expiration-hold-orders") == 2
+        proxy.requests = lambda _: "drop"
+        with pytest.raises(Unavailable, match="timeout"):
+            await topology.require_whole(platform.client, within=0.5)
 
 
 async def test_events_go_to_the_stream_of_their_first_token(streams: Platform) -> None:

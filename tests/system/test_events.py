@@ -108,6 +108,10 @@ async def test_the_id_of_an_order_finds_its_book_and_each_step_is_the_fold_so_fa
         assert (state["taken"], len(state["orders"])) == (so_far.taken, len(so_far.orders))
         then = (await shop.ask(f"history/orders/{shop.ticket_id}", at_time=recorded.time.isoformat()))["state"]
         assert then == state
+    both = await shop.ask(f"history/orders/{shop.ticket_id}", 422, at=1, at_time=whole[0].time.isoformat())
+    assert both["detail"].startswith("at, at_time:")
+    early = await shop.ask(f"history/orders/{shop.held}", 422, at=whole[0].sequence)
+    assert "is named in" in early["detail"]
 
 
 async def test_a_trace_is_what_one_click_caused_in_all_services(shop: Shop) -> None:
@@ -161,6 +165,14 @@ async def test_the_command_line_shows_it_and_json_is_what_the_doors_say(shop: Sh
     ):
         _, told = await boxoffice(shop.settings, "events", *words, "--json")
         assert msgspec.json.decode(told) == await shop.ask(path)
+    _, told = await boxoffice(shop.settings, "events", "show", "orders", shop.ticket_id, "--state", "--json")
+    steps = msgspec.json.decode(told)["steps"]
+    for step in steps:
+        assert step["state"] == (await shop.ask(f"history/orders/{shop.ticket_id}", at=step["sequence"]))["state"]
+    _, state = await boxoffice(shop.settings, "events", "show", "orders", shop.ticket_id, "--state")
+    assert [line.strip() for line in state.splitlines() if '"taken":' in line] == [
+        f'"taken": {step["state"]["taken"]},' for step in steps
+    ]
     code, state = await boxoffice(shop.settings, "events", "show", shop.ticket_id, "--service", "x")
     assert code == 2
     code, state = await boxoffice(shop.settings, "events", "show", "orders", shop.ticket_id, "--at", "now")
@@ -173,10 +185,11 @@ async def test_the_command_line_shows_it_and_json_is_what_the_doors_say(shop: Sh
         (("show", "orders", "no-id"), "Expected a UUID"),
         (("show", "shoes", "01a204fe-0f84-721f-80f1-5c2dce3a97f3"), "There is no 'shoes'"),
         (("show", "01a204fe-0f84-721f-80f1-5c2dce3a97f3"), "Nothing in TICKETS, ORDERS"),
-        (("trace", "01a204fe-0f84-721f-80f1-5c2dce3a97f3"), "Nothing in the log belongs to"),
+        (("trace", "01a204fe-0f84-721f-80f1-5c2dce3a97f3"), "2026-11-22 20:41 on, for 1 day."),
         (("tail", "--service", "shoes"), "There is no 'shoes'"),
+        (("tail", "--type", "order_created", "--type", "nope"), "There is no event nope."),
     ],
-    ids=["id", "service", "unknown", "trace", "tail"],
+    ids=["id", "service", "unknown", "trace", "tail", "type"],
 )
 async def test_what_cannot_be_found_is_told_in_a_line(
     platform: Platform, arguments: tuple[str, ...], told: str
@@ -194,6 +207,12 @@ async def test_an_event_that_this_code_does_not_know_is_told(platform: Platform)
     code, complained = await boxoffice(platform.settings, "events", "show", subject)
     assert code == 1
     assert "no event type 'order_teleported'" in " ".join(complained.split())
+    subject = f"orders.{uuid4()}"
+    await js.publish(subject, b'{"type":"order_created"}', headers={"ce-type": "order_created", "ce-id": "y"})
+    code, complained = await boxoffice(platform.settings, "events", "show", subject)
+    assert code == 1
+    assert "Code that can decode it shows its history" in " ".join(complained.split())
+    assert "knows" not in complained
 
 
 async def test_a_tail_shows_what_is_appended_and_what_was_since_then(shop: Shop) -> None:
@@ -223,6 +242,7 @@ async def test_pages_hear_the_same_and_may_choose_what(shop: Shop) -> None:
     ) as answer:
         lines = answer.aiter_lines()
         assert (await anext(lines)).startswith("retry:")
+        assert (await shop.ask("stream", 422, type="nope"))["detail"] == "type: There is no event nope."
         other = (await shop.http.post("/api/tickets", json=SHOW, headers=SAM)).json()["id"]
         wanted = {"ticket_id": other, "quantity": 1}
         await shop.http.post("/api/orders", json=wanted, headers=ADA)
@@ -233,6 +253,66 @@ async def test_pages_hear_the_same_and_may_choose_what(shop: Shop) -> None:
                     break
     told = msgspec.json.decode(text.removeprefix("data: "))
     assert told["event"]["order_id"] == placed
+
+
+@asynccontextmanager
+async def connected(shop: Shop, place: str = "", **parameters: str) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
+    """What a page hears that connects, as server-sent events: where to go on from, and the event, if it has one."""
+    headers = OLGA | ({"Last-Event-ID": place} if place else {})
+
+    async def heard(answer: httpx.Response) -> AsyncIterator[tuple[str, Any]]:
+        fields: dict[str, str] = {}
+        async for line in answer.aiter_lines():
+            name, _, value = line.partition(": ")
+            if name:
+                fields[name] = value
+                continue
+            yield fields.get("id", ""), msgspec.json.decode(fields["data"]) if "data" in fields else None
+            fields = {}
+
+    async with shop.http.stream("GET", "/api/events/stream", params=parameters, headers=headers) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        async with asyncio.timeout(60):
+            yield heard(answer)
+
+
+async def test_a_page_that_connects_again_has_lost_nothing(shop: Shop) -> None:
+    async def placed(pages: AsyncIterator[tuple[str, Any]], wanted: set[str]) -> str:
+        """Hear until all these orders have come; the place to go on from."""
+        left, place = set(wanted), ""
+        while left:
+            place, told = await anext(pages)
+            if told and told["type"] == "order_created":
+                left.discard(told["event"]["order_id"])
+        return place
+
+    async with connected(shop) as pages:
+        begin, told = await anext(pages)
+        assert told is None
+    early = await shop.order(1)  # while nobody is connected, as all others but one
+    async with connected(shop, begin) as pages:
+        await placed(pages, {early})
+        live = await shop.order(1)
+        place = await placed(pages, {live})
+    missed = {await shop.order(1), await shop.order(1)}
+    imported = {"ce-id": "of-old", "ce-type": "ticket_listed", "ce-time": "2020-01-01T00:00:00Z"}
+    await shop.log._js.publish(f"tickets.{uuid4()}", b"{}", headers=imported)  # noqa: SLF001 (it carries another time)
+    for since in ({}, {"since": "2030-01-01T00:00:00Z"}):
+        async with connected(shop, place, **since) as pages:
+            left = missed | {"of-old"}
+            while left:
+                _, told = await anext(pages)
+                left -= {told["event_id"], told["event"].get("order_id")} if told else set()
+            await placed(pages, {await shop.order(1)})
+    async with connected(shop, since="2020-01-01T00:00:00Z") as pages:  # all of it, in the order of another time
+        assert [place for place, _ in [await anext(pages) for _ in range(5)]] == [""] * 5
+        await shop.order(1)
+        while not (await anext(pages))[0]:
+            pass
+    refused = await shop.http.get("/api/events/stream", headers=OLGA | {"Last-Event-ID": "yesterday"})
+    assert (refused.status_code, "Last-Event-ID" in refused.text) == (400, True), refused.text
+    first = {"Last-Event-ID": "0001-01-01T00:00:00Z"}
+    assert (await shop.http.get("/api/events/stream", headers=OLGA | first)).status_code == 422
 
 
 async def test_a_tail_goes_on_over_a_server_that_is_killed(platform: Platform, nats: Any) -> None:
@@ -248,7 +328,7 @@ async def test_a_tail_goes_on_over_a_server_that_is_killed(platform: Platform, n
         first = asyncio.ensure_future(anext(pages))
         await asyncio.wait_for(started.wait(), 20)
         await tell(1)
-        assert [each.sequence for each in await asyncio.wait_for(first, 20)] == [1]
+        assert [each.sequence for each in (await asyncio.wait_for(first, 20)).events] == [1]
         nats.kill()
         await nats.wait()
         await nats.start()
@@ -257,7 +337,7 @@ async def test_a_tail_goes_on_over_a_server_that_is_killed(platform: Platform, n
         seen: list[int] = []
         async with asyncio.timeout(30):
             while len(seen) < 2:
-                seen += [each.sequence for each in await anext(pages)]
+                seen += [each.sequence for each in (await anext(pages)).events]
         assert seen == [2, 3]
     finally:
         await pages.aclose()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +23,7 @@ from common.events import Event, ExpirationCompleted, UserRegistered
 from common.idempotency import request_id_of
 from common.runtime import Platform, connect
 from common.settings import Settings
-from common.topology import CONSUMERS, HISTORY
+from common.topology import CONSUMERS, HISTORY, NotWhole
 from services.cli import system
 from services.cli.embedded import make_roles, with_login
 from services.cli.servers import NatsServer, PostgresServer, free_port
@@ -292,11 +293,12 @@ async def outcomes(town: Town) -> list[tuple[object, ...]]:
     return sorted(ended, key=str)
 
 
-async def test_an_import_that_was_killed_goes_on_where_it_was(empty: Town) -> None:
+@asynccontextmanager
+async def importing(town: Town, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """An import of 2,500 events that comes to a halt after 2,000 of them."""
     streams = {"EXPIRATION": {"created": AT, "last": 2_500}}
-    events = [(UUID(int=n), ExpirationCompleted(UUID(int=n), UUID(int=0), AT, AT)) for n in range(1, 2_501)]
-    told = [line("EXPIRATION", n, event, order) for n, (order, event) in enumerate(events, start=1)]
-    file = empty.home / "many.jsonl"
+    told = [line("EXPIRATION", n, event, event.order_id) for n, event in enumerate(MANY, start=1)]
+    file = town.home / "many.jsonl"
     file.write_bytes(sealed([head(streams=streams), *told]))
     commits = 0
 
@@ -306,26 +308,76 @@ async def test_an_import_that_was_killed_goes_on_where_it_was(empty: Town) -> No
         return "pass" if commits <= 2 else "drop"
 
     async def written() -> int:
-        return (await empty.ends())["EXPIRATION"]
+        return (await town.ends())["EXPIRATION"]
 
-    async with Proxy(empty.nats) as proxy:
+    async with Proxy(town.nats) as proxy:
         proxy.requests = first_two
         url = with_login(proxy.url, "expiration", PASSWORDS["expiration"])
-        process = await empty.start("import", str(file), BOXOFFICE_EXPIRATION_NATS_URL=url)
+        process = await town.start("import", str(file), *words, BOXOFFICE_EXPIRATION_NATS_URL=url)
         await eventually(written, 2_000, 60)
+        proxy.requests = lambda frame: "drop" if b"Nats-Batch" in frame else "pass"
+        yield process
+
+
+MANY = [ExpirationCompleted(UUID(int=n), UUID(int=0), AT, AT) for n in range(1, 2_501)]
+
+
+async def test_an_import_that_was_killed_goes_on_where_it_was(empty: Town) -> None:
+    file = str(empty.home / "many.jsonl")
+    async with importing(empty) as process:
         process.kill()
         await process.wait()
-    changes: list[str] = []
-    await system.migrate(empty.platform.settings, changes.append)  # which somebody may run who gives it up
-    beyond = "it begins at 2501, past the next event (2001)"
-    assert changes == [f"changed consumer orders-cancel-expired on EXPIRATION: {beyond}"]
-    assert await empty.command("import", str(file)) == (0, b"", "imported 500 events (2,000 were there)")
-    assert [each.event for each in await empty.events("EXPIRATION")] == [event for _, event in events]
-    assert await empty.command("import", str(file)) == (0, b"", "imported 0 events (2,500 were there)")
+    not_whole = f"run `boxoffice events import {re.escape(file)}` again"
+    with pytest.raises(NotWhole, match=not_whole):  # nobody would hear of it
+        await tell(empty.platform.event_log, 2_501)
+    with pytest.raises(NotWhole, match=not_whole):
+        await system.migrate(empty.platform.settings, lambda _: None)
+    assert await empty.command("import", file) == (0, b"", "imported 500 events (2,000 were there)")
+    assert [each.event for each in await empty.events("EXPIRATION")] == MANY
+    assert await empty.command("import", file) == (0, b"", "imported 0 events (2,500 were there)")
     await quiet(empty)
+    assert await heard_of_one_more(empty) == 1
+
+
+async def test_an_import_that_is_interrupted_says_so_and_what_comes_next_is_heard(empty: Town) -> None:
+    async with importing(empty) as process:
+        process.send_signal(signal.SIGINT)
+        _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 130
+    assert b"Stopped: what was taken in until now stays, and nobody acts on it." in said
+    assert (await empty.ends())["EXPIRATION"] == 2_000
+    await quiet(empty)
+    assert await heard_of_one_more(empty) == 1
+
+
+async def heard_of_one_more(town: Town) -> int:
+    """How many events wait for a listener when one more is told."""
+    await tell(town.platform.event_log, 9_999)
+    waiting = await town.platform.client.jetstream().consumer_info("EXPIRATION", "orders-cancel-expired")
+    return waiting.num_pending or 0
+
+
+async def test_an_import_does_not_go_on_with_another_file(empty: Town) -> None:
+    """Whose events have the same ids, as those of a masked file have."""
+    async with importing(empty) as process:
+        process.send_signal(signal.SIGINT)
+        await process.wait()
+    before = await empty.log()
+    lines = [msgspec.json.decode(each) for each in (empty.home / "many.jsonl").read_bytes().splitlines()[:-1]]
+    body, headers = lines[7]["body"] | {"at": "2031-01-01T00:00:00Z"}, lines[7]["headers"] | {"correlation-id": "x"}
+    for change in ({"body": body}, {"headers": headers}):
+        other = sealed([*lines[:7], lines[7] | change, *lines[8:]])
+        code, _, told = await empty.command("import", "-", stdin=other)
+        assert (code, "nor what stdin begins with" in told) == (1, True), told
+    assert await empty.log() == before
 
 
 async def test_an_import_that_somebody_else_comes_between_writes_nothing_more(played: Played, empty: Town) -> None:
+    """Somebody who does not look whether they may."""
+
+    async def publish() -> None:
+        await empty.platform.client.jetstream().publish("expiration.1", b"{}")
+
     async with Proxy(empty.nats) as proxy, asyncio.TaskGroup() as somebody:
         came = False
 
@@ -333,7 +385,7 @@ async def test_an_import_that_somebody_else_comes_between_writes_nothing_more(pl
             nonlocal came
             if b"Nats-Expected-Last-Sequence" in frame and not came:
                 came = True
-                somebody.create_task(tell(empty.platform.event_log, 1))
+                somebody.create_task(publish())
                 return "drop"
             return "pass"
 

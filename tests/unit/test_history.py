@@ -1,5 +1,8 @@
 """Histories as operators see them: the state after each event is the fold so far, and what changed says all of it."""
 
+import io
+import json
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -8,14 +11,17 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from rpds import HashTrieMap, HashTrieSet
 
 from common.aggregate import Decider
 from common.errors import Invalid, Unavailable
-from common.event_log import Draft, Recorded
+from common.event_log import Draft, Recorded, Stored
 from common.events import BookListing, Event, ExpirationCompleted
 from common.telemetry import Cause
+from services.cli import looking
 from services.cli.system import DECIDERS
+from services.history.causes import Caused, lasting, tree_of
 from services.history.timeline import Change, changes, history_of, plain
 from services.orders.domain import (
     ORDER_REQUESTS,
@@ -32,6 +38,60 @@ from tests.facts import AT
 from tests.given import fold
 
 TICKET = UUID(int=7)
+
+
+def told(number: int, cause: str, stream: str = "ORDERS", **headers: str) -> Stored:
+    """An event of a conversation, as it is kept; `number`: its sequence, and its second."""
+    at = AT + timedelta(seconds=number)
+    headers = {"ce-id": f"event-{number}", "ce-type": "order_created", "ce-time": at.isoformat()} | headers
+    return Stored(stream, f"orders.{TICKET}", number, headers | {"causation-id": cause}, b"{}", at)
+
+
+def shape(caused: Sequence[Caused]) -> list[Any]:
+    """A tree as nested lists of sequences."""
+    return [[each.sequence, *shape(each.caused)] for each in caused]
+
+
+@pytest.mark.parametrize(
+    ("causes", "roots"),
+    [
+        ({1: "click", 2: "event-1", 3: "event-1", 4: "event-2"}, {"click": [[1, [2, [4]], [3]]]}),
+        ({1: "event-1"}, {"event-1": [[1]]}),
+        ({1: "click", 2: "event-2", 3: "event-2"}, {"click": [[1]], "event-2": [[2, [3]]]}),
+        ({1: "event-3", 2: "event-1", 3: "event-2"}, {"event-3": [[1, [2, [3]]]]}),
+        ({1: "event-2", 2: "event-1", 3: "event-1"}, {"event-2": [[1, [2], [3]]]}),
+    ],
+    ids=["tree", "itself", "itself-beside-a-click", "cycle", "cycle-with-more"],
+)
+def test_each_event_of_a_conversation_is_in_its_tree_once(causes: dict[int, str], roots: dict[str, list[Any]]) -> None:
+    tree = tree_of("conversation", [told(number, cause) for number, cause in causes.items()])
+    assert {root.causation_id: shape(root.caused) for root in tree.roots} == roots
+    assert {root.causation_id for root in tree.roots if root.is_event} == roots.keys() - {"click"}
+
+
+def test_events_with_one_id_or_none_and_their_dead_letters_are_all_in_the_tree() -> None:
+    same, none = {"ce-id": "event-1"}, {"ce-id": ""}
+    events = [told(1, "click"), told(1, "click", "TICKETS", **same), told(2, "", **none), told(3, "event-1")]
+    letters = [told(number, "click", "DEAD", **same) for number in (1, 2)]
+    tree = tree_of("conversation", [*letters, *events])
+    assert [shape(root.caused) for root in tree.roots] == [[[1, [3], [1], [2]], [1]], [[2]]]
+
+
+def test_a_chain_of_thousands_is_told_in_pieces_that_whoever_reads_can_take() -> None:
+    chain = [told(1, "click"), *(told(number, f"event-{number - 1}") for number in range(2, 5_001))]
+    tree = tree_of("conversation", chain)
+    found: list[int] = []
+    for root in json.loads(msgspec.json.encode(tree))["roots"]:
+        assert root["is_event"] == (root["causation_id"] != "click")
+        assert root["causation_id"] == (f"event-{found[-1]}" if found else "click")
+        below = root["caused"]
+        while below:
+            (one,) = below
+            assert one["waited"] == (1 if found else None)
+            found.append(one["sequence"])
+            below = one["caused"]
+    assert found == list(range(1, 5_001))
+    Console(file=io.StringIO()).print(looking.tree_of(tree))
 
 
 def kept(version: int, capacity: int) -> KeepBook:
@@ -74,12 +134,13 @@ def patched(state: Any, changed: Change) -> Any:
 
 def check(decider: Decider[Any, Any, Any], events: list[Event]) -> None:
     log = in_log(decider, events, gap=3)
-    told = history_of(DECIDERS, log)
+    told = history_of(DECIDERS, log, whole=True)
     assert [step.sequence for step in told.steps] == [each.sequence for each in log]
     before = plain(decider.initial)
     for number, step in enumerate(told.steps, start=1):
         there = plain(fold(decider, events[:number]))
         assert history_of(DECIDERS, log, at=step.sequence + number % 3, last=1).state == there
+        assert plain(step.state) == there
         for changed in step.changes:
             before = patched(before, changed)
         assert before == there
@@ -132,12 +193,44 @@ def test_only_what_names_an_id_is_shown_of_a_book_and_the_state_is_of_all() -> N
     assert (told.state["taken"], told.steps[0].who, told.steps[0].waited) == (3, "ada", None)
 
 
+def test_each_event_is_folded_once_also_where_the_state_after_each_is_wanted() -> None:
+    events = played(ORDERS, [kept(1, 50), *(PlaceOrder(UUID(int=n), "ada", 1, AT, AT) for n in range(1, 30))])
+    folded: list[Event] = []
+
+    def counting(book: Book, event: Any) -> Book:
+        folded.append(event)
+        return ORDERS.evolve(book, event)
+
+    rules = Decider("orders", ORDERS.events, ORDERS.decide, counting, ORDERS.initial)
+    told = history_of([rules], in_log(ORDERS, events), last=10, whole=True)
+    assert [plain(step.state)["taken"] for step in told.steps] == list(range(20, 30))
+    assert len(folded) == len(events)
+    assert history_of(DECIDERS, in_log(ORDERS, events)).steps[0].state is msgspec.UNSET
+
+
 def test_a_moment_before_the_first_event_is_refused() -> None:
     log = in_log(ORDERS, played(ORDERS, [kept(1, 8)]), gap=5)
     for at in (4, log[0].time - timedelta(seconds=1)):
         with pytest.raises(Invalid, match="begins at sequence 5"):
             history_of(DECIDERS, log, at=at)
     assert history_of(DECIDERS, log, at=log[0].time).state["taken"] == 0
+
+
+def test_a_moment_before_an_id_is_named_is_refused_with_when_it_is() -> None:
+    log = in_log(ORDERS, played(ORDERS, [kept(1, 8), *(PlaceOrder(UUID(int=n), "ada", 1, AT, AT) for n in (1, 2))]), 5)
+    for at in (14, log[2].time - timedelta(microseconds=1)):
+        with pytest.raises(Invalid, match=f"^at: {UUID(int=2)} is named in {log[0].subject} from sequence 15, "):
+            history_of(DECIDERS, log, at=at, about=str(UUID(int=2)))
+    assert len(history_of(DECIDERS, log, at=15, about=str(UUID(int=2))).steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(86_400, "1 day"), (3 * 86_400, "3 days"), (900, "15 minutes"), (93_600, "26 hours"), (61, "61 seconds")],
+    ids=["day", "days", "minutes", "hours", "seconds"],
+)
+def test_for_how_long_is_said_in_one_unit(seconds: int, said: str) -> None:
+    assert lasting(timedelta(seconds=seconds)) == said
 
 
 def test_a_history_that_the_rules_cannot_follow_says_at_which_event() -> None:
