@@ -155,6 +155,19 @@ class Proxy:
         self._port = int(server.url.rpartition(":")[2])
         self._writers: set[asyncio.StreamWriter] = set()
 
+    def lose(self, part: bytes) -> asyncio.Event:
+        """Lose every request with this in it; set as soon as there was one."""
+        lost = asyncio.Event()
+
+        def judge(frame: bytes) -> Fate:
+            if part not in frame:
+                return "pass"
+            lost.set()
+            return "drop"
+
+        self.requests = judge
+        return lost
+
     async def __aenter__(self) -> Self:
         self._door = await asyncio.start_server(self._join, "127.0.0.1", 0)
         self.url = f"nats://127.0.0.1:{self._door.sockets[0].getsockname()[1]}"

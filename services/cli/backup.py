@@ -272,9 +272,10 @@ async def restore_log(
         async with connect(settings, "restore") as platform, alone(settings.database_url, report):
             try:
                 async with snapshots.restoring(platform.client, f"boxoffice restore {folder}"):
+                    await snapshots.tell_restored(platform.client)  # from here on nobody appends
                     for stream in STREAMS:
                         await snapshots.delete(platform.client, stream.name)
-                    await snapshots.tell_restored(platform.client)
+                    await snapshots.tell_restored(platform.client)  # and what they read meanwhile is gone
                     await asyncio.sleep(settle)
                     while left:
                         await _load(platform, left[0], folder, manifest.streams[left[0]], settings.replicas, progress)

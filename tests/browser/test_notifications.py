@@ -281,6 +281,7 @@ async def test_a_page_misses_nothing_while_the_server_is_killed_and_started_agai
         await office.order(ticket_id, 2)
         await office.teller.start()
         await hears_all(page, office, 3 * (turn + 1))
+        await page.run("dispatchEvent(new Event('online'))")  # a slow start may have led it to a lesser connection
     assert all(resumed["recovered"] for resumed in await page.run("told.resumed"))
 
 

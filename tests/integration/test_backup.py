@@ -283,7 +283,10 @@ async def test_a_system_with_other_events_is_not_restored_unless_they_may_be_los
     assert await lost_by(settings, later) == {"EXPIRATION": (8, 8)}
 
 
-async def test_a_restore_that_was_killed_is_finished_by_another(platform: Platform, proxy: Proxy, home: Path) -> None:
+@pytest.mark.parametrize(("during", "agreed"), [("DELETE", ["--replace", "--yes"]), ("RESTORE", [])])
+async def test_a_restore_that_was_killed_is_finished_by_another(
+    platform: Platform, proxy: Proxy, home: Path, during: str, agreed: list[str]
+) -> None:
     folder, settings = home / "backup", platform.settings
     await tell(platform.event_log, 1, 2, 3)
     await platform.event_log.append("orders.a", [draft(1)], expected=0)
@@ -291,27 +294,28 @@ async def test_a_restore_that_was_killed_is_finished_by_another(platform: Platfo
     manifest = await back_up(settings, folder, silent)
     await tell(platform.event_log, 4)
 
-    proxy.requests = lambda frame: "drop" if b"$JS.API.STREAM.RESTORE.ORDERS" in frame else "pass"
+    is_at_orders = proxy.lose(f"$JS.API.STREAM.{during}.ORDERS".encode())
     through = msgspec.structs.replace(settings, nats_url=proxy.url)
     killed = await command(through, "restore", str(folder), "--replace", "--yes")
-
-    async def back_again() -> list[str]:
-        return [stream for stream in ORDER if await snapshots.state(platform.client, stream)]
-
-    await eventually(back_again, [*ORDER[: ORDER.index("ORDERS")]], within=60)
+    await asyncio.wait_for(is_at_orders.wait(), 60)
     killed.kill()
     await killed.communicate()
+
+    async def there() -> list[str]:
+        return [stream for stream in ORDER if await snapshots.state(platform.client, stream)]
+
+    left = await there()
     with pytest.raises(topology.NotWhole, match="run `boxoffice restore"):  # else it would be lost in what comes next
         await platform.event_log.append("orders.b", [draft(2)], expected=0)
     migrating = await command(settings, "migrate")
     told, _ = await asyncio.wait_for(migrating.communicate(), 60)
     assert migrating.returncode == 1
     assert f"run `boxoffice restore {folder}` again" in " ".join(told.decode().split())
-    assert await back_again() == [*ORDER[: ORDER.index("ORDERS")]], "nothing made an empty log of what is missing"
+    assert await there() == left != list(ORDER), "nothing made an empty log of what is missing"
     found = [finding async for finding in log_findings(platform)]
     assert [finding.state for finding in found] == ["wrong"]
 
-    finishing = await command(settings, "restore", str(folder))
+    finishing = await command(settings, "restore", str(folder), *agreed)  # again, where the old log is still there
     told, _ = await asyncio.wait_for(finishing.communicate(), 60)
     assert finishing.returncode == 0, told.decode()
     await topology.require_whole(platform.client)

@@ -11,8 +11,7 @@ import httpx
 import msgspec
 import pytest
 
-from common import snapshots
-from common.runtime import Platform, connect
+from common.runtime import Platform
 from common.settings import Settings
 from services.cli.servers import NatsServer
 from services.cli.system import READ_MODELS
@@ -65,12 +64,6 @@ class Town(msgspec.Struct, frozen=True):
         answers = [(await self.http.get(f"{each.url}/health/ready")).json()["problems"] for each in services]
         return [problem for problems in answers for problem in problems.values()]
 
-    async def has_orders_again(self) -> bool:
-        """Whether the log has orders, and no tickets."""
-        async with connect(self.settings, "test") as platform:
-            found = [await snapshots.state(platform.client, stream) for stream in ("ORDERS", "TICKETS")]
-        return found[0] is not None and found[1] is None
-
     async def told_to_rebuild(self) -> set[str]:
         """The read models that are told to be of another log."""
         said = [problem for problem in await self.problems() if "was created anew on" in problem]
@@ -118,10 +111,10 @@ async def test_services_stop_say_why_and_recover_by_rebuild(town: Town, nats: Na
 
     # One that is killed when orders are back, and tickets are not: what was sold now would be lost in the next one.
     async with Proxy(nats) as proxy:
-        proxy.requests = lambda frame: "drop" if b"$JS.API.STREAM.RESTORE.TICKETS" in frame else "pass"
+        orders_are_back = proxy.lose(b"$JS.API.STREAM.RESTORE.TICKETS")
         through = msgspec.structs.replace(town.settings, nats_url=proxy.url)
         killed = await command(through, "restore", folder, "--replace", "--yes")
-        await eventually(town.has_orders_again, True, within=60)
+        await asyncio.wait_for(orders_are_back.wait(), 60)
         killed.kill()
         await killed.communicate()
     finish = f"run `boxoffice restore {folder}` again"
