@@ -312,7 +312,7 @@ def create_app(
     )
     app = Litestar(
         route_handlers=[
-            root,
+            *([] if any(service.at_home for service in services) else [root]),
             live,
             ready,
             metrics,

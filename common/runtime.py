@@ -47,11 +47,12 @@ class Worker(Protocol):
 
 
 class Service(msgspec.Struct, frozen=True):
-    """What a service brings into a process: its HTTP doors and its workers."""
+    """What a service brings into a process: its HTTP doors and its workers. `at_home`: `/` is a door of its own."""
 
     name: str
     routes: Sequence[ControllerRouterHandler] = ()
     workers: Sequence[Worker] = ()
+    at_home: bool = False
 
 
 class Platform(msgspec.Struct, frozen=True):

@@ -166,7 +166,7 @@ class Consumer(msgspec.Struct, frozen=True):
         await js.add_consumer(self.stream, config)
 
 
-SERVICES = ("batch", "expiration", "history", "identity", "notification", "orders", "tickets")
+SERVICES = ("batch", "expiration", "history", "identity", "notification", "orders", "tickets", "web")
 
 STREAMS = (
     Stream("TICKETS", ("tickets.*",), ("tickets",), readers=("orders", "notification", "history")),

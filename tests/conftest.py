@@ -97,6 +97,17 @@ async def database_in(postgres: PostgresServer, template: str = "template1") -> 
         await connection.close()
 
 
+@asynccontextmanager
+async def copied(postgres: PostgresServer, migrated: Migrated, home: Path) -> AsyncIterator[Settings]:
+    """Servers that are migrated, for several tests together; their data is in `home`."""
+    shutil.copytree(migrated.nats / "jetstream", home / "nats" / "jetstream")
+    nats = nats_in(home / "nats", free_port())
+    await nats.start()
+    async with database_in(postgres, migrated.database) as (_, url):
+        yield Settings(nats_url=nats.url, database_url=url, auth="dev")
+    await nats.stop()
+
+
 @pytest.fixture
 async def database_url(
     request: pytest.FixtureRequest, postgres: PostgresServer, migrated: Migrated | None

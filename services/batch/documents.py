@@ -21,7 +21,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from services.batch.pdf import Line, code_of, pdf
+from common.pdf import Line, code_of, pdf
 from services.batch.renderers import HEAD, BadTemplate, Failure, Format, Job, head_of
 
 OUTPUT_LIMIT = 1_000_000

@@ -22,6 +22,7 @@ import services.identity.app
 import services.notification.app
 import services.orders.app
 import services.tickets.app
+import services.web.app
 from common import projector, rights, topology
 from common.aggregate import Decider
 from common.credentials import IssuedCredentials
@@ -114,6 +115,7 @@ SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManag
     "batch": (services.batch.app.create_service, BatchSettings),
     "identity": (services.identity.app.create_service, IdentitySettings),
     "notification": (services.notification.app.create_service, NotificationSettings),
+    "web": (services.web.app.create_service, Settings),
 }
 """Each service by name: how it is made, and from which settings."""
 

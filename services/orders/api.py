@@ -1,5 +1,6 @@
 """HTTP -> command -> response."""
 
+import asyncio
 from datetime import timedelta
 from typing import Annotated
 from uuid import UUID, uuid5
@@ -20,6 +21,7 @@ from common.paging import Cursor
 from common.problems import problems
 from services.orders import read_model
 from services.orders.domain import CancelOrder, OrderRequests, PlaceOrder, RequestOrder, Status
+from services.orders.e_ticket import e_ticket
 from services.orders.listeners import KeepOrderBook
 from services.orders.payments import Gateway, VisibleOrders, pay
 from services.orders.read_model import OrderPage, OrderView
@@ -118,6 +120,16 @@ class OrderController(Controller):
     async def read(self, order_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[OrderDesk]) -> OrderView:
         """One of your orders."""
         return await desk.order(order_id, request.user.id)
+
+    @get("/{order_id:str}/ticket.pdf", media_type="application/pdf", responses=problems(400, 404, 409, 503))
+    async def e_ticket(
+        self, order_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[OrderDesk]
+    ) -> Response[bytes]:
+        """The e-ticket of an order that is paid, as PDF."""
+        order = await desk.order(order_id, request.user.id)
+        document = await asyncio.to_thread(e_ticket, order)
+        name = f'attachment; filename="ticket-{order_id}.pdf"'
+        return Response(document, media_type="application/pdf", headers={"Content-Disposition": name})
 
     @delete("/{order_id:str}", status_code=200, responses=problems(400, 404, 409, 503))
     async def cancel(

@@ -1,7 +1,6 @@
 """Logging in with a provider, over HTTP from the first click to the last: a real provider, a real service."""
 
 import re
-import shutil
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,8 +15,8 @@ import pytest
 from common.runtime import Platform
 from common.settings import Settings
 from services.cli.servers import PostgresServer, free_port
-from tests.conftest import Migrated, database_in
-from tests.harness import ServiceProcess, eventually, nats_in
+from tests.conftest import Migrated, copied
+from tests.harness import ServiceProcess, eventually
 from tests.oidc_server import OidcServer, oidc_server
 
 SECRET = "of-this-test-and-of-no-other-at-all"  # noqa: S105  # it opens nothing
@@ -122,15 +121,8 @@ async def shared(postgres: PostgresServer, migrated: Migrated) -> AsyncIterator[
     """One for all that only log in there."""
     with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
-        shutil.copytree(migrated.nats / "jetstream", home / "nats" / "jetstream")
-        nats = nats_in(home / "nats")
-        await nats.start()
-        async with (
-            database_in(postgres, migrated.database) as (_, url),
-            open_house(Settings(nats_url=nats.url, database_url=url, auth="dev"), home) as house,
-        ):
+        async with copied(postgres, migrated, home) as settings, open_house(settings, home) as house:
             yield house
-        await nats.stop()
 
 
 def csrf(browser: httpx.AsyncClient) -> dict[str, str]:

@@ -28,9 +28,9 @@ from common.errors import NotFound, Stale
 from common.event_log import Draft
 from common.events import TemplateDeleted, TemplateEvent, TemplateSaved
 from common.memory_log import MemoryLog
+from common.pdf import Line, pdf
 from services.batch.documents import check, render
 from services.batch.kinds_documents import RenderDocument
-from services.batch.pdf import Line, pdf
 from services.batch.renderers import BadTemplate, Format, Renderers
 from services.batch.templates import (
     TEMPLATES,

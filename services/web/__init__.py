@@ -1,0 +1,1 @@
+"""The page: shop, console and time machine in the browser."""

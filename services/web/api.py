@@ -1,0 +1,71 @@
+"""HTTP -> the page, whichever of its views is asked for, and what it is made of."""
+
+from typing import Any
+
+from litestar import Request, Response, get
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+
+from common.clock import now
+from common.errors import NotFound
+from services.web.files import File, Files
+
+VIEWS = [
+    "/",
+    "/tickets/{id:str}",
+    "/orders",
+    "/orders/{id:str}",
+    "/sell",
+    "/sell/new",
+    "/sell/{id:str}",
+    "/jobs",
+    "/jobs/templates",
+    "/jobs/{id:str}",
+    "/notices",
+    "/notices/preferences",
+    "/notices/webhooks",
+    "/notices/webhooks/{id:str}",
+    "/system",
+    "/system/dead",
+    "/time",
+    "/time/trace/{id:str}",
+    "/time/past",
+    "/time/{service:str}/{id:str}",
+]
+"""The addresses of what the page shows, as `start.js` has them: each can be shared, and opened first."""
+
+FOREVER = "public, max-age=31536000, immutable"
+"""For what has another name as soon as it is another (RFC 8246)."""
+
+
+@get(VIEWS, include_in_schema=False, sync_to_thread=False)
+def page(request: Request[Any, Any, Any], files: NamedDependency[Files]) -> Response[bytes]:
+    """The page; which view it shows, it sees by its address."""
+    told = sent(request, files.index, "no-cache")
+    told.headers["Content-Security-Policy"] = files.policy
+    return told
+
+
+@get("/assets/{version:str}/{name:path}", include_in_schema=False, sync_to_thread=False)
+def asset(
+    version: FromPath[str], name: FromPath[str], request: Request[Any, Any, Any], files: NamedDependency[Files]
+) -> Response[bytes]:
+    """A file of the page. Of another version, while one is rolled out, it is what is there, and nobody keeps it."""
+    file = files.others.get(name.removeprefix("/"))
+    if file is None:
+        raise NotFound("The page has no such file; load it anew.")
+    return sent(request, file, FOREVER if version == files.version else "no-store")
+
+
+@get("/clock", include_in_schema=False, sync_to_thread=False)
+def clock() -> Response[dict[str, str]]:
+    """What time it is here: by it a page counts down, whatever the clock of its machine says."""
+    return Response({"now": now().isoformat()}, headers={"Cache-Control": "no-store"})
+
+
+def sent(request: Request[Any, Any, Any], file: File, kept: str) -> Response[bytes]:
+    """A file, compressed for whoever takes that (RFC 9110, 12.5.3)."""
+    headers = {"Cache-Control": kept, "Vary": "Accept-Encoding"}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(file.compressed, media_type=file.media_type, headers=headers | {"Content-Encoding": "gzip"})
+    return Response(file.source, media_type=file.media_type, headers=headers)

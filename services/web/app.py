@@ -1,0 +1,19 @@
+"""Wiring: the only file that imports all the others."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Router
+
+from common.http import given
+from common.runtime import Platform, Service
+from common.settings import Settings
+from services.web import api
+from services.web.files import Files
+
+
+@asynccontextmanager
+async def create_service(_: Platform, __: Settings) -> AsyncIterator[Service]:
+    """The web service: the page. What it shows, the page asks the other services for."""
+    doors = Router("/", route_handlers=[api.page, api.asset, api.clock], dependencies=given(files=Files.load()))
+    yield Service("web", [doors], at_home=True)

@@ -1,0 +1,77 @@
+// Questions to the server. What comes back is data, or a Problem that says what is wrong and what to do.
+
+/** What the server says is wrong (RFC 9457), or that it does not answer (`status` 0). */
+export class Problem extends Error {
+  constructor(status, told = {}) {
+    super(told.detail || told.title || (status ? `The server answered ${status}.` : AWAY));
+    this.status = status;
+    this.told = told;
+  }
+
+  /** What is wrong with each field of a form, by its name. */
+  get fields() {
+    const errors = this.told.errors ?? (this.told.field ? [{ field: this.told.field, message: this.message }] : []);
+    return Object.fromEntries(errors.map((each) => [each.field, each.message ?? each.detail]));
+  }
+}
+
+const AWAY = "The server does not answer. It is asked again as soon as it is back.";
+const WITHIN = 15_000; // ms
+
+/** The value of a cookie of ours, under whichever of its two names it has here. */
+export function cookie(what) {
+  const names = [`__Host-boxoffice-${what}`, `boxoffice-${what}`];
+  const found = document.cookie.split("; ").find((each) => names.includes(each.slice(0, each.indexOf("="))));
+  return found?.slice(found.indexOf("=") + 1);
+}
+
+let renewing; // one at a time: a refresh token is good once
+
+function renew() {
+  renewing ??= send("/api/auth/refresh", { method: "POST", json: {} }).finally(() => (renewing = undefined));
+  return renewing;
+}
+
+async function send(path, { method = "GET", json, body, headers = {}, signal } = {}) {
+  const csrf = cookie("csrf");
+  const all = { ...(csrf && { "X-CSRF-Token": csrf }), ...(json && { "Content-Type": "application/json" }), ...headers };
+  const within = body ? [] : [AbortSignal.timeout(WITHIN)]; // an upload may take its time
+  try {
+    return await fetch(path, {
+      method,
+      headers: all,
+      body: json ? JSON.stringify(json) : body,
+      cache: "no-store",
+      signal: AbortSignal.any([...(signal ? [signal] : []), ...within]),
+    });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Problem(0);
+  }
+}
+
+/**
+ * The response to a question. A login that has run out is renewed, once. Throws a Problem.
+ *
+ * @param {string} path
+ * @param {{ method?: string, json?: unknown, body?: Blob, headers?: Record<string, string>, signal?: AbortSignal }} [how]
+ */
+export async function response(path, how) {
+  let answer = await send(path, how);
+  if (answer.status === 401 && cookie("csrf") && (await renew()).ok) answer = await send(path, how);
+  if (answer.ok) return answer;
+  throw new Problem(answer.status, await answer.json().catch(() => ({})));
+}
+
+/** The same; the JSON of the answer. */
+export async function ask(path, how) {
+  const answer = await response(path, how);
+  return answer.status === 204 ? undefined : answer.json();
+}
+
+/** A path with parameters; those that are empty are left out. */
+export function withQuery(path, parameters) {
+  const given = Object.entries(parameters).filter(([, value]) => value !== undefined && value !== null && value !== "");
+  const query = new URLSearchParams(given.flatMap(([name, value]) => [value].flat().map((each) => [name, each])));
+  return given.length ? `${path}?${query}` : path;
+}

@@ -1,0 +1,93 @@
+// One order: its seats are held until the time to pay is over.
+
+import { html, useEffect, useRef, useState } from "./html.js";
+import { Deed, For, Trouble, Told, Waiting } from "./parts.js";
+import { ask } from "./ask.js";
+import { useNow } from "./clock.js";
+import { useData, useDeed } from "./data.js";
+import { clockface, moment, money, plural } from "./words.js";
+
+const SOON = 60_000; // ms; from then on it is urgent
+const LOOK = 400; // ms between two looks at an order whose time is over
+
+export default function Order({ id }) {
+  return html`<p><a href="/orders">‹ My orders</a></p><${For} why="Log in to see your order."><${Mine} id=${id} /><//>`;
+}
+
+function Mine({ id }) {
+  const path = `/api/orders/${encodeURIComponent(id)}`;
+  const { data: order, problem, again, set } = useData(path);
+  const [pay, paying, notPaid] = useDeed(async (token) => set(await ask(`${path}/payment`, { method: "POST", json: { token } })));
+  const [cancel, cancelling, notCancelled] = useDeed(async () => set(await ask(path, { method: "DELETE" })));
+  if (!order) return html`<h1>Order</h1>${problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`}`;
+  const { title, quantity, total, currency, status } = order;
+  return html`<h1>${title}</h1>
+    <dl class="facts">
+      <div><dt>Seats</dt><dd>${quantity}</dd></div>
+      <div><dt>Total</dt><dd>${money(total, currency)}</dd></div>
+      <div><dt>Ordered</dt><dd>${moment(order.created_at)}</dd></div>
+    </dl>
+    ${status === "created" &&
+    html`<${Countdown} order=${order} again=${again} />
+      <${Payment} pay=${pay} busy=${paying} problem=${notPaid ?? notCancelled} />
+      <p><${Deed} class="quiet" busy=${cancelling} onClick=${cancel}>Give the ${quantity === 1 ? "seat" : "seats"} back<//></p>`}
+    <${Outcome} order=${order} />
+    <${Trouble} problem=${problem} />`;
+}
+
+/** How long there is to pay, by the server's clock; when that is over, the order is looked at until it says so. */
+function Countdown({ order, again }) {
+  const now = useNow(200);
+  const end = Date.parse(order.expires_at);
+  const over = now !== null && now >= end;
+  useEffect(() => {
+    if (!over) return;
+    again();
+    const timer = setInterval(again, LOOK);
+    return () => clearInterval(timer);
+  }, [over]);
+  if (now === null) return html`<${Waiting} />`;
+  const left = end - now;
+  if (over) return html`<p class="countdown" role="status">The time to pay is over; the seats are given back…</p>`;
+  return html`<p class="countdown ${left < SOON ? "soon" : ""}">
+    <span role="timer" aria-label="Time left to pay">${clockface(left)}</span>
+    <span> left to pay, until ${new Date(end).toLocaleTimeString()}</span>
+  </p>`;
+}
+
+const TOKENS = [
+  ["tok_ok", "Pay", ""],
+  ["tok_slow", "Pay, slowly", "quiet"],
+  ["tok_declined", "Pay with a card that is declined", "quiet"],
+];
+
+/** The fake gateway's tokens, as there is no other gateway yet. */
+function Payment({ pay, busy, problem }) {
+  return html`<section aria-label="Payment">
+    <p class="quiet">The payment gateway is a fake: no money moves.</p>
+    <div class="choices">
+      ${TOKENS.map(([token, name, look]) => html`<${Deed} class=${look} busy=${busy} onClick=${() => pay(token)}>${name}<//>`)}
+    </div>
+    <${Trouble} problem=${problem} />
+  </section>`;
+}
+
+/** What became of it; told also to whoever does not see it change. */
+function Outcome({ order }) {
+  const shown = useRef(null);
+  const [before] = useState(order.status);
+  const { id, ticket_id, status, reason, closed_at, quantity } = order;
+  useEffect(() => {
+    if (status !== before) shown.current?.focus(); // what was pressed is gone
+  }, [status]);
+  if (status === "created") return html`<${Told} />`;
+  return html`<div class="outcome ${status}" tabindex="-1" ref=${shown} role="status">
+    ${status === "complete" &&
+    html`<p><strong>Paid.</strong> ${plural(quantity, "seat is", "seats are")} yours.</p>
+      <p><a class="button" href="/api/orders/${id}/ticket.pdf" download="ticket-${id}.pdf">Download the e-ticket (PDF)</a></p>`}
+    ${status === "cancelled" &&
+    html`<p><strong>${reason === "expired" ? "Not paid in time." : "Cancelled."}</strong>
+        ${" "}The seats went back on ${moment(closed_at)}; nothing was paid.</p>
+      <p><a class="button" href="/tickets/${ticket_id}">Reserve again</a></p>`}
+  </div>`;
+}

@@ -1,0 +1,65 @@
+// What is on sale, with what is left of it as it changes.
+
+import { html, useEffect, useMemo, useState } from "./html.js";
+import { More, Nothing, Trouble, Waiting } from "./parts.js";
+import { withQuery } from "./ask.js";
+import { usePages } from "./data.js";
+import { useEvents } from "./live.js";
+import { may, me } from "./session.js";
+import { useStore } from "./store.js";
+import { place, setParameter } from "./way.js";
+import { moment, money, number } from "./words.js";
+
+const MOST_SHOWN = 100; // tickets of which one connection tells
+
+/** How many are left, in words. */
+export function Left({ ticket }) {
+  const { status, available } = ticket;
+  if (status === "withdrawn") return html`<span class="left gone">Not on sale any more</span>`;
+  if (available === 0) return html`<span class="left gone">Sold out</span>`;
+  return html`<span class="left ${available <= 10 ? "few" : ""}">${number(available)} left</span>`;
+}
+
+function Ticket({ ticket }) {
+  return html`<li class="ticket ${ticket.available ? "" : "over"}">
+    <a href="/tickets/${ticket.id}">
+      <strong>${ticket.title}</strong>
+      <span class="facts">${[ticket.venue, ticket.starts_at && moment(ticket.starts_at)].filter(Boolean).join(", ")}</span>
+      <span class="price">${money(ticket.price, ticket.currency)}</span>
+      <${Left} ticket=${ticket} />
+    </a>
+  </li>`;
+}
+
+export default function Shop() {
+  const q = useStore(place).searchParams.get("q") ?? "";
+  const who = useStore(me);
+  const [words, setWords] = useState(q);
+  const [news, setNews] = useState({}); // by id; what was heard since it was asked
+  const pages = usePages(withQuery("/api/tickets", { q }));
+  const shown = pages.items?.slice(-MOST_SHOWN).map(({ id }) => id) ?? [];
+  const path = useMemo(() => pages.items && withQuery("/api/tickets/stream", { id: shown }), [shown.join()]);
+  useEvents(path, {
+    ticket: (ticket) => (shown.length ? setNews((before) => ({ ...before, [ticket.id]: ticket })) : pages.again()),
+  });
+  useEffect(() => {
+    const timer = setTimeout(() => setParameter("q", words.trim()), 250);
+    return () => clearTimeout(timer);
+  }, [words]);
+  const tickets = pages.items?.map((ticket) => (news[ticket.id]?.version >= ticket.version ? news[ticket.id] : ticket));
+  return html`<h1>Tickets</h1>
+    <search>
+      <label for="search">Search</label>
+      <input id="search" type="search" maxlength="200" value=${words} onInput=${(event) => setWords(event.target.value)} />
+    </search>
+    <${Trouble} problem=${pages.problem} again=${pages.again} />
+    ${!tickets && !pages.problem && html`<${Waiting} />`}
+    ${tickets?.length === 0 &&
+    (q
+      ? html`<${Nothing} title="Nothing has “${q}” in its title"><p>Try fewer letters.</p><//>`
+      : html`<${Nothing} title="Nothing is on sale yet">
+          <p>${may(who, "seller") ? html`<a href="/sell/new">Put a ticket on sale</a>` : "It appears here as soon as somebody sells a ticket."}</p>
+        <//>`)}
+    <ul class="tickets">${tickets?.map((ticket) => html`<${Ticket} key=${ticket.id} ticket=${ticket} />`)}</ul>
+    <${More} pages=${pages} />`;
+}

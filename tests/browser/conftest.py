@@ -1,0 +1,62 @@
+"""Real people in a real Chromium, in front of every service."""
+
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+from playwright.async_api import Browser, async_playwright
+
+from services.cli.servers import PostgresServer
+from services.cli.system import SERVICES
+from tests.browser.chromium import ALONE, chromium
+from tests.browser.person import Person
+from tests.conftest import Migrated, copied
+from tests.harness import ServiceProcess
+
+
+@pytest.fixture(scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """The browser, for all tests: each person in it has a profile of their own."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium(), args=list(ALONE))
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture(scope="module")
+async def shop(postgres: PostgresServer, migrated: Migrated) -> AsyncIterator[ServiceProcess]:
+    """Every service in one process, for all tests of a module."""
+    with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
+        home = Path(folder)
+        async with (
+            copied(postgres, migrated, home) as settings,
+            ServiceProcess(" ".join(SERVICES), msgspec.structs.replace(settings, auth="dev"), home) as process,
+        ):
+            yield process
+
+
+Enter = Callable[..., Awaitable[Person]]
+
+
+@pytest.fixture
+async def enter(browser: Browser, shop: ServiceProcess) -> AsyncIterator[Enter]:
+    """Somebody opens the page: `await enter("ada", "buyer")`, or nobody yet: `await enter()`.
+
+    Whatever went wrong in their browser (an error in the console, what the policy forbids) fails the test at its end.
+    """
+    people: list[Person] = []
+    async with AsyncExitStack() as stack:
+
+        async def enter(name: str = "", role: str = "buyer", **how: object) -> Person:
+            person = await stack.enter_async_context(Person.enters(browser, shop.url, **how))
+            people.append(person)
+            if name:
+                await person.is_known_as(name, role)
+            return person
+
+        yield enter
+        for person in people:
+            assert await person.went_wrong() == []

@@ -1,0 +1,93 @@
+"""Somebody in front of the page, as Playwright has them do things."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import axe_playwright_python  # type: ignore[import-untyped]  # it has no types
+from playwright.async_api import Browser, BrowserContext, CDPSession, ConsoleMessage, Page, expect
+
+from tests.browser.chromium import VIOLATIONS
+
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
+SCREENSHOTS = Path(__file__).parents[2] / ".screenshots"
+"""Where what was seen is kept, to be looked at."""
+
+SECONDS = 20
+expect.set_options(timeout=SECONDS * 1000)
+
+
+class Person:
+    """A browser context of its own, with one page open."""
+
+    def __init__(self, context: BrowserContext, page: Page, session: CDPSession, url: str) -> None:
+        self.context = context
+        self.page = page
+        self.url = url
+        self.allowed: list[str] = []
+        self._session = session
+        self._errors: list[str] = []
+        page.on("console", self._heard)
+        page.on("pageerror", lambda error: self._errors.append(f"thrown: {error}"))
+
+    @classmethod
+    @asynccontextmanager
+    async def enters(cls, browser: Browser, url: str, **how: Any) -> AsyncIterator[Self]:
+        """Open a browser context at this address, nothing loaded yet."""
+        context = await browser.new_context(base_url=url, locale="en-GB", **how)
+        context.set_default_timeout(SECONDS * 1000)
+        await context.add_init_script(VIOLATIONS)
+        page = await context.new_page()
+        try:
+            yield cls(context, page, await context.new_cdp_session(page), url)
+        finally:
+            await context.close()
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self._errors.append(f"{message.type}: {message.text} {message.location.get('url', '')}")
+
+    async def is_known_as(self, name: str, role: str) -> None:
+        """Log in, without the page."""
+        answer = await self.context.request.post(
+            "/api/auth/dev", data={"name": name, "role": role, "page": True}, headers={"Origin": self.url}
+        )
+        assert answer.ok, await answer.text()
+
+    def allow(self, *parts: str) -> None:
+        """What the console may say: the browser itself tells of each answer that refuses, as it should."""
+        self.allowed += parts
+
+    async def went_wrong(self) -> list[str]:
+        """What this browser complained of."""
+        told = [error for error in self._errors if not any(part in error for part in self.allowed)]
+        if not self.page.is_closed() and self.page.url != "about:blank":
+            told += [f"policy: {each}" for each in await self.page.evaluate("globalThis.violations ?? []")]
+        return told
+
+    async def sees(self, text: str) -> None:
+        """Wait until the page shows this."""
+        await expect(self.page.locator("#page")).to_contain_text(text, use_inner_text=True)
+
+    async def show(self, name: str) -> None:
+        """What is seen is sound for those who see, hear and type differently, in light and dark, on phone and desk.
+
+        Each is kept as a picture of this name.
+        """
+        SCREENSHOTS.mkdir(exist_ok=True)
+        before = self.page.viewport_size
+        for scheme in ("light", "dark"):
+            for width in (360, 1200):
+                await self.page.emulate_media(color_scheme=scheme)
+                await self.page.set_viewport_size({"width": width, "height": 800})
+                beyond = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                assert beyond <= 0, f"{name} is {beyond} px too wide for {width} px"
+                await self._session.send("Runtime.evaluate", {"expression": AXE})
+                found = await self.page.evaluate("axe.run()")
+                wrong = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
+                assert wrong == [], f"{name}, {scheme}, {width} px: {wrong}"
+                await self.page.screenshot(path=SCREENSHOTS / f"{name}-{width}-{scheme}.png", full_page=True)
+        await self.page.emulate_media(color_scheme="light")
+        if before:
+            await self.page.set_viewport_size(before)

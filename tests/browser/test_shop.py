@@ -1,0 +1,193 @@
+"""What a buyer does: find a ticket, reserve it, pay it or lose it."""
+
+import io
+import re
+
+import httpx
+import pytest
+from playwright.async_api import expect
+from pypdf import PdfReader
+
+from tests.browser.conftest import Enter
+from tests.harness import ServiceProcess
+
+SAM = {"Authorization": "Bearer dev:sam:seller"}
+
+
+async def sell(shop: ServiceProcess, title: str, **more: object) -> str:
+    """Put a ticket on sale; its id."""
+    what = {"title": title, "price": 2500, "currency": "EUR", "quantity": 5, **more}
+    async with httpx.AsyncClient(base_url=shop.url) as http:
+        listed = await http.post("/api/tickets", json=what, headers=SAM)
+    assert listed.status_code == 201, listed.text
+    ticket_id: str = listed.json()["id"]
+    return ticket_id
+
+
+async def hold(shop: ServiceProcess, ticket_id: str, who: str, quantity: int, seconds: int) -> str:
+    """Reserve seats for a short time; the id of the order."""
+    wanted = {"ticket_id": ticket_id, "quantity": quantity, "hold_seconds": seconds}
+    async with httpx.AsyncClient(base_url=shop.url, headers={"Authorization": f"Bearer dev:{who}:buyer"}) as http:
+        placed = await http.post("/api/orders", json=wanted)
+    assert placed.status_code == 201, placed.text
+    order_id: str = placed.json()["id"]
+    return order_id
+
+
+async def test_a_buyer_who_knows_nothing_buys_a_ticket(shop: ServiceProcess, enter: Enter) -> None:
+    await sell(shop, "First night", venue="Town hall", starts_at="2030-12-31T20:00:00Z")
+    ada = await enter()
+    await ada.page.goto("/")
+    await ada.sees("First night")
+    await ada.show("shop")
+    await ada.page.get_by_role("link", name="First night").click()
+    await ada.page.get_by_label("How many?").fill("2")
+    await ada.sees("€50.00")
+    await ada.page.get_by_role("button", name="Reserve").click()
+    await ada.show("login")
+    await ada.page.get_by_label("Your name").fill("ada-first")
+    await ada.page.get_by_role("button", name="Log in").last.click()
+    await ada.page.wait_for_url(re.compile("/orders/"))
+    await expect(ada.page.get_by_role("timer")).to_have_text(re.compile(r"1[45]:\d\d"))
+    await ada.show("order-reserved")
+    ada.allow("402")
+    await ada.page.get_by_role("button", name="declined").click()
+    await ada.sees("The payment was declined.")
+    await ada.page.get_by_role("button", name="Pay", exact=True).click()
+    await ada.sees("2 seats are yours.")
+    await ada.show("order-paid")
+    async with ada.page.expect_download() as download:
+        await ada.page.get_by_role("link", name="e-ticket").click()
+    text = PdfReader(io.BytesIO((await (await download.value).path()).read_bytes())).pages[0].extract_text()
+    assert "First night" in text
+    assert ada.page.url.rpartition("/")[2] in text
+    await ada.page.get_by_role("link", name="My orders").last.click()
+    await ada.sees("Paid")
+    await ada.show("orders")
+
+
+async def test_a_reservation_expires_on_screen_and_its_seat_is_free_for_somebody_else(
+    shop: ServiceProcess, enter: Enter
+) -> None:
+    ticket_id = await sell(shop, "Only one", quantity=1)
+    order_id = await hold(shop, ticket_id, "ada", 1, 6)
+    ada, bob, cy = await enter("ada"), await enter("bob"), await enter()
+    await cy.page.goto("/?q=only")
+    await bob.page.goto(f"/tickets/{ticket_id}")
+    await ada.page.goto(f"/orders/{order_id}")
+    await expect(ada.page.get_by_role("timer")).to_have_text(re.compile(r"0:0\d"))
+    await bob.sees("Sold out")
+    await cy.sees("Sold out")
+    await bob.show("sold-out")
+    await ada.sees("Not paid in time.")
+    await bob.sees("1 left")
+    await cy.sees("1 left")
+    await ada.show("order-expired")
+    await bob.page.get_by_role("button", name="Reserve").click()
+    await bob.page.wait_for_url(re.compile("/orders/"))
+    await cy.sees("Sold out")
+    await bob.page.get_by_role("button", name="Give the seat back").click()
+    await bob.sees("Cancelled.")
+    await cy.sees("1 left")
+
+
+@pytest.mark.parametrize("wrong", ["2001-01-01T00:00:00Z", "2040-01-01T00:00:00Z"])
+async def test_the_countdown_is_right_on_a_machine_whose_clock_is_wrong(
+    shop: ServiceProcess, enter: Enter, wrong: str
+) -> None:
+    ticket_id = await sell(shop, "Wrong clock")
+    order_id = await hold(shop, ticket_id, "ada", 1, 600)
+    ada = await enter("ada")
+    await ada.page.clock.install(time=wrong)
+    for _ in range(2):
+        await ada.page.goto(f"/orders/{order_id}")  # opened, and loaded again
+        await expect(ada.page.get_by_role("timer")).to_have_text(re.compile(r"(9:[345]\d|10:00)"))
+
+
+async def test_a_purchase_by_keyboard(shop: ServiceProcess, enter: Enter) -> None:
+    await sell(shop, "By keyboard")
+    ada = await enter()
+    await ada.page.goto("/")
+    await ada.sees("By keyboard")
+    keys = ada.page.keyboard
+
+    async def reach(name: str) -> None:
+        """Press Tab until this has the focus."""
+        for _ in range(30):
+            await keys.press("Tab")
+            focused = await ada.page.evaluate(
+                "(document.activeElement.labels?.[0] ?? document.activeElement).innerText"
+            )
+            if name in focused:
+                return
+        raise AssertionError(f"{name} is not reached")
+
+    await reach("Search")
+    await keys.type("keyboard")
+    await expect(ada.page).to_have_url(re.compile("q=keyboard"))
+    await reach("By keyboard")
+    await keys.press("Enter")
+    await ada.sees("All tickets")
+    await reach("How many?")
+    await keys.press("ArrowUp")
+    await keys.press("Enter")
+    await expect(ada.page.get_by_label("Your name")).to_be_focused()
+    await keys.type("ada-keys")
+    await keys.press("Enter")
+    await ada.sees("left to pay")
+    await reach("Pay")
+    await keys.press("Enter")
+    await ada.sees("2 seats are yours.")
+
+
+async def test_what_cannot_be_had_is_told_where_it_happened(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Full house", quantity=2)
+    ada = await enter("ada")
+    ada.allow("404", "409", "ERR_FAILED")
+    await ada.page.goto("/?q=there-is-no-such-thing")
+    await ada.sees("Nothing has “there-is-no-such-thing” in its title")
+    await ada.show("shop-nothing-found")
+    await ada.page.goto("/tickets/01920c3c-7a3e-7cc4-8a3e-3d1f0c5b9a10")
+    await ada.sees("There is no ticket 01920c3c")
+    await ada.page.route("**/api/tickets/stream*", lambda route: route.abort())  # it does not hear of it
+    await ada.page.goto(f"/tickets/{ticket_id}")
+    await ada.sees("2 left")
+    await ada.page.get_by_label("How many?").fill("2")
+    await hold(shop, ticket_id, "bob", 2, 60)
+    await ada.page.get_by_role("button", name="Reserve").click()
+    await expect(ada.page.get_by_role("alert")).to_contain_text("sold out")
+
+
+async def test_a_server_that_is_away_is_told_and_found_again(shop: ServiceProcess, enter: Enter) -> None:
+    await sell(shop, "Still here")
+    ada = await enter("eve")
+    ada.allow("ERR_", "503")
+    await ada.page.goto("/?q=still")
+    await ada.sees("5 left")
+    await ada.page.wait_for_load_state("networkidle")
+    await shop.kill()
+    try:
+        await ada.sees("Connection lost")
+        await ada.page.get_by_role("link", name="My orders").click()
+        await ada.sees("The server does not answer.")
+        await ada.show("away")
+    finally:
+        await shop.start()
+    await ada.sees("You have no orders yet")
+    await ada.page.get_by_role("link", name="Shop").click()
+    await ada.sees("Still here")
+    await expect(ada.page.get_by_text("Connection lost")).to_have_count(0)
+
+
+async def test_the_first_view_is_small(shop: ServiceProcess, enter: Enter) -> None:
+    await sell(shop, "Small")
+    ada = await enter()
+    sizes: dict[str, int] = {}
+    session = await ada.context.new_cdp_session(ada.page)
+    await session.send("Network.enable")
+    session.on(
+        "Network.loadingFinished", lambda each: sizes.update({each["requestId"]: int(each["encodedDataLength"])})
+    )
+    await ada.page.goto("/")
+    await ada.sees("Small")
+    assert 5_000 < sum(sizes.values()) <= 100_000
