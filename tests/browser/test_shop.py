@@ -53,6 +53,7 @@ async def test_a_buyer_who_knows_nothing_buys_a_ticket(shop: ServiceProcess, ent
     ada.allow("402")
     await ada.page.get_by_role("button", name="declined").click()
     await ada.sees("The payment was declined.")
+    await ada.page.reload()
     await ada.page.get_by_role("button", name="Pay", exact=True).click()
     await ada.sees("2 seats are yours.")
     await ada.show("order-paid")
@@ -174,7 +175,7 @@ async def test_a_server_that_is_away_is_told_and_found_again(shop: ServiceProces
     finally:
         await shop.start()
     await ada.sees("You have no orders yet")
-    await ada.page.get_by_role("link", name="Shop").click()
+    await ada.page.get_by_role("link", name="Shop", exact=True).click()
     await ada.sees("Still here")
     await expect(ada.page.get_by_text("Connection lost")).to_have_count(0)
 

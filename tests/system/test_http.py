@@ -809,10 +809,12 @@ async def test_the_document_is_where_it_is_promised(shop: Shop) -> None:
         "/api/orders",
         "/api/orders/{order_id}",
         "/api/orders/{order_id}/payment",
+        "/api/orders/{order_id}/ticket.pdf",
     }
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     for path, operations in document["paths"].items():
-        answer_type = "text/event-stream" if path.endswith("/stream") else JSON
+        types = {"/stream": "text/event-stream", ".pdf": "application/pdf"}
+        answer_type = next((each for end, each in types.items() if path.endswith(end)), JSON)
         for operation in operations.values():
             for status, response in operation["responses"].items():
                 assert set(response["content"]) == {answer_type if status < "300" else "application/problem+json"}

@@ -10,6 +10,9 @@ import { clockface, moment, money, plural } from "./words.js";
 const SOON = 60_000; // ms; from then on it is urgent
 const LOOK = 400; // ms between two looks at an order whose time is over
 
+/** Whether it can still be paid or given back: it is reserved, or a payment was declined. */
+const isOpen = ({ status }) => status === "created" || status === "awaiting_payment";
+
 export default function Order({ id }) {
   return html`<p><a href="/orders">‹ My orders</a></p><${For} why="Log in to see your order."><${Mine} id=${id} /><//>`;
 }
@@ -27,7 +30,7 @@ function Mine({ id }) {
       <div><dt>Total</dt><dd>${money(total, currency)}</dd></div>
       <div><dt>Ordered</dt><dd>${moment(order.created_at)}</dd></div>
     </dl>
-    ${status === "created" &&
+    ${isOpen(order) &&
     html`<${Countdown} order=${order} again=${again} />
       <${Payment} pay=${pay} busy=${paying} problem=${notPaid ?? notCancelled} />
       <p><${Deed} class="quiet" busy=${cancelling} onClick=${cancel}>Give the ${quantity === 1 ? "seat" : "seats"} back<//></p>`}
@@ -80,7 +83,7 @@ function Outcome({ order }) {
   useEffect(() => {
     if (status !== before) shown.current?.focus(); // what was pressed is gone
   }, [status]);
-  if (status === "created") return html`<${Told} />`;
+  if (isOpen(order)) return html`<${Told} />`;
   return html`<div class="outcome ${status}" tabindex="-1" ref=${shown} role="status">
     ${status === "complete" &&
     html`<p><strong>Paid.</strong> ${plural(quantity, "seat is", "seats are")} yours.</p>
