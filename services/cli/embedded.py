@@ -446,7 +446,7 @@ def greet(running: Running, own: Mapping[str, str], data: Path, console: Console
     `dev`: whoever says who they are is believed.
     """
     addresses = {
-        "Log in": f"{running.url}/login",
+        "Shop": running.url,
         "API": f"{running.url}/api/tickets",
         "Documentation": f"{running.url}/api/docs",
         "Health": f"{running.url}/health/ready",

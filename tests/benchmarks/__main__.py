@@ -30,6 +30,7 @@ from tests.benchmarks.bulk import BULK
 from tests.benchmarks.bulk_bad import BULK_BAD
 from tests.benchmarks.bulk_tickets import BULK_TICKETS
 from tests.benchmarks.expiry import EXPIRY
+from tests.benchmarks.first_view import FIRST_VIEW
 from tests.benchmarks.listener import LISTENER
 from tests.benchmarks.looking import SHOW, TAIL
 from tests.benchmarks.notify import FAN_OUT, NOTIFY, RECONNECT, SOCKETS
@@ -41,7 +42,7 @@ from tests.benchmarks.row import Measured, Row, Scene
 ROWS = (
     *(APPEND, MANY, HOT, TOKENS, API_KEYS, NEW_TOKENS, LISTENER, REBUILD, REPLAY_DECIDE, REPLAY_DECIDE_TWO, EXPIRY),
     *(BULK, BULK_BAD, BULK_TICKETS),
-    *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY, SHOW, TAIL),
+    *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY, SHOW, TAIL, FIRST_VIEW),
 )
 PACKAGES = (
     "nats-py",

@@ -554,7 +554,7 @@ async def test_with_a_provider_people_log_in_with_it_and_nobody_by_their_word(ho
             httpx.AsyncClient(base_url=up.url) as program,
         ):
             await up.start()
-            assert f"Log in          {up.url}/login" in up.said
+            assert f"Shop            {up.url}" in up.said
             assert "dev:" not in up.said
             assert (await program.post("/api/auth/dev", json={"name": "ada"})).status_code == 404
             assert (await program.get("/api/auth/me", headers=ADA)).status_code == 401
