@@ -16,11 +16,9 @@ import msgspec
 import psutil  # type: ignore[import-untyped]  # it has no types
 import pytest
 import segno
-import zxingcpp
 from hypothesis import given as given_any
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
 from pypdf import PdfReader
 
 from common.aggregate import Aggregate
@@ -44,6 +42,7 @@ from services.batch.templates import (
 )
 from tests.given import Given
 from tests.harness import eventually
+from tests.paper import codes_in, text_in
 
 FORMATS: list[Format] = ["html", "pdf"]
 TICKET = """\
@@ -55,25 +54,6 @@ Seat {{ seat }}
 {% endfor %}
 """
 DATA = {"show": "Opening night", "number": "A-17", "seats": ["12 F", "13 F"]}
-
-
-def text_in(document: bytes) -> str:
-    """The text of a PDF, without empty lines."""
-    lines = [line for page in PdfReader(io.BytesIO(document)).pages for line in page.extract_text().split("\n")]
-    return "\n".join(filter(None, lines))
-
-
-def codes_in(document: bytes) -> list[list[str]]:
-    """What the QR codes of a PDF say, page by page."""
-    pages = PdfReader(io.BytesIO(document)).pages
-    return [[read(picture.image) for picture in page.images if picture.image] for page in pages]
-
-
-def read(picture: Image.Image) -> str:
-    """What a QR code says, which has white around it on paper."""
-    on_paper = ImageOps.expand(picture.convert("L"), border=64, fill=255)
-    [found] = zxingcpp.read_barcodes(on_paper, formats=zxingcpp.BarcodeFormats(zxingcpp.BarcodeFormat.QRCode))
-    return str(found.text)
 
 
 # What is made
