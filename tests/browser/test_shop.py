@@ -159,6 +159,20 @@ async def test_what_cannot_be_had_is_told_where_it_happened(shop: ServiceProcess
     await expect(ada.page.get_by_role("alert")).to_contain_text("sold out")
 
 
+async def test_a_login_that_ended_elsewhere_is_asked_for_where_it_is_needed(enter: Enter) -> None:
+    eve = await enter("eve-out")
+    eve.allow("401")
+    await eve.page.goto("/")
+    await expect(eve.page.get_by_role("link", name="eve-out")).to_be_visible()
+    for name in ("session", "refresh"):
+        await eve.context.clear_cookies(name=f"boxoffice-{name}")
+    await eve.page.get_by_role("link", name="My orders").click()
+    await eve.sees("Log in to see your orders.")
+    await eve.page.get_by_label("Your name").fill("eve-again")
+    await eve.page.get_by_role("button", name="Log in").last.click()
+    await eve.sees("You have no orders yet")
+
+
 async def test_a_server_that_is_away_is_told_and_found_again(shop: ServiceProcess, enter: Enter) -> None:
     await sell(shop, "Still here")
     ada = await enter("eve")

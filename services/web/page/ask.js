@@ -25,6 +25,11 @@ export function cookie(what) {
   return found?.slice(found.indexOf("=") + 1);
 }
 
+let loggedOut = () => {};
+
+/** What to do when nobody is logged in any more, as a login ended elsewhere. */
+export const whenLoggedOut = (deed) => (loggedOut = deed);
+
 let renewing; // one at a time: a refresh token is good once
 
 function renew() {
@@ -60,6 +65,7 @@ export async function response(path, how) {
   let answer = await send(path, how);
   if (answer.status === 401 && cookie("csrf") && (await renew()).ok) answer = await send(path, how);
   if (answer.ok) return answer;
+  if (answer.status === 401) loggedOut();
   throw new Problem(answer.status, await answer.json().catch(() => ({})));
 }
 

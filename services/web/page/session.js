@@ -1,10 +1,12 @@
 // Who is logged in on this page, and how people get in.
 
-import { ask, cookie, Problem } from "./ask.js";
+import { ask, cookie, Problem, whenLoggedOut } from "./ask.js";
 import { store } from "./store.js";
 
 /** Who: `{ user_id, name, role }`; null: nobody; undefined: not known yet. */
 export const me = store(undefined);
+
+whenLoggedOut(() => (me.value = null)); // what is for somebody says then how to get in
 
 /** Ask who is logged in; of a page that nobody has logged in on, without asking. */
 export async function whoIsIt() {
