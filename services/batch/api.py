@@ -41,7 +41,7 @@ from services.batch.domain import (
 )
 from services.batch.intake import Blocks, Intake, VisibleBatches, Wanted
 from services.batch.kinds import Kind, known
-from services.batch.read_model import BatchPage, BatchView, OperationPage, OperationView
+from services.batch.read_model import MOST_ROWS, BatchPage, BatchView, OperationPage, OperationView, RowErrorPage
 from services.batch.singles import Singles
 from services.batch.upload import Read, operations_in, operations_of
 
@@ -61,6 +61,16 @@ MomentText = Annotated[
     ),
 ]
 """Litestar 2.25 would take a number for a time, and a time without an offset."""
+
+
+AfterRow = Annotated[
+    str | None,
+    QueryParameter(
+        max_length=18,
+        pattern="^[0-9]+$",
+        description="A `next_cursor` that a list gave; leave it out to begin at the start",
+    ),
+]
 
 
 class NewBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -245,18 +255,24 @@ class BatchController(Controller):
         desk: NamedDependency[BatchDesk],
         status: Annotated[Outcome | None, QueryParameter()] = None,
         limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
-        cursor: Annotated[
-            str | None,
-            QueryParameter(
-                max_length=18,
-                pattern="^[0-9]+$",
-                description="A `next_cursor` that a list gave; leave it out to begin at the start",
-            ),
-        ] = None,
+        cursor: AfterRow = None,
     ) -> OperationPage:
         """Operations of a batch that have come to an end, by row."""
         await desk.batch(batch_id, request.user.id)
         return await read_model.operations(desk.pool, batch_id, status=status, limit=limit, after=int(cursor or 0))
+
+    @get("/{batch_id:str}/errors", responses=problems(400, 404, 503))
+    async def errors(
+        self,
+        batch_id: FromPath[UUID],
+        request: UserRequest,
+        desk: NamedDependency[BatchDesk],
+        limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 100,
+        cursor: AfterRow = None,
+    ) -> RowErrorPage:
+        """Rows of a batch that were refused or have failed, by row; also while others still run."""
+        await desk.batch(batch_id, request.user.id)
+        return await read_model.errors(desk.pool, batch_id, limit=limit, after=min(int(cursor or 0), MOST_ROWS))
 
     @get("/{batch_id:str}/report.csv", media_type="text/csv", responses=problems(400, 404, 503))
     async def report(self, batch_id: FromPath[UUID], request: UserRequest, desk: NamedDependency[BatchDesk]) -> Stream:

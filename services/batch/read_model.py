@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from heapq import merge
+from itertools import islice
 from typing import Literal
 from uuid import UUID
 
@@ -55,7 +57,9 @@ create table paused_kinds (
     kind text primary key
 );
 create table refused (
-    id uuid primary key -- what would be the operation's id, if the row were one
+    id uuid primary key, -- what would be the operation's id, if the row were one
+    "column" text, -- that is at fault, if it is a single one
+    reason text not null
 );
 create table pieces (
     batch_id uuid not null,
@@ -97,7 +101,9 @@ values ($1, $2, $3, $4, $5, $6, 'PENDING', 0, 0, $7)
 
 SUBMIT_BATCH = "update batches set operations = $2, submitted_at = $3 where id = $1"
 REFUSE_ROWS = """
-with new as (insert into refused (id) select unnest($2::uuid[]) returning id)
+with new as (
+    insert into refused (id, "column", reason) select * from unnest($2::uuid[], $3::text[], $4::text[]) returning id
+)
 update batches set refused = refused + (select count(*) from new) where id = $1
 """
 REFUSED = "select id from refused where id between $1 and $2"
@@ -200,7 +206,8 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
             case BatchOpened(batch_id, kind, user_id, priority, on_invalid, run_at, at):
                 await connection.execute(INSERT_BATCH, batch_id, user_id, kind, priority, on_invalid, run_at, at)
             case RowsRefused(batch_id, rows):
-                await connection.execute(REFUSE_ROWS, batch_id, [operation_id_of(batch_id, row.number) for row in rows])
+                told = [(operation_id_of(batch_id, row.number), row.column, row.reason) for row in rows]
+                await connection.execute(REFUSE_ROWS, batch_id, *zip(*told, strict=True))
             case BatchSubmitted(batch_id, total, at=at):
                 await connection.execute(SUBMIT_BATCH, batch_id, total, at)
             case BatchStarted(batch_id, at):
@@ -438,6 +445,30 @@ order by row
 limit $4
 """
 
+
+class RowError(msgspec.Struct, frozen=True):
+    """What is wrong with a row of a batch. `refused`: it is no operation; `column` is whose value is at fault, if it is
+    that of a single one. `failed`: it was executed, and may be tried again.
+    """
+
+    row: int
+    status: Literal["refused", "failed"]
+    column: str | None
+    error: str
+
+
+class RowErrorPage(msgspec.Struct, frozen=True):
+    """Some rows of a batch that went wrong so far, by row. `next_cursor` is null on the last page."""
+
+    items: list[RowError]
+    next_cursor: str | None
+
+
+REFUSED_OF_BATCH = 'select id, "column", reason from refused where id > $1 and id <= $2 order by id limit $3'
+MOST_ROWS = 10_000_000
+"""More than a batch ever has."""
+
+
 # The ids of a batch's operations follow its own.
 BATCH_AROUND = """
 select id, kind, operations + refused as rows, completed_at
@@ -466,6 +497,21 @@ async def operations(
     rows = await pool.fetch(OPERATIONS_OF_BATCH, batch_id, after, status, limit + 1)
     items = [OperationView(operation_id_of(batch_id, row["row"]), batch_id, **row) for row in rows[:limit]]
     return OperationPage(items, str(items[-1].row) if len(rows) > limit else None)
+
+
+async def errors(pool: asyncpg.Pool, batch_id: UUID, *, limit: int, after: int) -> RowErrorPage:
+    """Rows of a batch that were refused or have failed, from the row after `after`."""
+    first, last = operation_id_of(batch_id, after), operation_id_of(batch_id, MOST_ROWS)
+    refused = [
+        RowError(row["id"].int - batch_id.int, "refused", row["column"], row["reason"])
+        for row in await pool.fetch(REFUSED_OF_BATCH, first, last, limit + 1)
+    ]
+    failed = [
+        RowError(row["row"], "failed", None, row["error"] or "")
+        for row in await pool.fetch(OPERATIONS_OF_BATCH, batch_id, after, "failed", limit + 1)
+    ]
+    items = list(islice(merge(refused, failed, key=lambda error: error.row), limit + 1))
+    return RowErrorPage(items[:limit], str(items[limit - 1].row) if len(items) > limit else None)
 
 
 async def operation(pool: asyncpg.Pool, operation_id: UUID, user_id: str) -> OperationView:

@@ -73,6 +73,7 @@ GET    /api/batches                                                       buyer 
 POST   /api/batches                                                       buyer    batches:write
 GET    /api/batches/{batch_id}                                            buyer    batches:read
 POST   /api/batches/{batch_id}/cancel                                     buyer    batches:write
+GET    /api/batches/{batch_id}/errors                                     buyer    batches:read
 GET    /api/batches/{batch_id}/operations                                 buyer    batches:read
 GET    /api/batches/{batch_id}/report.csv                                 buyer    batches:read
 POST   /api/batches/{batch_id}/retry                                      buyer    batches:write
