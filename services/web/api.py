@@ -17,6 +17,7 @@ VIEWS = [
     "/orders/{id:str}",
     "/sell",
     "/sell/new",
+    "/sell/upload",
     "/sell/{id:str}",
     "/jobs",
     "/jobs/templates",

@@ -81,3 +81,54 @@ export function withQuery(path, parameters) {
   const query = new URLSearchParams(given.flatMap(([name, value]) => [value].flat().map((each) => [name, each])));
   return given.length ? `${path}?${query}` : path;
 }
+
+const STALLED = 60_000; // ms without a sign of an upload
+
+/** One attempt: `{ status, told }`. Throws a Problem; its `whole` is whether all of the file had gone by then. */
+function attempt(path, file, { headers, signal, progress }) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch tells nothing of how much has gone
+    let timer;
+    let whole = false;
+    const fail = (detail) => reject(Object.assign(new Problem(0, { detail }), { whole }));
+    const alive = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => (fail(`For ${STALLED / 1000} seconds nothing more went through.`), request.abort()), STALLED);
+    };
+    const stop = () => request.abort();
+    request.upload.onprogress = ({ loaded, total }) => (alive(), progress?.(loaded, total));
+    request.upload.onload = () => (alive(), (whole = true));
+    request.onload = () => {
+      let told = {};
+      try {
+        told = JSON.parse(request.responseText);
+      } catch {} // a proxy may answer with something else
+      resolve({ status: request.status, told });
+    };
+    request.onerror = () => fail("The connection was lost, or the server is away.");
+    request.onabort = () => reject(Object.assign(new Problem(0, { detail: "You stopped it." }), { stopped: true }));
+    request.onloadend = () => (clearTimeout(timer), signal?.removeEventListener("abort", stop));
+    signal?.addEventListener("abort", stop);
+    request.open("POST", path);
+    const csrf = cookie("csrf");
+    for (const [name, value] of Object.entries({ ...(csrf && { "X-CSRF-Token": csrf }), ...headers })) {
+      request.setRequestHeader(name, value);
+    }
+    alive();
+    request.send(file);
+  });
+}
+
+/**
+ * Send a file and tell how much of it has gone; the JSON of the answer. A login that has run out is renewed, once.
+ * Throws a Problem.
+ *
+ * @param {{ headers?: Record<string, string>, signal?: AbortSignal, progress?: (sent: number, of: number) => void }} how
+ */
+export async function upload(path, file, how) {
+  await ask("/api/auth/me"); // renews the login before all of the file went for nothing
+  let answer = await attempt(path, file, how);
+  if (answer.status === 401 && cookie("csrf") && (await renew()).ok) answer = await attempt(path, file, how);
+  if (answer.status >= 200 && answer.status < 300) return answer.told;
+  throw new Problem(answer.status, answer.told);
+}

@@ -2,8 +2,10 @@
 
 import { useCallback, useEffect, useRef, useState } from "./html.js";
 import { ask, Problem } from "./ask.js";
+import { tell } from "./live.js";
 
 const PAUSES = [1_000, 2_000, 5_000, 10_000]; // ms
+const OFTEN = 10; // looks at the beginning, twice as often: what is short is seen to move too
 
 /**
  * The answer to a question: `{ data, problem, again, set }`. While neither is there, it is under way. What was there
@@ -66,6 +68,69 @@ export function usePages(path) {
     busy,
     again: first.again,
   };
+}
+
+/**
+ * The answer to a question that is asked again until it `isOver`, while somebody looks: `{ data, problem, again, set }`.
+ * A server that is away is asked until it is back; what was there stays.
+ *
+ * @param {string | null} path Nothing is asked while it is null.
+ * @param {(data: any) => boolean} isOver
+ */
+export function useWatch(path, isOver, every = 1_000) {
+  const [state, setState] = useState({ path });
+  const watch = useRef({});
+  useEffect(() => {
+    if (!path) return undefined;
+    const key = {};
+    let timer, asked;
+    let lost = 0;
+    let looks = 0;
+    let last;
+    const next = (data) => {
+      clearTimeout(timer);
+      if (!isOver(data)) timer = setTimeout(look, looks++ < OFTEN ? every / 2 : every);
+    };
+    const look = async () => {
+      clearTimeout(timer);
+      asked?.abort();
+      if (document.visibilityState === "hidden") return;
+      const mine = (asked = new AbortController());
+      try {
+        last = await ask(path, { signal: mine.signal });
+        if (mine.signal.aborted) return;
+        lost = 0;
+        tell(key, false);
+        setState({ path, data: last });
+        next(last);
+      } catch (error) {
+        if (mine.signal.aborted) return;
+        const problem = error instanceof Problem ? error : new Problem(0, { detail: String(error) });
+        const passes = !problem.status || problem.status === 429 || problem.status >= 500;
+        setState((before) => ({ path, problem, data: before.path === path ? before.data : undefined }));
+        tell(key, passes);
+        if (passes) timer = setTimeout(look, PAUSES[Math.min(lost++, PAUSES.length - 1)]);
+      }
+    };
+    const set = (data) => {
+      asked?.abort();
+      setState({ path, data: (last = data) });
+      next(data);
+    };
+    const seen = () => (last && isOver(last) && !lost ? undefined : look());
+    watch.current = { again: look, set };
+    document.addEventListener("visibilitychange", seen);
+    look();
+    return () => {
+      document.removeEventListener("visibilitychange", seen);
+      clearTimeout(timer);
+      asked?.abort();
+      tell(key, false);
+    };
+  }, [path]);
+  const again = useCallback(() => watch.current.again?.(), []);
+  const set = useCallback((data) => watch.current.set?.(data), []);
+  return { ...(state.path === path ? state : {}), again, set };
 }
 
 /** Do something once at a time: `[run, busy, problem, clear]`. What it throws is the problem. */

@@ -8,7 +8,8 @@ export const connected = store(true);
 
 const lost = new Set();
 
-function tell(source, isLost) {
+/** That a source of what is shown live was lost, or is there (again). */
+export function tell(source, isLost) {
   isLost ? lost.add(source) : lost.delete(source);
   const all = lost.size === 0;
   if (connected.value !== all) connected.value = all;

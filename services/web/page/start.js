@@ -16,6 +16,9 @@ const VIEWS = [
   ["/tickets/:id", "Ticket", () => import("./ticket.js")],
   ["/orders", "My orders", () => import("./orders.js")],
   ["/orders/:id", "Order", () => import("./order.js")],
+  ["/sell/upload", "Upload", () => import("./upload.js")],
+  ["/jobs", "Jobs", () => import("./jobs.js")],
+  ["/jobs/:id", "Job", () => import("./job.js")],
 ];
 
 const AGAIN = 2_000; // ms until what could not be loaded is asked for again
@@ -24,6 +27,7 @@ const AGAIN = 2_000; // ms until what could not be loaded is asked for again
 const MENU = [
   ["/", "Shop"],
   ["/orders", "My orders", "buyer"],
+  ["/jobs", "Jobs", "seller"],
 ];
 
 /** The view of an address, and what its pattern found; undefined if it is none of ours. */

@@ -28,6 +28,19 @@ export function clockface(milliseconds) {
   return shown.map((part, place) => (place ? String(part).padStart(2, "0") : part)).join(":");
 }
 
+const SIZES = ["kilobyte", "megabyte", "gigabyte"];
+
+/** A number of bytes, as 812 bytes or 3.4 MB. */
+export function size(bytes) {
+  if (bytes < 1000) return plural(bytes, "byte");
+  const power = Math.min(SIZES.length, Math.floor(Math.log10(bytes) / 3));
+  const format = { style: "unit", unit: SIZES[power - 1], maximumSignificantDigits: 3 };
+  return new Intl.NumberFormat(language, format).format(bytes / 1000 ** power);
+}
+
+/** A share of one, rounded down: all is what is really all. */
+export const percent = (share) => new Intl.NumberFormat(language, { style: "percent" }).format(Math.floor(share * 100 + 1e-9) / 100);
+
 const UNITS = [
   ["d", 86_400_000],
   ["h", 3_600_000],
