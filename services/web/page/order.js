@@ -5,13 +5,31 @@ import { Deed, For, Trouble, Told, Waiting } from "./parts.js";
 import { ask } from "./ask.js";
 import { useNow } from "./clock.js";
 import { useData, useDeed } from "./data.js";
+import { useNotices } from "./notices.js";
 import { clockface, moment, money, plural } from "./words.js";
 
 const SOON = 60_000; // ms; from then on it is urgent
 const LOOK = 400; // ms between two looks at an order whose time is over
 
-/** Whether it can still be paid or given back: it is reserved, or a payment was declined. */
-const isOpen = ({ status }) => status === "created" || status === "awaiting_payment";
+/** Whether it may still be paid. */
+const isOpen = (order) => order?.status === "created" || order?.status === "awaiting_payment";
+
+/** Ask again and again, for as long as `wanted`. */
+function useLook(wanted, again) {
+  useEffect(() => {
+    let timer;
+    let over = !wanted;
+    const look = async () => {
+      await again();
+      if (!over) timer = setTimeout(look, LOOK);
+    };
+    if (wanted) look();
+    return () => {
+      over = true;
+      clearTimeout(timer);
+    };
+  }, [wanted]);
+}
 
 export default function Order({ id }) {
   return html`<p><a href="/orders">‹ My orders</a></p><${For} why="Log in to see your order."><${Mine} id=${id} /><//>`;
@@ -22,15 +40,22 @@ function Mine({ id }) {
   const { data: order, problem, again, set } = useData(path);
   const [pay, paying, notPaid] = useDeed(async (token) => set(await ask(`${path}/payment`, { method: "POST", json: { token } })));
   const [cancel, cancelling, notCancelled] = useDeed(async () => set(await ask(path, { method: "DELETE" })));
+  const open = isOpen(order);
+  const [ended, setEnded] = useState(false); // so a notice says
+  useNotices((notice) => {
+    if (!notice) again();
+    else if (notice.about === id && notice.kind !== "order.created") setEnded(true);
+  });
+  useLook(ended && open, again); // what tells may be quicker than what is asked
   if (!order) return html`<h1>Order</h1>${problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`}`;
-  const { title, quantity, total, currency, status } = order;
+  const { title, quantity, total, currency } = order;
   return html`<h1>${title}</h1>
     <dl class="facts">
       <div><dt>Seats</dt><dd>${quantity}</dd></div>
       <div><dt>Total</dt><dd>${money(total, currency)}</dd></div>
       <div><dt>Ordered</dt><dd>${moment(order.created_at)}</dd></div>
     </dl>
-    ${isOpen(order) &&
+    ${open &&
     html`<${Countdown} order=${order} again=${again} />
       <${Payment} pay=${pay} busy=${paying} problem=${notPaid ?? notCancelled} />
       <p><${Deed} class="quiet" busy=${cancelling} onClick=${cancel}>Give the ${quantity === 1 ? "seat" : "seats"} back<//></p>`}
@@ -43,12 +68,7 @@ function Countdown({ order, again }) {
   const now = useNow(200);
   const end = Date.parse(order.expires_at);
   const over = now !== null && now >= end;
-  useEffect(() => {
-    if (!over) return;
-    again();
-    const timer = setInterval(again, LOOK);
-    return () => clearInterval(timer);
-  }, [over]);
+  useLook(over, again);
   if (now === null) return html`<${Waiting} />`;
   const left = end - now;
   if (over) return html`<p class="countdown" role="status">The time to pay is over; the seats are given back…</p>`;
@@ -81,7 +101,7 @@ function Outcome({ order }) {
   const [before] = useState(order.status);
   const { id, ticket_id, status, reason, closed_at, quantity } = order;
   useEffect(() => {
-    if (status !== before) shown.current?.focus(); // what was pressed is gone
+    if (status !== before && !isOpen(order)) shown.current?.focus(); // what was pressed is gone
   }, [status]);
   if (isOpen(order)) return html`<${Told} />`;
   return html`<div class="outcome ${status}" tabindex="-1" ref=${shown} role="status">

@@ -3,8 +3,10 @@
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./html.js";
 import { Deed, Login, Trouble, Waiting } from "./parts.js";
 import { Problem } from "./ask.js";
+import { Bell, News } from "./bell.js";
 import { keepTime } from "./clock.js";
 import { connected } from "./live.js";
+import { followLogin, quietly } from "./notices.js";
 import { logOut, may, me, whoIsIt } from "./session.js";
 import { useDeed } from "./data.js";
 import { useStore } from "./store.js";
@@ -19,6 +21,7 @@ const VIEWS = [
   ["/sell/upload", "Upload", () => import("./upload.js")],
   ["/jobs", "Jobs", () => import("./jobs.js")],
   ["/jobs/:id", "Job", () => import("./job.js")],
+  ["/notices", "Notices", () => import("./inbox.js")],
 ];
 
 const AGAIN = 2_000; // ms until what could not be loaded is asked for again
@@ -73,10 +76,11 @@ function View({ title, load, given }) {
 /** Who is logged in, and the way out. */
 function Who({ login }) {
   const who = useStore(me);
-  const [out, busy, problem] = useDeed(logOut);
+  const [out, busy, problem] = useDeed(() => quietly(logOut));
   if (who === undefined) return null;
   if (who === null) return html`<button type="button" class="quiet small" onClick=${login}>Log in</button>`;
-  return html`<span class="who"><a href="/login" title="Account, keys and logins">${who.name ?? who.user_id}</a></span>
+  return html`<${Bell} />
+    <span class="who"><a href="/login" title="Account, keys and logins">${who.name ?? who.user_id}</a></span>
     <${Deed} class="quiet small" busy=${busy} onClick=${out}>Log out<//>
     ${problem && html`<span role="alert">${problem.message}</span>`}`;
 }
@@ -113,13 +117,15 @@ function Frame() {
       ${view
         ? html`<${View} ...${view} />`
         : html`<h1>Nothing is here</h1><p>There is no such view. <a href="/">To the shop</a></p>`}
-    </main>`;
+    </main>
+    <${News} />`;
 }
 
 const isIn = (url, path) => (path === "/" ? url.pathname === "/" || url.pathname.startsWith("/tickets/") : url.pathname.startsWith(path));
 
 followLinks((url) => viewOf(url) !== undefined);
 keepTime();
+followLogin();
 addEventListener("load", () => setTimeout(() => VIEWS.forEach(([, , load]) => load().catch(() => {})), AGAIN)); // before they are needed
 render(html`<${Frame} />`, document.getElementById("page"));
 whoIsIt().catch(() => setTimeout(() => whoIsIt().catch(() => (me.value = null)), 2_000));
