@@ -25,6 +25,7 @@ VIEWS = [
     "/notices",
     "/notices/preferences",
     "/notices/webhooks",
+    "/notices/webhooks/new",
     "/notices/webhooks/{id:str}",
     "/system",
     "/system/dead",

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, WebSocketRoute, expect
 
 from services.cli.servers import PostgresServer
 from services.cli.system import SERVICES
@@ -19,6 +19,7 @@ from tests.browser.test_notifications import Doorman, everything, no_stream, no_
 from tests.browser.test_shop import hold, sell
 from tests.conftest import Migrated, copied
 from tests.harness import ServiceProcess, eventually
+from tests.receiver import Receiver
 
 HOOKS = {
     "BOXOFFICE_WEBHOOK_SECRET": "nobody-can-guess-this-for-there-is-no-need-to",
@@ -273,3 +274,233 @@ async def test_a_tab_listens_from_login_to_logout_over_one_connection(enter: Ent
     await ada.page.goto("/notices")
     await ada.sees("Log in to see your notices.")
     assert len(opened) == 1
+
+
+async def test_what_is_not_wanted_live_comes_silently(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Silently")
+    ada = await enter("ada-silent")
+    await ada.page.goto("/notices")
+    await ada.page.get_by_role("link", name="What you are told live").click()
+    box = ada.page.get_by_label("You reserved seats: WebSocket")
+    await expect(box).to_be_checked()
+    await box.uncheck()
+    await ada.sees("Not saved yet.")
+    await ada.page.get_by_role("button", name="Save").click()
+    await ada.sees("Saved.")
+    await ada.show("notices-preferences")
+    async with httpx.AsyncClient(base_url=shop.url, headers=login("ada-silent")) as http:
+        kept = (await http.get("/api/notifications/preferences")).json()
+    assert {channel: kinds for channel, kinds in kept["muted"].items() if kinds} == {"websocket": ["order.created"]}
+    await hears_over(ada.page, "WebSocket")
+    order_id = await hold(shop, ticket_id, "ada-silent", 1, 600)
+    await pay(shop, "ada-silent", order_id)
+    news = ada.page.get_by_role("complementary", name="New notices")
+    await expect(news).to_contain_text("is complete")  # what came before it was not told
+    await expect(news).not_to_contain_text("You hold")
+    await ada.page.reload()
+    await expect(box).not_to_be_checked()
+    await has_unread(ada.page, 2)
+
+
+async def test_preferences_that_cannot_be_saved_say_so_and_stay_as_they_were_chosen(enter: Enter) -> None:
+    ada = await enter("ada-unsaved")
+    ada.allow("ERR_FAILED")
+    await ada.page.goto("/notices/preferences")
+    box = ada.page.get_by_label("A job of yours has failed: Long-polling")
+    await box.uncheck()
+    await ada.page.route("**/api/notifications/preferences", lambda route: route.abort())
+    await ada.page.get_by_role("button", name="Save").click()
+    await expect(ada.page.get_by_role("alert")).to_contain_text("The server does not answer.")
+    await expect(box).not_to_be_checked()
+    await ada.sees("Not saved yet.")
+    await ada.page.unroute("**/api/notifications/preferences")
+    await ada.page.get_by_role("button", name="Save").click()
+    await ada.sees("Saved.")
+    await expect(ada.page.get_by_role("alert")).to_have_count(0)
+
+
+async def test_a_webhook_is_made_failing_seen_and_posted_to_again(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Posted")
+    ada = await enter("ada-hook")
+    ada.allow("422")
+    await ada.page.goto("/notices/webhooks")
+    await ada.sees("You have no webhooks yet")
+    await ada.show("webhooks-none")
+    async with Receiver(lambda n: "503 Service Unavailable\r\n\r\nnot now" if n <= 10 else "200 OK") as receiver:
+        await ada.page.get_by_role("link", name="New webhook").click()
+        await ada.page.get_by_label("Address").fill("ftp://example.org/")
+        await ada.page.get_by_label("Only some things").check()
+        await ada.page.get_by_role("button", name="Make it").click()
+        await ada.sees("Choose one at least.")
+        await ada.page.get_by_label("You reserved seats").check()
+        await ada.page.get_by_role("button", name="Make it").click()
+        await expect(ada.page.get_by_label("Address")).to_have_attribute("aria-invalid", "true")
+        await expect(ada.page.get_by_label("Address")).to_be_focused()
+        await ada.show("webhook-new")
+        await ada.page.get_by_label("Address").fill(receiver.url)
+        await ada.page.get_by_role("button", name="Make it").click()
+        await expect(ada.page.get_by_role("region", name="The secret")).to_be_focused()
+        secret = await ada.page.get_by_label("Secret", exact=True).input_value()
+        await ada.show("webhook-secret")
+        await ada.page.get_by_role("link", name="To the webhook").click()
+        await ada.sees("Nothing was posted yet")
+        await hears_over(ada.page, "WebSocket")
+        await hold(shop, ticket_id, "ada-hook", 1, 600)
+        delivery = ada.page.locator("ul.notices > li")
+        await expect(delivery).to_contain_text("Given up: it was tried often enough", timeout=60_000)
+        await delivery.get_by_text("10 attempts").click()
+        await expect(delivery.locator("ol > li")).to_have_count(10)
+        await expect(delivery.locator("ol > li").last).to_contain_text("Answered 503 Service Unavailable: not now")
+        await ada.show("webhook-given-up")
+        posts = await receiver.has(10)
+        assert all(post.signed_by(secret) for post in posts)
+        assert await delivery.locator("code").inner_text() == posts[0].id
+        await delivery.get_by_role("button", name="Post again").click()
+        await expect(delivery).to_contain_text("Delivered")
+        await expect(delivery.locator("ol > li").last).to_contain_text("answered 200")
+        assert (await receiver.has(11))[-1].id == posts[0].id
+        await ada.page.get_by_label("Show", exact=True).select_option("parked")
+        await ada.sees("None of it")
+        await ada.page.reload()
+        await expect(ada.page.get_by_label("Show", exact=True)).to_have_value("parked")
+        await ada.page.get_by_label("Show", exact=True).select_option("delivered")
+        await expect(delivery).to_have_count(1)
+
+
+async def test_a_webhook_is_changed_paused_given_a_new_secret_and_deleted(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Changed")
+    ada = await enter("ada-change")
+    async with Receiver() as receiver, httpx.AsyncClient(base_url=shop.url, headers=login("ada-change")) as http:
+        made = (await http.post("/api/webhooks", json={"url": f"http://127.0.0.1:{receiver.port}/old"})).json()
+        await ada.page.goto("/notices/webhooks")
+        await ada.show("webhooks")
+        await ada.page.get_by_role("link", name="127.0.0.1").click()
+        button = ada.page.get_by_role("button", name="Change")
+        await button.click()
+        await ada.page.get_by_label("Address").fill(receiver.url)
+        await ada.page.get_by_role("button", name="Save").click()
+        await ada.sees("Saved.")
+        await expect(button).to_be_focused()
+        await ada.page.get_by_role("button", name="New secret").click()
+        await ada.show("webhook-sure")
+        await ada.page.keyboard.press("Escape")
+        await expect(ada.page.get_by_role("button", name="New secret")).to_be_focused()
+        await ada.page.keyboard.press("Enter")
+        await ada.page.get_by_role("button", name="Make a new secret").click()
+        await expect(ada.page.get_by_role("region", name="The secret")).to_be_focused()
+        secret = await ada.page.get_by_label("Secret", exact=True).input_value()
+        assert secret != made["secret"]
+        await ada.sees("The secret before signs too until")
+        await ada.page.get_by_role("button", name="Pause").click()
+        await ada.sees("It is paused: nothing is posted.")
+        await hold(shop, ticket_id, "ada-change", 1, 600)
+        await has_unread(ada.page, 1)
+        await ada.page.get_by_role("button", name="Resume").click()
+        await ada.sees("It is active")
+        await hold(shop, ticket_id, "ada-change", 1, 600)
+        await expect(ada.page.locator("ul.notices > li")).to_contain_text("Delivered")
+        [post] = await receiver.has(1)
+        assert post.line == "POST /hooks?of=ada HTTP/1.1"
+        assert post.signed_by(secret)
+        assert post.signed_by(made["secret"])
+        await ada.page.get_by_role("button", name="Delete").click()
+        await ada.page.get_by_role("button", name="Leave it as it is").click()
+        await ada.page.get_by_role("button", name="Delete").click()
+        await ada.page.get_by_role("button", name="Delete it").click()
+        await ada.sees("You have no webhooks yet")
+        assert (await http.get("/api/webhooks")).json() == {"items": []}
+        ada.allow("404")
+        await ada.page.goto(f"/notices/webhooks/{made['id']}")
+        await ada.sees("You have no such webhook.")
+
+
+HIDDEN = """(hidden) => {
+    const get = () => (hidden ? "hidden" : "visible");
+    Object.defineProperty(document, "visibilityState", { get, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+async def test_a_tab_in_the_background_holds_no_stream_and_hears_later_what_came(
+    shop: ServiceProcess, browser: Browser
+) -> None:
+    ticket_id = await sell(shop, "Background")
+
+    async def streams() -> int:
+        async with httpx.AsyncClient(base_url=shop.url) as http:
+            lines = (await http.get("/metrics")).text.splitlines()
+        return next(int(float(line.split()[1])) for line in lines if line.startswith("boxoffice_open_connections "))
+
+    before = await streams()
+    async with Doorman(shop.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow("WebSocket", "ERR_")
+        await ada.is_known_as("ada-back", "buyer")
+        doorman.judge = no_upgrade
+        await ada.page.goto("/notices")
+        await hears_over(ada.page, "server-sent events")
+        await hold(shop, ticket_id, "ada-back", 1, 600)
+        await has_unread(ada.page, 1)
+        for count in (2, 3):
+            await ada.page.evaluate(HIDDEN, True)
+            await eventually(streams, before)
+            await hold(shop, ticket_id, "ada-back", 1, 600)
+            await has(shop, "ada-back", count)
+            await has_unread(ada.page, count - 1)
+            await ada.page.evaluate(HIDDEN, False)
+            await has_unread(ada.page, count)
+            await hears_over(ada.page, "server-sent events")
+        assert await shown(ada.page) == await has(shop, "ada-back", 3)
+
+
+async def test_who_logs_out_elsewhere_is_logged_out_here(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Elsewhere")
+    ada = await enter("ada-out")
+    ada.allow("401", "WebSocket")
+    await ada.page.goto("/notices")
+    await hears_over(ada.page, "WebSocket")
+    other = await ada.context.new_page()
+    await other.goto("/")
+    await other.get_by_role("button", name="Log out").click()
+    await expect(other.get_by_role("button", name="Log in")).to_be_visible()
+    await hold(shop, ticket_id, "ada-out", 1, 600)  # this tab is not told any more
+    await expect(ada.page.get_by_role("button", name="Log in").first).to_be_visible(timeout=60_000)
+    await expect(ada.page.locator("a.bell")).to_have_count(0)
+    await expect(ada.page.locator("#page")).not_to_contain_text("You hold")
+    await ada.page.get_by_label("Your name").fill("bob-out")
+    await ada.page.get_by_role("button", name="Log in").last.click()
+    await ada.sees("You have no notices yet")
+    await has_unread(ada.page, 0)
+    await hold(shop, ticket_id, "bob-out", 1, 600)
+    await has_unread(ada.page, 1)
+
+
+async def test_a_page_whose_log_was_replaced_asks_for_everything_again(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Replaced", quantity=100)
+    order_id = await hold(shop, ticket_id, "ada-log", 1, 600)
+    await has(shop, "ada-log", 1)
+    ada = await enter("ada-log")
+    sockets: list[WebSocketRoute] = []
+
+    def between(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        sockets.append(socket)
+        if len(sockets) > 1:  # as it is after a restore
+
+            def pass_on(message: str | bytes) -> None:
+                socket.send(str(message).replace('"recovered":true', '"recovered":false'))
+
+            server.on_message(pass_on)
+
+    await ada.page.route_web_socket("**/api/notifications/ws*", between)
+    await ada.page.goto(f"/orders/{order_id}")
+    await ada.sees("left to pay")
+    await hears_over(ada.page, "WebSocket")
+    async with ada.page.expect_response(f"**/api/orders/{order_id}"):
+        await sockets[0].close(code=1012)
+    await hears_over(ada.page, "WebSocket")
+    assert len(sockets) > 1
+    await ada.page.get_by_role("link", name="Notices").click()
+    await expect(ada.page.locator("ul.notices > li")).to_have_count(1)
+    await hold(shop, ticket_id, "ada-log", 1, 600)
+    await has_unread(ada.page, 2)
+    await expect(ada.page.locator("ul.notices > li")).to_have_count(2)

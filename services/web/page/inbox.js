@@ -14,6 +14,11 @@ export default function Notices() {
   return html`<h1>Notices</h1><${For} why="Log in to see your notices."><${Inbox} /><//>`;
 }
 
+const BY_BROWSERS = /fetch|network|load failed/i; // what they say when nobody answers, which tells people nothing
+
+/** Why notices do not come, as the server says it. */
+const whyOf = ({ state, was, reason }) => (state !== "open" && was && reason && !BY_BROWSERS.test(reason) ? reason : "");
+
 function Inbox() {
   const pages = usePages("/api/notifications/inbox");
   const how = useStore(line);
@@ -27,7 +32,7 @@ function Inbox() {
     if (newer.length > MOST_NEWER) pages.again();
   }, [newer.length > MOST_NEWER]);
   const items = pages.items && [...newer.map((notification) => ({ notification, read: false })), ...pages.items];
-  return html`<p role="status" class="quiet">${lineOf(how)}${how.state !== "open" && how.was && how.reason ? ` (${how.reason})` : ""}</p>
+  return html`<p role="status" class="quiet">${lineOf(how)} ${whyOf(how)}</p>
     <p class="choices">
       <a href="/notices/preferences">What you are told live</a>
       <a href="/notices/webhooks">Webhooks</a>

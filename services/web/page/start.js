@@ -22,6 +22,10 @@ const VIEWS = [
   ["/jobs", "Jobs", () => import("./jobs.js")],
   ["/jobs/:id", "Job", () => import("./job.js")],
   ["/notices", "Notices", () => import("./inbox.js")],
+  ["/notices/preferences", "What you are told live", () => import("./preferences.js")],
+  ["/notices/webhooks", "Webhooks", () => import("./webhooks.js")],
+  ["/notices/webhooks/new", "New webhook", () => import("./new_webhook.js")],
+  ["/notices/webhooks/:id", "Webhook", () => import("./webhook.js")],
 ];
 
 const AGAIN = 2_000; // ms until what could not be loaded is asked for again
