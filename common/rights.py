@@ -10,6 +10,7 @@ from common.topology import (
     ANSWERS,
     CONSUMERS,
     LISTENS,
+    OVERSEES,
     REDELIVER,
     REDELIVERS,
     RESTORED,
@@ -24,6 +25,9 @@ MIGRATE = "migrate"
 
 VERBS = ("PING", "INFO", "STATS")
 """What every service of nats.micro is asked about itself (ADR-32)."""
+
+STATS = "$SRV.STATS"
+"""Where all services are asked at once how they are."""
 
 ANSWER_WITHIN = "2m"
 """So long after a question its answer may be sent, once. Who asks waits 10 s, a minute where work is handed over."""
@@ -88,6 +92,10 @@ def rights_of(service: str) -> Rights:
     # from the request, and changes the consumer of that name: everybody's durable ones.
     read = {stream.name for stream in reads(service)}
     never = [f"$JS.API.CONSUMER.CREATE.{each.stream}.{each.durable}" for each in CONSUMERS if each.stream in read]
+    if service == OVERSEES:
+        publish += [f"$JS.API.STREAM.INFO.{stream.name}" for stream in STREAMS if stream.name not in read]
+        publish += [f"$JS.API.CONSUMER.INFO.{each.stream}.{each.durable}" for each in CONSUMERS if each not in own]
+        publish.append(STATS)
     publish += [f"requests.{asked}.*" for asked, askers in ANSWERS.items() if service in (asked, *askers)]
     redeliver = [f"requests.{each}.{REDELIVER}" for each in LISTENS]
     if service == REDELIVERS:

@@ -225,6 +225,9 @@ LISTENS = tuple(service for service in SERVICES if any(consumer.service == servi
 REDELIVERS = "history"
 """The service that may ask for that; no other, though it may ask everything else."""
 
+OVERSEES = "history"
+"""The service that may ask how every stream, consumer and service is; that says nothing of what is in them."""
+
 REDELIVER = "redeliver"
 """The name of that request."""
 

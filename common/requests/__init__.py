@@ -5,7 +5,9 @@ same question again changes nothing and is answered the same. Ids of what it mak
 """
 
 import asyncio
+import os
 import re
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -201,17 +203,32 @@ class Responder:
     ) -> None:
         self.name = f"{service}-requests"
         self.problem: str | None = None
-        self._config = ServiceConfig(name=service, version="1.0.0", description=f"Boxoffice: {service}")
-        self._answering = answering
+        self._config = ServiceConfig(
+            name=service,
+            version="1.0.0",
+            description=f"Boxoffice: {service}",
+            metadata={"process": f"{socket.gethostname()}:{os.getpid()}"},  # which may have several responders
+        )
+        self._answering = [(answering, concurrency)]
         self._client = client
-        self._concurrency = concurrency
         self._patience = patience
+
+    def also(self, answering: Sequence[Answering[Any, Any]], *, concurrency: int = 64) -> None:
+        """Answer these too, from the next run on, beside the others and not in their place.
+
+        A second responder on the same connection would answer `$SRV` as well, and who may answer may do so once.
+        """
+        self._answering.append((answering, concurrency))
 
     async def run(self) -> None:
         """Answer until cancelled."""
         service = _Service(self._client, self._config)
-        at_once = asyncio.Semaphore(self._concurrency)
-        endpoints = [_Endpoint(service, answering, at_once) for answering in self._answering]
+        endpoints = [
+            _Endpoint(service, each, at_once)
+            for answering, concurrency in self._answering
+            for at_once in (asyncio.Semaphore(concurrency),)
+            for each in answering
+        ]
         try:
             await service.start()
             for endpoint in endpoints:

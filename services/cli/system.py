@@ -180,9 +180,16 @@ def rehearsed(durable: str, rehearsal: Rehearsal) -> Listener[Any]:
 
 
 def redelivering(service: Service, platform: Platform) -> Iterator[Responder]:
-    """Who answers for a service that has listeners, when one of them is to hear an event once more."""
+    """Who answers for a service that has listeners, when one of them is to hear an event once more.
+
+    Whoever answers for it anyway does that too.
+    """
     if subscriptions := [worker for worker in service.workers if isinstance(worker, Subscription)]:
-        yield Responder(service.name, [redelivery.answering(service.name, subscriptions)], platform.client)
+        answering = [redelivery.answering(service.name, subscriptions)]
+        if responder := next((worker for worker in service.workers if isinstance(worker, Responder)), None):
+            responder.also(answering)
+        else:
+            yield Responder(service.name, answering, platform.client)
 
 
 def process_settings(names: Sequence[str], environment: Mapping[str, str]) -> Settings:

@@ -15,6 +15,8 @@ from services.history.api import HistoryController, HistoryDesk
 from services.history.dead_api import DeadLetterController, RedeliveryController, RepairDesk
 from services.history.domain import REPAIRS
 from services.history.letters import Letters
+from services.history.overview import Overview
+from services.history.system_api import SystemController
 
 
 @asynccontextmanager
@@ -26,6 +28,9 @@ async def create_service(
     letters = Letters(log)
     desk = HistoryDesk(log, deciders, platform.connections)
     repair_desk = RepairDesk(letters, Aggregate(REPAIRS, log, cache=1_000), log, Requester(platform.client))
-    doors = [HistoryController, DeadLetterController, RedeliveryController]
-    router = Router("/", route_handlers=doors, dependencies=given(desk=desk, repair_desk=repair_desk))
+    doors = [HistoryController, DeadLetterController, RedeliveryController, SystemController]
+    overview = Overview(platform, letters)
+    router = Router(
+        "/", route_handlers=doors, dependencies=given(desk=desk, repair_desk=repair_desk, overview=overview)
+    )
     yield Service("history", [router], [letters])

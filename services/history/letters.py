@@ -3,6 +3,7 @@
 import asyncio
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import aclosing, suppress
 from datetime import datetime
@@ -100,13 +101,14 @@ class Letters:
         self._repairs: dict[int, Repair] = {}
         self._read: dict[str, int] = {}
         self._goal: dict[str, int] = {}
+        self._open: tuple[dict[str, int], dict[str, int]] = ({}, {})  # what was read, and how many were open then
         self._progress = asyncio.Condition()
 
     async def run(self) -> None:
         """Follow until cancelled. Raises Unavailable when a stream was replaced."""
         dead, actions = await self._event_log.end(DEAD), await self._event_log.end(ACTIONS)
         self.problem, self.log = "the dead letters are being read", dead.log
-        self._letters, self._repairs = {}, {}
+        self._letters, self._repairs, self._open = {}, {}, ({}, {})
         self._read, self._goal = {DEAD: 0, ACTIONS: 0}, {DEAD: dead.sequence, ACTIONS: actions.sequence}
         await self._pass(DEAD, 0)
         following = [asyncio.create_task(self._follow_letters()), asyncio.create_task(self._follow_actions())]
@@ -165,6 +167,15 @@ class Letters:
             letter = self._letters[number]
             if (before is None or number < before) and wanted.fits(letter, self.repair(number)):
                 yield letter
+
+    def open_by_listener(self) -> Mapping[str, int] | None:
+        """How many are open, by who gave up on them; counted anew when there is news. None: it is not known."""
+        if self.problem:
+            return None
+        if self._open[0] != self._read:
+            listeners = (letter.listener for letter in self.newest_first(Wanted(standing="open")))
+            self._open = (dict(self._read), Counter(listeners))
+        return self._open[1]
 
     def _require_ready(self) -> None:
         if self.problem:

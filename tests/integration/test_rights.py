@@ -19,14 +19,17 @@ from common import rights, topology
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
 from common.group_commit import BATCH_LIMIT
-from common.rights import MIGRATE, everybody, inbox_of, role_of
-from common.runtime import NotLetIn, connect
+from common.requests import Responder
+from common.rights import MIGRATE, VERBS, everybody, inbox_of, role_of
+from common.runtime import NotLetIn, connect, running
 from common.settings import Settings
+from common.status import Roll, status_of_consumer, status_of_stream
 from common.topology import (
     ANSWERS,
     CONSUMER,
     CONSUMERS,
     LISTENS,
+    OVERSEES,
     REDELIVER,
     REDELIVERS,
     SERVICES,
@@ -66,6 +69,8 @@ def of_stream(user: str, stream: Stream) -> Iterator[Attempt]:
     yield "Publish", f"$JS.API.CONSUMER.CREATE.{name}.x.{literal}"
     if stream not in rights.reads(user):
         for what in ("CONSUMER.CREATE", "STREAM.INFO", "STREAM.MSG.GET", "DIRECT.GET"):
+            if what == "STREAM.INFO" and user == OVERSEES:
+                continue
             yield "Publish", f"$JS.API.{what}.{name}" + (".x" if what == "CONSUMER.CREATE" else "")
         yield "Publish", f"$JS.API.DIRECT.GET.{name}.{literal}"
         yield "Publish", f"$JS.FC.{name}.x.y"
@@ -83,13 +88,15 @@ def of_consumer(user: str, consumer: Consumer) -> Iterator[Attempt]:
         ("Publish", f"$JS.API.CONSUMER.{verb}.{name}") for verb in ("CREATE", "DURABLE.CREATE", "DELETE", "PAUSE")
     )
     if user != consumer.service:
-        yield from (("Publish", f"$JS.API.CONSUMER.{verb}.{name}") for verb in ("INFO", "MSG.NEXT"))
+        yield "Publish", f"$JS.API.CONSUMER.MSG.NEXT.{name}"
+        if user != OVERSEES:
+            yield "Publish", f"$JS.API.CONSUMER.INFO.{name}"
 
 
 def of_user(user: str, other: str) -> Iterator[Attempt]:
     """What this user may not do with another."""
     yield "Publish", f"{inbox_of(other)}.x"
-    yield "Publish", f"$SRV.PING.{other}"
+    yield from (("Publish", f"$SRV.{verb}.{other}") for verb in VERBS)
     if user not in ANSWERS.get(other, ()):
         yield "Publish", f"requests.{other}.x"
     if other in LISTENS and user != REDELIVERS:
@@ -118,6 +125,7 @@ def of_server(user: str) -> Iterator[Attempt]:
     yield from (("Publish", subject) for subject in ("_INBOX.x", "dead.x", "x", "$SYS.REQ.SERVER.PING"))
     if user in LISTENS:
         yield "Publish", f"requests.{user}.{REDELIVER}"
+    yield from (("Publish", f"$SRV.{verb}") for verb in VERBS if (user, verb) != (OVERSEES, "STATS"))
     if user != MIGRATE:
         for verb in ("INFO", "STREAM.NAMES", "STREAM.LIST", "STREAM.CREATE.MINE", "META.LEADER.STEPDOWN"):
             yield "Publish", f"$JS.API.{verb}"
@@ -248,6 +256,26 @@ def test_one_service_alone_may_have_listeners_hear_an_event_once_more() -> None:
         assert (REDELIVERS, f"requests.{service}.{REDELIVER}") in allowed
         assert f"requests.{service}.{REDELIVER}" not in rights.rights_of(REDELIVERS).never
         assert rights.rights_of(service).answers
+
+
+async def test_one_service_alone_may_ask_how_all_others_are_and_each_answers_once(open_to_all: Guarded) -> None:
+    allowed = {(user, subject) for user in SERVICES for subject in rights.rights_of(user).publish}
+    assert {user for user, subject in allowed if subject.startswith("$SRV.")} == {OVERSEES}
+    async with AsyncExitStack() as stack:
+        for user in LISTENS:
+            platform = await stack.enter_async_context(connect(Settings(nats_url=open_to_all.url(user)), user))
+            await stack.enter_async_context(running([Responder(user, [], platform.client)]))
+        platform = await stack.enter_async_context(connect(Settings(nats_url=open_to_all.url(OVERSEES)), OVERSEES))
+
+        async def answering() -> list[str]:
+            return sorted(stats.name for stats, answers in await Roll(platform.client).call() if answers)
+
+        await eventually(answering, sorted(LISTENS))
+        for stream in STREAMS:
+            assert await status_of_stream(platform.client, stream)
+        for consumer in CONSUMERS:
+            assert await status_of_consumer(platform.client, consumer)
+    assert " Violation - " not in open_to_all.logged()
 
 
 async def test_a_durable_consumer_is_not_changed_under_another_name(guarded: Guarded) -> None:

@@ -104,6 +104,7 @@ GET    /api/orders/{order_id}                                             buyer 
 DELETE /api/orders/{order_id}                                             buyer    orders:write
 GET    /api/orders/{order_id}/ticket.pdf                                  buyer    orders:read
 POST   /api/orders/{order_id}/payment                                     buyer    orders:write
+GET    /api/system                                                        operator events:read
 GET    /api/templates                                                     buyer    batches:read
 POST   /api/templates                                                     buyer    batches:write
 GET    /api/templates/{template_id}                                       buyer    batches:read

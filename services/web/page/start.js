@@ -26,6 +26,8 @@ const VIEWS = [
   ["/notices/webhooks", "Webhooks", () => import("./webhooks.js")],
   ["/notices/webhooks/new", "New webhook", () => import("./new_webhook.js")],
   ["/notices/webhooks/:id", "Webhook", () => import("./webhook.js")],
+  ["/system", "System", () => import("./system.js")],
+  ["/system/dead", "Dead letters", () => import("./dead.js")],
 ];
 
 const AGAIN = 2_000; // ms until what could not be loaded is asked for again
@@ -35,6 +37,7 @@ const MENU = [
   ["/", "Shop"],
   ["/orders", "My orders", "buyer"],
   ["/jobs", "Jobs", "seller"],
+  ["/system", "System", "operator"],
 ];
 
 /** The view of an address, and what its pattern found; undefined if it is none of ours. */

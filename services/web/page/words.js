@@ -56,3 +56,6 @@ export function span(milliseconds) {
 }
 
 export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
+
+/** So many a second; null: nobody knows. */
+export const rate = (value) => (value === null ? "–" : `${number(value < 10 ? Math.round(value * 10) / 10 : Math.round(value))}/s`);
