@@ -86,7 +86,7 @@ async def shown(page: Page) -> list[str]:
 
 
 async def test_a_buyer_is_told_at_once_what_becomes_of_their_orders(shop: ServiceProcess, enter: Enter) -> None:
-    ticket_id = await sell(shop, "Told at once")
+    ticket_id = await sell(shop, "Told <b>at once")
     ada = await enter("ada-told")
     await ada.page.goto("/?q=nothing-like-that")
     await hears_over(ada.page, "WebSocket")
@@ -94,18 +94,18 @@ async def test_a_buyer_is_told_at_once_what_becomes_of_their_orders(shop: Servic
     order_id = await hold(shop, ticket_id, "ada-told", 2, 600)
     await has_unread(ada.page, 1)
     news = ada.page.get_by_role("complementary", name="New notices")
-    await expect(news.get_by_role("status")).to_contain_text("You hold 2 of Told at once until")
+    await expect(news.get_by_role("status")).to_contain_text("You hold 2 of Told <b>at once until")
     await news.hover()  # so it stays
     await ada.show("notices-news")
     await pay(shop, "ada-told", order_id)
     await has_unread(ada.page, 2)
-    await expect(news).to_contain_text("Your order of Told at once is complete: 2 paid for.")
+    await expect(news).to_contain_text("Your order of Told <b>at once is complete: 2 paid for.")
     await news.get_by_role("button", name="Dismiss").first.click()
     await expect(news).not_to_contain_text("You hold 2")
     await expect(news.get_by_role("button", name="Dismiss")).to_be_focused()
     await news.get_by_role("link", name="See the order").click()
     await ada.sees("2 seats are yours.")
-    await expect(news).not_to_contain_text("Told at once")
+    await expect(news).not_to_contain_text("Told <b>at once")
     await has_unread(ada.page, 1)  # who follows it, has read it
     gone = await hold(shop, ticket_id, "ada-told", 1, 1)
     await has_unread(ada.page, 3)
@@ -342,6 +342,10 @@ async def test_a_webhook_is_made_failing_seen_and_posted_to_again(shop: ServiceP
         await expect(ada.page.get_by_role("region", name="The secret")).to_be_focused()
         secret = await ada.page.get_by_label("Secret", exact=True).input_value()
         await ada.show("webhook-secret")
+        await ada.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await ada.page.get_by_role("button", name="Copy").click()
+        await ada.sees("Copied.")
+        assert await ada.page.evaluate("navigator.clipboard.readText()") == secret
         await ada.page.get_by_role("link", name="To the webhook").click()
         await ada.sees("Nothing was posted yet")
         await hears_over(ada.page, "WebSocket")
@@ -450,6 +454,27 @@ async def test_a_tab_in_the_background_holds_no_stream_and_hears_later_what_came
             await has_unread(ada.page, count)
             await hears_over(ada.page, "server-sent events")
         assert await shown(ada.page) == await has(shop, "ada-back", 3)
+        async with httpx.AsyncClient(base_url=shop.url, headers=login("ada-back")) as http:
+            newest = (await inbox(shop, "ada-back"))["items"][0]["notification"]["cursor"]
+            assert (await http.post("/api/notifications/read", json={"cursor": newest})).status_code == 204
+        await ada.page.evaluate(HIDDEN, False)
+        await has_unread(ada.page, 0)  # who looks again, sees what was read elsewhere
+        assert await ada.went_wrong() == []
+
+
+async def test_a_seller_is_told_that_all_is_sold(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "All gone", quantity=1)
+    sam = await enter("sam", "seller")
+    await sam.page.goto("/")
+    await hears_over(sam.page, "WebSocket")
+    await pay(shop, "ada-gone", await hold(shop, ticket_id, "ada-gone", 1, 600))
+    await has_unread(sam.page, 1)
+    news = sam.page.get_by_role("complementary", name="New notices")
+    await expect(news).to_contain_text("All gone is sold out: all 1 are paid.")
+    await expect(news.get_by_role("link", name="See the ticket")).to_have_attribute("href", f"/sell/{ticket_id}")
+    await sam.page.get_by_role("link", name="Notices").click()
+    await expect(sam.page.locator("ul.notices > li")).to_contain_text("All gone is sold out")
+    await expect(news).to_be_hidden()
 
 
 async def test_who_logs_out_elsewhere_is_logged_out_here(shop: ServiceProcess, enter: Enter) -> None:

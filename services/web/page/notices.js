@@ -58,7 +58,10 @@ export function useNotices(take) {
 export function followLogin() {
   me.listen(follow);
   follow(me.value);
-  document.addEventListener("visibilitychange", look);
+  document.addEventListener("visibilitychange", () => {
+    look();
+    if (counted && document.visibilityState === "visible") count().catch(() => {}); // what was read elsewhere meanwhile
+  });
   tabs.onmessage = ({ data }) => data.user === user && note(data.id, data.to);
 }
 
@@ -105,7 +108,9 @@ function follow(who) {
 async function begin() {
   const { signal } = (over = new AbortController());
   line.value = { state: "connecting" };
-  since = await until(signal, async () => (await count(), counted?.newest));
+  const newest = await until(signal, async () => (await count(), counted?.newest));
+  if (signal.aborted) return;
+  since = newest;
   const module = await until(signal, (tries) => import(tries ? `${CLIENT}?${tries}` : CLIENT));
   if (signal.aborted) return;
   listen = module.listen;
