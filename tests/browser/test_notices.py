@@ -529,3 +529,37 @@ async def test_a_page_whose_log_was_replaced_asks_for_everything_again(shop: Ser
     await hold(shop, ticket_id, "ada-log", 1, 600)
     await has_unread(ada.page, 2)
     await expect(ada.page.locator("ul.notices > li")).to_have_count(2)
+
+
+async def test_much_at_once_covers_no_more_than_a_corner_and_can_be_left_by_keyboard(
+    shop: ServiceProcess, enter: Enter
+) -> None:
+    ticket_id = await sell(shop, "Much", quantity=100)
+    ada = await enter("ada-much")
+    await ada.page.goto("/?q=much")
+    await hears_over(ada.page, "WebSocket")
+    news = ada.page.get_by_role("complementary", name="New notices")
+    dismiss = news.get_by_role("button", name="Dismiss")
+    await hold(shop, ticket_id, "ada-much", 1, 600)
+    await dismiss.focus()  # so it stays, and nothing is pushed out
+    for quantity in (2, 3, 4, 5):
+        await hold(shop, ticket_id, "ada-much", quantity, 600)
+    await expect(news.get_by_role("link", name="2 more in Notices")).to_be_visible()
+    await expect(dismiss).to_have_count(3)
+    await expect(dismiss.first).to_be_focused()
+    await expect(news).not_to_contain_text("You hold 5 of Much")
+    await ada.show("notices-many")
+    for left in (4, 3, 2, 1):
+        await ada.page.keyboard.press("Enter")
+        await expect(dismiss).to_have_count(min(left, 3))
+        await expect(news.locator(".message :focus")).to_have_count(1)
+    await expect(news).to_contain_text("You hold 5 of Much")
+    await ada.page.keyboard.press("Enter")
+    await expect(dismiss).to_have_count(0)
+    await expect(ada.page.locator("main")).to_be_focused()
+    await has_unread(ada.page, 5)
+    await ada.page.set_viewport_size({"width": 360, "height": 640})
+    for _ in range(2):
+        await hold(shop, ticket_id, "ada-much", 1, 600)
+    await expect(news.get_by_role("link", name="1 more in Notices")).to_be_visible()
+    await expect(dismiss).to_have_count(1)

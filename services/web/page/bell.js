@@ -1,6 +1,6 @@
 // The bell in the header, and what has just happened.
 
-import { html, useEffect, useState } from "./html.js";
+import { html, useEffect, useRef, useState } from "./html.js";
 import { isRead, line, markRead, news, read, unread } from "./notices.js";
 import { useStore } from "./store.js";
 import { place } from "./way.js";
@@ -39,7 +39,7 @@ export function Bell() {
   </a>`;
 }
 
-const MOST = 3; // shown at a time
+const most = () => (matchMedia("(max-width: 30rem)").matches ? 1 : 3); // shown at a time: they cover what is below
 const LONG = 10_000; // ms that they stay after the last one came, unless somebody is at them
 
 /** What came while somebody looks at something else, told and shown for a while. */
@@ -61,18 +61,24 @@ export function News() {
   useEffect(() => {
     if (!shown.length) setHeld(false); // nobody can leave what is not there
   }, [shown.length]);
+  const room = most();
+  const first = useRef(null); // of those that are on screen: while somebody is at them, none is pushed out
+  const indexOf = (id) => shown.findIndex((notice) => notice.id === id);
+  if (!held || indexOf(first.current) < 0) first.current = shown.slice(-room)[0]?.id;
+  const from = Math.max(0, indexOf(first.current));
   const drop = (notice, { currentTarget }) => {
     const box = currentTarget.closest(".message");
-    const next = (box.nextElementSibling ?? box.previousElementSibling)?.querySelector("button");
-    (next ?? document.getElementById("main")).focus({ preventScroll: true });
+    const beside = [box.nextElementSibling, box.previousElementSibling].map((each) => each?.querySelector("button"));
+    (beside.find(Boolean) ?? document.getElementById("main")).focus({ preventScroll: true });
+    if (notice.id === first.current) first.current = (shown[from + 1] ?? shown[from - 1])?.id;
     news.value = news.value.filter(({ id }) => id !== notice.id);
   };
   return html`<aside class="news" aria-label="New notices" hidden=${pathname === "/notices"}
     onMouseEnter=${() => setHeld(true)} onMouseLeave=${() => setHeld(false)}
     onfocusin=${() => setHeld(true)} onfocusout=${() => setHeld(false)}>
     <div role="status">
-      ${shown.slice(-MOST).map((notice) => html`<${Message} key=${notice.id} notice=${notice} drop=${drop} />`)}
-      ${shown.length > MOST && html`<p key="more" class="message"><a href="/notices">${number(shown.length - MOST)} more in Notices</a></p>`}
+      ${shown.slice(from, from + room).map((notice) => html`<${Message} key=${notice.id} notice=${notice} drop=${drop} />`)}
+      ${shown.length > room && html`<p key="more" class="message"><a href="/notices">${number(shown.length - room)} more in Notices</a></p>`}
     </div>
   </aside>`;
 }
