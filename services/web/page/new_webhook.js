@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "./html.js";
 import { Deed, Field, For, Trouble } from "./parts.js";
 import { ask } from "./ask.js";
 import { useDeed } from "./data.js";
-import { Kinds } from "./kinds.js";
+import { Kinds } from "./notice_kinds.js";
 import { Secret } from "./secret.js";
 
 export default function NewWebhook() {

@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "./html.js";
 import { Deed, For, Told, Trouble, Waiting } from "./parts.js";
 import { ask } from "./ask.js";
 import { useData, useDeed } from "./data.js";
-import { KINDS } from "./kinds.js";
+import { KINDS } from "./notice_kinds.js";
 
 const CHANNELS = [
   ["websocket", "WebSocket"],

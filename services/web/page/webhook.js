@@ -5,7 +5,7 @@ import { Deed, Field, For, More, Nothing, Told, Trouble, Waiting } from "./parts
 import { ask, withQuery } from "./ask.js";
 import { serverNow } from "./clock.js";
 import { useData, useDeed, usePages } from "./data.js";
-import { kindOf } from "./kinds.js";
+import { kindOf } from "./notice_kinds.js";
 import { anyKey, WebhookForm } from "./new_webhook.js";
 import { useNotices } from "./notices.js";
 import { Secret } from "./secret.js";

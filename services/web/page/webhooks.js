@@ -3,7 +3,7 @@
 import { html } from "./html.js";
 import { For, Nothing, Trouble, Waiting } from "./parts.js";
 import { useData } from "./data.js";
-import { kindOf } from "./kinds.js";
+import { kindOf } from "./notice_kinds.js";
 import { moment } from "./words.js";
 
 /** Whether anything is posted to a webhook, in words. */
