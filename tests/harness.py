@@ -81,6 +81,7 @@ class ServiceProcess:
         self.names = names
         self.port = int(variables.get("BOXOFFICE_PORT", 0)) or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.nats_url = settings.nats_url
         self.log = home / f"{names.replace(' ', '+')}.log"
         self._process: asyncio.subprocess.Process | None = None
         self._environment = {
