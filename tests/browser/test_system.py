@@ -3,18 +3,21 @@
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 import msgspec
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Browser, expect
 
 from common.clock import new_id, now
 from common.events import ExpirationCompleted, encode
 from common.runtime import Platform, connect
 from common.settings import Settings
 from common.topology import CONSUMERS, SERVICES, STREAMS
+from services.cli.servers import NatsServer
 from tests.browser.conftest import Enter
+from tests.browser.person import Person
 from tests.browser.test_shop import hold, sell
 from tests.harness import ServiceProcess, eventually
 
@@ -30,7 +33,6 @@ async def test_an_operator_sees_how_the_system_is_and_it_moves(shop: ServiceProc
     streams, listeners = (olga.page.get_by_role("table", name=name) for name in ("Streams", "Listeners"))
     await expect(streams.get_by_role("rowheader")).to_have_text([stream.name for stream in STREAMS])
     await expect(listeners.get_by_role("rowheader")).to_have_text([consumer.durable for consumer in CONSUMERS])
-    await olga.show("system-still")
 
     ticket_id = await sell(shop, "Watched by Olga")
     await hold(shop, ticket_id, "ada", 1, 4)
@@ -39,6 +41,7 @@ async def test_an_operator_sees_how_the_system_is_and_it_moves(shop: ServiceProc
     await expect(listeners.get_by_role("row", name=re.compile("^orders-keep-book"))).to_contain_text("ago")
     events = olga.page.get_by_role("figure", name=re.compile("^Events"))
     await expect(events).to_have_attribute("data-points", re.compile(r"^([3-9]|\d\d)$"))
+    await expect(events).to_contain_text(re.compile(r"at most ([1-9]|0\.[1-9])"))
     late = olga.page.get_by_role("figure", name=re.compile("^Expirations"))
     await expect(late).not_to_have_attribute("data-points", "0")
     await expect(late).to_contain_text("at most")
@@ -201,6 +204,25 @@ async def test_that_the_server_is_away_is_told_and_passes(shop: ServiceProcess, 
     finally:
         await shop.start()
     await expect(olga.page.get_by_role("alert")).to_have_count(0)
+
+
+async def test_that_nats_is_away_is_told_with_what_was_last_known(
+    browser: Browser, nats: NatsServer, platform: Platform, home: Path
+) -> None:
+    async with (
+        ServiceProcess(" ".join(SERVICES), platform.settings, home) as process,
+        Person.enters(browser, process.url) as olga,
+    ):
+        await olga.is_known_as("olga", "operator")
+        await olga.page.goto("/system")
+        await olga.sees("As of")
+        await nats.stop()
+        await expect(olga.page.get_by_role("alert")).to_contain_text("NATS does not answer")
+        await olga.sees("nothing newer is known")
+        await expect(olga.page.get_by_role("table", name="Streams")).to_be_visible()
+        await olga.show("system-nats-away")
+        await nats.start()
+        await expect(olga.page.get_by_role("alert")).to_have_count(0)
 
 
 async def publish(platform: Platform, body: object) -> None:

@@ -95,7 +95,7 @@ function Services({ services }) {
       version: [...new Set(instances.map(({ version }) => version))].join(", ") || "–",
       since: instances.length ? exactly(instances[0].started) : "–",
       asked: state === "unasked" ? "–" : number(asked),
-      took: took === null ? "–" : span(took),
+      took: took === null ? "–" : took < 1 ? "< 1 ms" : span(took),
       errors: state === "unasked" ? "–" : html`${number(total("errors"))}${wrong && html`<small class="last-error">${wrong}</small>`}`,
     };
   });
@@ -147,7 +147,7 @@ function Consumers({ consumers, rates, at }) {
     dead: each.dead ? html`<a href="/system/dead?listener=${encodeURIComponent(each.name)}">${number(each.dead)}</a>` : each.dead === null ? "–" : "0",
   }));
   return html`<${Table} caption="Listeners" rows=${rows}
-    columns=${[["name", "Listener"], ["stream", "Hears"], ["lag", "Lag", "number"], ["rate", "Now", "number"], ["pending", "Being heard", "number"], ["redelivered", "Again", "number"], ["active", "Last heard"], ["dead", "Dead", "number"]]} />
+    columns=${[["name", "Listener"], ["stream", "Hears"], ["lag", "Lag", "number"], ["rate", "Now", "number"], ["pending", "Being heard", "number"], ["redelivered", "Again", "number"], ["active", "Last"], ["dead", "Dead", "number"]]} />
     <p class="quiet">Lag: events that have not come to it yet. Being heard: those that have, and are not done with, also
       if they wait for their time. Again: those of them that came more than once.</p>`;
 }
