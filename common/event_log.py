@@ -396,6 +396,12 @@ class JetStreamLog:
                 return events
             after = events[-1].sequence if page else after
 
+    async def holds(self, subject: str) -> bool:
+        """Whether there is any event on a literal subject. Raises Unavailable."""
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        messages, _ = await self._get(stream_of(subject), subject, 0, deadline, 1)
+        return bool(messages)
+
     async def _read_page(
         self, subject: str, after: int, deadline: float, limit: int = BATCH_LIMIT
     ) -> tuple[list[Recorded], bool]:

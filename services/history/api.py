@@ -15,13 +15,15 @@ from litestar.response import Stream
 from common.aggregate import Decider
 from common.auth import RequiresUser, UserRequest, still_let_in
 from common.clock import Moment, in_utc, now
-from common.errors import DomainError, Invalid
+from common.errors import DomainError, Invalid, Unavailable
 from common.event_log import JetStreamLog
+from common.events import events_of, type_of
 from common.limits import Limited
 from common.live import PING, PING_SECONDS, Connections, event_stream, retry_ms, sent_event
 from common.problems import problems
+from common.topology import HISTORY
 from services.history.causes import Trace, trace
-from services.history.finding import find, streams_of
+from services.history.finding import Lead, find, leads, streams_of
 from services.history.following import Line, Wanted, known_types, tail
 from services.history.timeline import SHOWN, History, history_of
 
@@ -32,6 +34,9 @@ SHARE = 0.1
 
 LONGEST = 30 * 86_400
 """Seconds that a trace may be looked for here; the command line has no limit."""
+
+PATIENCE = 12
+"""Seconds that an id is looked for."""
 
 Types = Annotated[list[str] | None, QueryParameter(name="type", max_items=50, description="Only events of this type")]
 Service = Annotated[str | None, QueryParameter(max_length=50, description="Only what this service tells")]
@@ -87,6 +92,26 @@ class HistoryController(Controller):
         begin = since and in_utc("since", since)
         resume = last_event_id and in_utc("Last-Event-ID", last_event_id)
         return await event_stream(sse(desk, streams, begin, resume, wanted, still_let_in(request)))
+
+    @get("/types", sync_to_thread=False)
+    def types(self) -> dict[str, list[str]]:
+        """The types of events that there are, by the service whose they are."""
+        return {name: sorted(map(type_of, events_of(name))) for name in map(str.lower, HISTORY)}
+
+    @get("/find/{wanted:str}", responses=problems(404, 503))
+    async def find(self, desk: NamedDependency[HistoryDesk], wanted: FromPath[str]) -> Sequence[Lead]:
+        """What an id is the id of: aggregates with a history, or what one click caused.
+
+        An id that tells its time (UUIDv7) is looked for from then on, any other in all of the log.
+        """
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await leads(desk.log, desk.deciders, wanted)
+        except TimeoutError:
+            detail = (
+                f"It was not found within {PATIENCE} s. `boxoffice events show {wanted}` looks as long as it takes."
+            )
+            raise Unavailable(detail) from None
 
     @get("/history/{service:str}/{aggregate_id:str}", responses=problems(400, 404, 422, 503))
     async def history(

@@ -1,5 +1,6 @@
 """Where something is in the log: by the subject it would have, or by the time that its id tells."""
 
+import re
 from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -20,6 +21,10 @@ SKEW = timedelta(minutes=1)
 
 MILLISECONDS = 80
 """Bits of a UUIDv7 behind its time (RFC 9562)."""
+
+
+SUBJECT = re.compile(r"[a-z]+(\.[a-z]+)?\.[0-9a-f-]{36}")
+"""What subjects of events look like; no wildcards."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -87,6 +92,63 @@ async def find(
         if events := await whole(log, subject):
             return Place(events)
     raise NotFound(f"Nothing in {', '.join(streams)} is or names {wanted}.")
+
+
+class Lead(msgspec.Struct, frozen=True):
+    """Where an id leads to: the history of an aggregate, `at` the event that it is the id of; or to a trace, if there
+    is no `service`.
+    """
+
+    id: str
+    service: str | None = None
+    at: int | None = None
+
+
+async def leads(log: JetStreamLog, deciders: Sequence[Decider[Any, Any, Any]], wanted: str) -> Sequence[Lead]:
+    """What an id is the id of: an aggregate (of several services, as a ticket has a listing and a book), a part of
+    one, an event or a click. For what is no UUID: a subject or a correlation.
+
+    Raises NotFound, Unavailable.
+    """
+    is_id, is_subject = is_uuid(wanted), SUBJECT.fullmatch(wanted) is not None
+    names = sorted({decider.name for decider in deciders}, key=lambda name: (HISTORY.index(stream_of(name)), name))
+    subjects = [f"{name}.{wanted}" for name in names] if is_id else [wanted] if is_subject else []
+    subjects = [subject for subject in subjects if stream_of(subject) in HISTORY]
+    if found := [lead_to(subject) for subject in subjects if await log.holds(subject)]:
+        return found
+    click: Lead | None = None
+    facts: list[Lead] = []
+    for stream in HISTORY:
+        async with aclosing(log.scan(stream, await since_birth(log, stream, wanted))) as pages:
+            async for page in pages:
+                for stored in page:
+                    if stored.headers.get("ce-id") == wanted:
+                        return [lead_to(stored.subject, at=stored.sequence)]
+                    if stored.headers.get("correlation-id") == wanted:
+                        return [Lead(wanted)]
+                    if stored.headers.get("causation-id") == wanted:
+                        click = Lead(wanted)
+                    elif is_id and quoted(wanted) in stored.body:
+                        if stored.subject != f"{stream.lower()}.{wanted}":
+                            return [Lead(wanted, stream.lower())]
+                        facts = facts or [lead_to(stored.subject)]  # of what it is about there may be more to tell
+    if found := [click] if click else facts:
+        return found
+    raise NotFound(f"Nothing in the log is, names or was caused by {wanted}.")
+
+
+def lead_to(subject: str, at: int | None = None) -> Lead:
+    """The history of a subject, by its id where that is enough."""
+    service, _, rest = subject.partition(".")
+    return Lead(rest if is_uuid(rest) else subject, service, at)
+
+
+def is_uuid(text: str) -> bool:
+    """Whether it is one, as the log writes it."""
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False
 
 
 async def whole(log: JetStreamLog, subject: str) -> Sequence[Recorded]:

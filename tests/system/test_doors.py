@@ -84,10 +84,12 @@ GET    /api/events/dead/{letter}                                          operat
 PUT    /api/events/dead/{letter}/body                                     operator events:write
 POST   /api/events/dead/{letter}/drop                                     operator events:write
 POST   /api/events/dead/{letter}/retry                                    operator events:write
+GET    /api/events/find/{wanted}                                             operator events:read
 GET    /api/events/history/{service}/{aggregate_id}                       operator events:read
 POST   /api/events/redeliveries                                           operator events:write
 GET    /api/events/stream                                                 operator events:read
 GET    /api/events/trace/{cause_id}                                       operator events:read
+GET    /api/events/types                                                  operator events:read
 GET    /api/notifications                                                 buyer    notifications:read
 POST   /api/notifications/ack                                             buyer    notifications:write
 GET    /api/notifications/inbox                                           buyer    notifications:read
@@ -191,7 +193,7 @@ class Door(msgspec.Struct, frozen=True):
 
     def at(self, ids: Mapping[str, str]) -> str:
         """Its path, with these in place of its parameters."""
-        nobodys = dict.fromkeys((*IDS, "aggregate_id", "cause_id"), str(NOBODYS))
+        nobodys = dict.fromkeys((*IDS, "aggregate_id", "cause_id", "wanted"), str(NOBODYS))
         others = {"kind": KIND, "user_id": "nobody", "service": "orders", "letter": "999"}
         return self.path.format_map({**others, **nobodys, **ids})
 

@@ -132,6 +132,27 @@ async def test_a_trace_is_what_one_click_caused_in_all_services(shop: Shop) -> N
     assert await shop.ask(f"trace/{uuid4()}", 404)
 
 
+async def test_an_id_leads_to_what_it_is_the_id_of(shop: Shop) -> None:
+    (trace,) = await shop.ask(f"trace/{shop.expired}")
+    placed = next(each for each in trace["roots"][0]["caused"] if each["type"] == "order_created")
+    book = {"id": shop.ticket_id, "service": "orders", "at": None}
+    leads = {
+        shop.ticket_id: [book | {"service": "tickets"}, book],
+        f"orders.{shop.ticket_id}": [book],
+        shop.expired: [book | {"id": shop.expired}],  # it tells no time
+        shop.held: [book | {"id": shop.held}],
+        placed["event_id"]: [book | {"at": placed["sequence"]}],
+        trace["correlation_id"]: [{"id": trace["correlation_id"], "service": None, "at": None}],
+    }
+    for wanted, lead in leads.items():
+        assert await shop.ask(f"find/{wanted}") == lead
+    for nobodys in (str(uuid4()), "nothing", "orders.>", f"nowhere.{uuid4()}"):
+        assert nobodys in (await shop.ask(f"find/{nobodys}", 404))["detail"]
+    types = await shop.ask("types")
+    assert types["expiration"] == ["expiration_completed"]
+    assert "order_cancelled" in types["orders"]
+
+
 async def test_a_dead_letter_is_in_the_trace_of_its_event(shop: Shop) -> None:
     placed = (await shop.log.read(f"orders.{shop.ticket_id}"))[1]
     letter = {**placed.headers, "Nats-Msg-Id": "dead", "dead-listener": "orders-keep-book", "dead-error": "Boom: no"}
