@@ -23,14 +23,17 @@ const AGAIN = 2_000; // ms, after an answer that is none; the browser itself goe
  * @param {string | null} path None is heard while it is null.
  * @param {Record<string, (data: any) => void>} handlers By the name of the event.
  * @param {() => void} [opened] Whenever there is a connection.
+ * @param {() => string} [onward] The address with which to go on after a pause, so that nothing is missed.
  */
-export function useEvents(path, handlers, opened) {
+export function useEvents(path, handlers, opened, onward) {
   const latest = useRef();
-  latest.current = { handlers, opened };
+  latest.current = { handlers, opened, onward };
   useEffect(() => {
     if (!path) return;
     const key = {};
     let source, timer;
+    let address = path;
+    let begun = false;
     const close = () => {
       clearTimeout(timer);
       source?.close();
@@ -38,7 +41,9 @@ export function useEvents(path, handlers, opened) {
     };
     const open = () => {
       if (source || document.visibilityState === "hidden") return;
-      const mine = (source = new EventSource(path));
+      if (begun) address = latest.current.onward?.() ?? path;
+      begun = true;
+      const mine = (source = new EventSource(address));
       mine.onopen = () => {
         tell(key, false);
         latest.current.opened?.();

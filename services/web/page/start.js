@@ -28,6 +28,9 @@ const VIEWS = [
   ["/notices/webhooks/:id", "Webhook", () => import("./webhook.js")],
   ["/system", "System", () => import("./system.js")],
   ["/system/dead", "Dead letters", () => import("./dead.js")],
+  ["/time", "Time machine", () => import("./time.js")],
+  ["/time/trace/:id", "Trace", () => import("./trace.js")],
+  ["/time/:service/:id", "History", () => import("./history.js")],
 ];
 
 const AGAIN = 2_000; // ms until what could not be loaded is asked for again
@@ -38,6 +41,7 @@ const MENU = [
   ["/orders", "My orders", "buyer"],
   ["/jobs", "Jobs", "seller"],
   ["/system", "System", "operator"],
+  ["/time", "Time machine", "operator"],
 ];
 
 /** The view of an address, and what its pattern found; undefined if it is none of ours. */

@@ -50,7 +50,7 @@ const UNITS = [
 
 /** A span of milliseconds in its largest unit, as 12 ms, 3.4 s or 15 min. */
 export function span(milliseconds) {
-  const [unit, size] = UNITS.find(([, each]) => milliseconds >= each) ?? ["ms", 1];
+  const [unit, size] = UNITS.find(([, each]) => Math.round(milliseconds) >= each) ?? ["ms", 1];
   const value = milliseconds / size;
   return `${value < 10 && unit !== "ms" ? value.toFixed(1).replace(/\.0$/, "") : Math.round(value)} ${unit}`;
 }
