@@ -2,7 +2,9 @@
 
 import json
 import re
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import pytest
@@ -56,6 +58,11 @@ def leaves(state: Any, path: str = "") -> dict[str, str]:
 async def state_shown(person: Person, sequence: int) -> dict[str, str]:
     """The state on the page, once it is the one after this event."""
     await expect(person.page.locator(f'[data-at="{sequence}"][aria-busy="false"]')).to_be_visible()
+    return await values_shown(person)
+
+
+async def values_shown(person: Person) -> dict[str, str]:
+    """Each value by its path, once all parts are open."""
     closed = person.page.locator("details:not([open])")
     while await closed.count():
         await closed.first.locator("summary").click()
@@ -273,6 +280,43 @@ async def test_what_happens_is_shown_and_waits_while_it_is_paused(shop: ServiceP
     await expect(rows).to_have_count(1)
     await rows.get_by_role("link", name="Trace").click()
     await olga.sees("order created")
+
+
+async def test_a_ticket_and_an_order_as_they_were(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "As it was", quantity=5)
+    order_id = await hold(shop, ticket_id, "tm-ida", 2, 600)
+    await pay(shop, order_id, "tm-ida")
+    await hold(shop, ticket_id, "tm-jon", 1, 600)
+    steps = (await told(shop, f"history/orders/{ticket_id}"))["steps"]
+    placed = next(each for each in steps if each["type"] == "order_created")
+    then = datetime.fromisoformat(placed["time"]) + timedelta(milliseconds=1)
+    then = then.replace(microsecond=then.microsecond // 1000 * 1000)  # as exactly as a field has it
+    state = (await told(shop, f"history/orders/{ticket_id}", at_time=then.isoformat()))["state"]
+    listing = (await told(shop, f"history/tickets/{ticket_id}", at_time=then.isoformat()))["state"]
+    assert (state["taken"], state["sold"]) == (2, 0)
+    olga = await enter("olga", "operator", timezone_id="America/New_York")
+    olga.allow("422", "404")
+    await olga.page.goto("/time")
+    await olga.page.get_by_role("link", name="How was it at a past moment?").click()
+    await olga.page.get_by_label("Id", exact=True).fill(ticket_id)
+    there = then.astimezone(ZoneInfo("America/New_York"))
+    await olga.page.get_by_label("When", exact=True).fill(there.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3])
+    await olga.page.get_by_role("button", name="Show").click()
+    await olga.sees("The last event before was order created")
+    await olga.sees("The last event before was ticket created")
+    assert await values_shown(olga) == leaves(state) | leaves(listing)
+    await olga.show("past")
+    await olga.page.goto(f"/time/past?id={order_id}&at={then.strftime('%Y-%m-%dT%H:%M:%S.%f')[:-3]}Z")
+    await olga.sees("The last event before was order created")
+    shown = await values_shown(olga)
+    assert (shown["status"], shown["buyer_id"]) == ('"created"', '"tm-ida"')
+    assert "tm-jon" not in str(shown)
+    await olga.page.goto(f"/time/past?id={order_id}&at=2020-01-01T00:00:00Z")
+    await expect(olga.page.get_by_role("alert")).to_contain_text("begins at sequence")
+    await olga.page.goto(f"/time/past?id={order_id}&at=yesterday")
+    await olga.sees("The address has no moment.")
+    await olga.page.goto("/time/past?id=nothing&at=2020-01-01T00:00:00Z")
+    await expect(olga.page.get_by_role("alert")).to_contain_text("caused by nothing")
 
 
 HIDE, SHOW = (

@@ -89,7 +89,7 @@ GET    /api/events/history/{service}/{aggregate_id}                       operat
 POST   /api/events/redeliveries                                           operator events:write
 GET    /api/events/stream                                                 operator events:read
 GET    /api/events/trace/{cause_id}                                       operator events:read
-GET    /api/events/types                                                  operator events:read
+GET    /api/events/types                                                     operator events:read
 GET    /api/notifications                                                 buyer    notifications:read
 POST   /api/notifications/ack                                             buyer    notifications:write
 GET    /api/notifications/inbox                                           buyer    notifications:read

@@ -51,3 +51,6 @@ export function said(value) {
 
 /** Whom an event names, as the log gives it. */
 export const WHO = ["by", "buyer_id", "seller_id", "user_id"];
+
+/** What there is of a ticket, by the service that has it. */
+export const PLACES = { tickets: "The ticket, as its seller changed it", orders: "Its order book: every order for it" };

@@ -30,6 +30,7 @@ const VIEWS = [
   ["/system/dead", "Dead letters", () => import("./dead.js")],
   ["/time", "Time machine", () => import("./time.js")],
   ["/time/trace/:id", "Trace", () => import("./trace.js")],
+  ["/time/past", "At a past moment", () => import("./past.js")],
   ["/time/:service/:id", "History", () => import("./history.js")],
 ];
 

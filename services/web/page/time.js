@@ -5,7 +5,7 @@ import { Deed, Field, For, Nothing, Told, Trouble } from "./parts.js";
 import { ask, Problem, withQuery } from "./ask.js";
 import { serverNow } from "./clock.js";
 import { useData, useDeed } from "./data.js";
-import { asWritten, ending, historyOf, named, said, short, Time, traceOf, WHO } from "./events.js";
+import { asWritten, ending, historyOf, named, PLACES, said, short, Time, traceOf, WHO } from "./events.js";
 import { useEvents } from "./live.js";
 import { useStore } from "./store.js";
 import { go, place, setParameter } from "./way.js";
@@ -21,7 +21,7 @@ export default function TimeMachine() {
 }
 
 function Desk() {
-  return html`<${Find} /><${Tail} />`;
+  return html`<${Find} /><p><a href="/time/past">How was it at a past moment?</a></p><${Tail} />`;
 }
 
 const addressOf = ({ id, service, at }) => (service ? withQuery(`/time/${service}/${encodeURIComponent(id)}`, { at }) : traceOf(id));
@@ -48,8 +48,6 @@ function Find() {
     ${found && html`<ul class="rows" aria-label="Found">${found.map((each) => html`<li><a href=${addressOf(each)}>
       <strong>${PLACES[each.service] ?? `In ${each.service}`}</strong><small>${each.service} ${each.id}</small></a></li>`)}</ul>`}`;
 }
-
-const PLACES = { tickets: "The ticket, as its seller changed it", orders: "Its order book: every order for it" };
 
 /** What is appended, as it happens. */
 function Tail() {
