@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -48,6 +49,9 @@ Since = Annotated[Moment | None, QueryParameter(description="From then on")]
 At = Annotated[int | None, QueryParameter(ge=1, le=2**63 - 1, description="The sequence of the last event that counts")]
 AtTime = Annotated[Moment | None, QueryParameter(description="When to stop, instead")]
 Last = Annotated[int, QueryParameter(ge=1, le=10 * SHOWN, description="How many steps, from the end")]
+Entries = Annotated[
+    int | None, QueryParameter(ge=1, le=100_000, description="Of each part of the state at most so many entries")
+]
 LastEventId = Annotated[
     Moment | None, HeaderParameter(name="Last-Event-ID", description="The `id` that came last: go on from there")
 ]
@@ -122,6 +126,7 @@ class HistoryController(Controller):
         at: At = None,
         at_time: AtTime = None,
         last: Last = SHOWN,
+        entries: Entries = None,
     ) -> History:
         """An aggregate event by event, with what each changed, and its state: at the end, or `at` a sequence or time.
 
@@ -132,7 +137,8 @@ class HistoryController(Controller):
         place = await find(desk.log, desk.deciders, aggregate_id, service)
         moment = at_time and in_utc("at_time", at_time) if at is None else at
         # In a thread: the book of a ticket that everybody wants may take seconds, and others share this process.
-        return await asyncio.to_thread(history_of, desk.deciders, place.events, at=moment, about=place.about, last=last)
+        how = partial(history_of, at=moment, about=place.about, last=last, entries=entries)
+        return await asyncio.to_thread(how, desk.deciders, place.events)
 
     @get("/trace/{cause_id:str}", responses=problems(400, 404, 422, 503))
     async def trace(

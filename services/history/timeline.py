@@ -56,12 +56,16 @@ class Step(Struct, frozen=True):
 
 
 class History(Struct, frozen=True):
-    """An aggregate as its events tell it. `state` is the one after the last of `steps`; `earlier` come before them."""
+    """An aggregate as its events tell it. `state` is the one after the last of `steps`; `earlier` come before them.
+
+    `left_out`: how many entries of a part of the state are not in it, by its name.
+    """
 
     subject: str
     earlier: int
     steps: Sequence[Step]
     state: Any
+    left_out: Mapping[str, int] = {}
 
 
 def decider_of(deciders: Sequence[Decider[Any, Any, Any]], subject: str, event: Event) -> Decider[Any, Any, Any] | None:
@@ -81,11 +85,13 @@ def history_of(
     about: str = "",
     last: int = SHOWN,
     whole: bool = False,
+    entries: int | None = None,
 ) -> History:
     """The history of one aggregate, from its first event on, up to a sequence or a time, `at`: the `last` steps of it.
 
     `about`: only the steps of events that name this id, of the many that an aggregate may hold; the state is that of
     the whole aggregate all the same. `whole`: each step has its state, too; they share what they have in common.
+    `entries`: so many of each part of the state at most, those that the id or the last step names first.
     Raises Invalid when the moment is before the first event, or the first that names the id, Unavailable.
     """
     first, naming_it = events[0], naming(events, about)
@@ -107,7 +113,27 @@ def history_of(
             differing = list(changes(before, state, named_in(recorded.event)))
             step = step_of(recorded, steps[-1].time if steps else None, differing)
             steps.append(msgspec.structs.replace(step, state=state) if whole else step)
-    return History(first.subject, len(named) - len(steps), steps, plain(state))
+    likely = named_in(named[-1].event) | ({UUID(about)} if about else set())
+    state, left_out = (state, {}) if entries is None else abridged(state, entries, likely)
+    return History(first.subject, len(named) - len(steps), steps, plain(state), left_out)
+
+
+def abridged(state: Any, most: int, likely: Collection[Any]) -> tuple[Any, dict[str, int]]:
+    """A state with at most so many entries in each of its mappings and sets, the `likely` first; and how many of each
+    are left out, by its name.
+    """
+    kept: dict[str, Any] = {}
+    left_out: dict[str, int] = {}
+    for name in state.__struct_fields__ if isinstance(state, Struct) else ():
+        part = getattr(state, name)
+        if not isinstance(part, Mapping | HashTrieMap | Set | HashTrieSet) or len(part) <= most:
+            continue
+        kinds = {type(key) for key in islice(part, 1)}
+        first = [key for key in likely if type(key) in kinds and key in part]
+        keys = list(islice(dict.fromkeys((*first, *islice(part, most))), most))
+        kept[name] = {key: part[key] for key in keys} if isinstance(part, Mapping | HashTrieMap) else set(keys)
+        left_out[name] = len(part) - most
+    return (msgspec.structs.replace(state, **kept) if kept else state), left_out
 
 
 def naming(events: Sequence[Recorded], about: str) -> Sequence[Recorded]:

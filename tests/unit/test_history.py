@@ -193,6 +193,25 @@ def test_only_what_names_an_id_is_shown_of_a_book_and_the_state_is_of_all() -> N
     assert (told.state["taken"], told.steps[0].who, told.steps[0].waited) == (3, "ada", None)
 
 
+def test_of_a_large_state_what_is_asked_for_and_what_the_event_names_is_not_left_out() -> None:
+    orders = [UUID(int=each) for each in range(100, 130)]
+    placed = [PlaceOrder(order_id, "ada", 1, AT + timedelta(hours=1), AT) for order_id in orders]
+    events = in_log(ORDERS, played(ORDERS, [kept(1, 100), *placed, CancelOrder(orders[3], "buyer", AT)]))
+    whole = history_of([ORDERS], events)
+    assert (len(whole.state["orders"]), whole.left_out) == (30, {})
+    few = history_of([ORDERS], events, entries=4)
+    assert (len(few.state["orders"]), few.left_out) == (4, {"orders": 26})
+    assert few.state["orders"].items() <= whole.state["orders"].items()
+    assert {name: part for name, part in few.state.items() if name != "orders"} == {
+        name: part for name, part in whole.state.items() if name != "orders"
+    }
+    for order_id in orders:
+        one = history_of([ORDERS], events, entries=1, about=str(order_id))
+        assert list(one.state["orders"]) == [str(order_id)]
+    assert str(orders[3]) in history_of([ORDERS], events, entries=1).state["orders"]
+    assert history_of([ORDERS], events, entries=30) == whole
+
+
 def test_each_event_is_folded_once_also_where_the_state_after_each_is_wanted() -> None:
     events = played(ORDERS, [kept(1, 50), *(PlaceOrder(UUID(int=n), "ada", 1, AT, AT) for n in range(1, 30))])
     folded: list[Event] = []

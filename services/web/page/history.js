@@ -5,7 +5,7 @@ import { For, Told, Trouble, Waiting } from "./parts.js";
 import { withQuery } from "./ask.js";
 import { useData } from "./data.js";
 import { ending, named, precisely, short, Time, traceOf } from "./events.js";
-import { State } from "./state.js";
+import { ENTRIES, State } from "./state.js";
 import { useStore } from "./store.js";
 import { place, setParameter } from "./way.js";
 import { number, plural, span } from "./words.js";
@@ -25,7 +25,7 @@ function Window({ service, id }) {
   const path = `/api/events/history/${encodeURIComponent(service)}/${encodeURIComponent(id)}`;
   const until = query.get("until");
   const wanted = Number(query.get("at")) || null;
-  const { data: history, problem, again } = useData(withQuery(path, { at: until }));
+  const { data: history, problem, again } = useData(withQuery(path, { at: until, entries: ENTRIES }));
   const [news, setNews] = useState("");
   const isBefore = history?.earlier > 0 && wanted !== null && wanted < history.steps[0].sequence;
   useEffect(() => {
@@ -146,16 +146,16 @@ function StateAt({ path, history, step }) {
     return () => clearTimeout(timer);
   }, [step.sequence]);
   const isKnown = step === history.steps.at(-1);
-  const { data, problem, again } = useData(isKnown ? null : withQuery(path, { at: settled, last: 1 }));
+  const { data, problem, again } = useData(isKnown ? null : withQuery(path, { at: settled, last: 1, entries: ENTRIES }));
   const shown = useRef(null);
-  if (isKnown) shown.current = { step, state: history.state };
-  else if (data && settled === step.sequence) shown.current = { step, state: data.state };
+  if (isKnown) shown.current = { step, ...history };
+  else if (data && settled === step.sequence) shown.current = { step, ...data };
   const isOld = shown.current?.step !== step;
   if (isOld && problem) return html`<${Trouble} problem=${problem} again=${again} />`;
   if (!shown.current) return html`<${Waiting} what="Folding the events" />`;
-  const { state, step: of } = shown.current;
+  const { state, left_out, step: of } = shown.current;
   return html`<div class=${isOld ? "old" : ""} aria-busy=${isOld ? "true" : "false"} data-at=${of.sequence}>
-    <${State} state=${state} changes=${of.changes} /></div>`;
+    <${State} state=${state} changes=${of.changes} leftOut=${left_out} /></div>`;
 }
 
 const FORMS = [

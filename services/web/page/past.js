@@ -5,7 +5,7 @@ import { Deed, Field, For, Trouble, Waiting } from "./parts.js";
 import { withQuery } from "./ask.js";
 import { useData } from "./data.js";
 import { asWritten, historyOf, named, PLACES, short, Time, traceOf } from "./events.js";
-import { State } from "./state.js";
+import { ENTRIES, State } from "./state.js";
 import { useStore } from "./store.js";
 import { go, place } from "./way.js";
 
@@ -55,12 +55,13 @@ const partOf = (state, id) => (state?.orders?.[id] ? state.orders[id] : state);
 
 function AsItWas({ lead, at }) {
   const path = `/api/events/history/${encodeURIComponent(lead.service)}/${encodeURIComponent(lead.id)}`;
-  const { data, problem, again } = useData(withQuery(path, { at_time: at, last: 1 }));
+  const { data, problem, again } = useData(withQuery(path, { at_time: at, last: 1, entries: ENTRIES }));
   const title = PLACES[lead.service] && data?.subject === `${lead.service}.${lead.id}` ? PLACES[lead.service] : `${lead.service} ${short(lead.id)}`;
   if (!data) return html`<h2>${title}</h2>${problem ? html`<${Trouble} problem=${problem} again=${problem.status === 422 ? undefined : again} />` : html`<${Waiting} />`}`;
   const step = data.steps.at(-1);
+  const part = partOf(data.state, lead.id);
   return html`<section aria-label=${title}><h2>${title}</h2>
     <p>The last event before was <a href=${historyOf(lead.id.includes(".") ? lead.id : `${lead.service}.${lead.id}`, step.sequence)}>${named(step.type)}</a>,
       ${" "}<${Time} of=${step.time} />.</p>
-    <${State} state=${partOf(data.state, lead.id)} changes=${[]} /></section>`;
+    <${State} state=${part} changes=${[]} leftOut=${part === data.state ? data.left_out : {}} /></section>`;
 }

@@ -5,6 +5,7 @@ import { short } from "./events.js";
 import { number } from "./words.js";
 
 const FEW = 40; // values; so many are all open
+export const ENTRIES = 200; // of a part of the state that are asked for: a book may have 100,000 orders
 const MOST = 50; // entries that are shown of one part at first
 
 const isPart = (value) => value !== null && typeof value === "object";
@@ -21,10 +22,12 @@ function count(value, most) {
   return found;
 }
 
-export function State({ state, changes }) {
+/** `leftOut`: how many entries of a part the server has left out, by its name. */
+export function State({ state, changes, leftOut = {} }) {
   if (!isPart(state)) return html`<p><code data-path="">${state === null ? "none" : JSON.stringify(state)}</code></p>`;
   const touched = changes.map(({ path, ...change }) => ({ path: path.replace(/\[\]$/, ""), isNew: !("before" in change) }));
-  return html`<${Entries} value=${state} path="" touched=${touched} open=${count(state, FEW) <= FEW} />`;
+  return html`<${Entries} value=${state} path="" touched=${touched} open=${count(state, FEW) <= FEW} />
+    ${Object.entries(leftOut).map(([name, left]) => html`<p class="quiet">${number(left)} more ${name} are not shown; what this event names is.</p>`)}`;
 }
 
 const within = (path, part) => path === part || path.startsWith(`${part}.`);
