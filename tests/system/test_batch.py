@@ -147,8 +147,26 @@ async def test_a_file_is_executed_and_its_bad_rows_are_told(office: Office) -> N
     shown = (await office.ask("GET", f"/api/operations/{operation['id']}")).json()
     assert (shown["status"], shown["batch_id"], shown["row"]) == ("failed", batch["id"], 1500)
     assert (await office.ask("GET", f"/api/operations/{operation['id']}", who=EVE)).status_code == 404
-    for path in ("", "/operations", "/report.csv"):
+    for path in ("", "/operations", "/errors", "/report.csv"):
         assert (await office.ask("GET", f"/api/batches/{batch['id']}{path}", who=EVE)).status_code == 404
+
+
+async def test_what_is_wrong_is_told_in_pages(office: Office) -> None:
+    batch = await office.submit("key,value\n,a\nb,1\nb,2\n,c\n")
+    await office.over(batch["id"], "COMPLETED_WITH_ERRORS")
+    path = f"/api/batches/{batch['id']}/errors"
+    told = (await office.ask("GET", path)).json()
+    assert [(each["row"], each["status"], each["column"]) for each in told["items"]] == [
+        (1, "refused", "key"),
+        (3, "failed", None),
+        (4, "refused", "key"),
+    ]
+    assert "'b'" in told["items"][1]["error"]
+    assert told["next_cursor"] is None
+    first = (await office.ask("GET", path, params={"limit": 2})).json()
+    rest = (await office.ask("GET", path, params={"limit": 2, "cursor": first["next_cursor"]})).json()
+    assert first["items"] + rest["items"] == told["items"]
+    assert rest["next_cursor"] is None
 
 
 async def test_what_became_of_operations_is_measured(office: Office) -> None:
