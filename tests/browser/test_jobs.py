@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import httpx
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from tests.browser.conftest import Enter
 from tests.harness import ServiceProcess, eventually
@@ -185,6 +185,18 @@ async def test_five_thousand_rows_twenty_of_them_wrong(shop: ServiceProcess, ent
     await expect(page.locator(".jobs li")).to_have_count(1)
     await sam.sees("17 went wrong")
     await sam.show("jobs")
+    await page.go_back()
+    await page.get_by_role("button", name="Mend the refused rows").click()
+    await page.wait_for_url(re.compile("/sell/upload"))
+    await sam.sees("prices-mended.csv")
+    text = page.get_by_label("Mend it here")
+    mended = list(csv.reader(io.StringIO(await text.input_value())))
+    assert mended[0] == ["ticket_id", "price", "title", "version"]
+    assert [row[1] for row in mended[1:8]] == ["dear", "0", "1e2", "-5", "100000001", "null", "2600"]
+    assert len(mended) == 16
+    await text.fill(file_of(mended[0], [[good[0], "2900", "", ""] for _ in mended[1:]]))
+    await page.get_by_role("button", name="Send it").click()
+    await sam.sees("Done. 15 operations are done.")
 
 
 def wrong_rows_with_two_lines(wrong: dict[int, tuple[list[object], str]], before: int) -> int:
@@ -293,7 +305,7 @@ async def test_an_upload_to_a_server_that_is_killed_is_sent_again(
     shop: ServiceProcess, enter: Enter, tmp_path: Path
 ) -> None:
     sam = await enter("sender", "seller")
-    sam.allow("ERR_", "503")
+    sam.allow("ERR_", "503", "409")
     page = sam.page
     await page.goto("/sell/upload?kind=records.insert")
     await sam.sees("Its columns")
@@ -314,7 +326,7 @@ async def test_an_upload_to_a_server_that_is_killed_is_sent_again(
     await shop.kill()
     try:
         await sam.sees("The connection was lost, or the server is away.")
-        await sam.sees("nothing of it is done. Send it again. sent.csv is kept here")
+        await sam.sees("it is not done twice. sent.csv is kept here")
         await sam.show("upload-lost")
         await session.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
     finally:
@@ -324,6 +336,9 @@ async def test_an_upload_to_a_server_that_is_killed_is_sent_again(
     assert 0 < went[-1] < 1
     await page.get_by_role("button", name="Send it again").click()
     await sam.sees("Done. 40,000 operations are done.")
+    await page.goto("/jobs")
+    await expect(page.locator(".jobs li")).to_have_count(2)
+    await expect(page.locator(".jobs li").last).to_contain_text("Failed, 0%")  # what broke off does not wait for ever
 
 
 async def test_a_sample_is_taken_as_it_is(enter: Enter, tmp_path: Path) -> None:
@@ -348,3 +363,82 @@ async def test_a_login_that_has_run_out_is_renewed_before_a_file_goes(enter: Ent
     await sam.context.clear_cookies(name=re.compile("access"))
     await page.get_by_role("button", name="Send it").click()
     await sam.sees("Done. 1 operation is done.")
+
+
+async def hand_in(shop: ServiceProcess, who: str, count: int, mark: str) -> None:
+    """Hand in records, without the page."""
+    async with httpx.AsyncClient(base_url=shop.url, headers=seller(who) | {"Content-Type": "text/csv"}) as http:
+        told = await http.post("/api/batches", params={"kind": "records.insert"}, content=records(count, mark))
+    assert told.status_code == 202, told.text
+
+
+async def test_the_list_moves_by_itself_and_comes_in_pages(shop: ServiceProcess, enter: Enter) -> None:
+    for number in range(20):
+        await hand_in(shop, "lister", 1, f"listed-{number}")
+    await pause(shop, "records.insert")
+    try:
+        await hand_in(shop, "lister", 3, "listed-last")
+        sam = await enter("lister", "seller")
+        page = sam.page
+        await page.goto("/jobs")
+        first = page.locator(".jobs li").first
+        await expect(first).to_contain_text("Paused by an operator, 0% of 3 operations")
+        await expect(page.locator(".jobs li")).to_have_count(20)
+        await page.get_by_role("button", name="More").click()
+        await expect(page.locator(".jobs li")).to_have_count(21)
+        await expect(page.get_by_role("button", name="More")).to_have_count(0)
+    finally:
+        await resume(shop, "records.insert")
+    await expect(first).to_contain_text("Done, 100% of 3 operations")
+    await expect(page.locator(".jobs li")).to_have_count(21)
+    await page.get_by_label("Show").select_option("FAILED")
+    await expect(page).to_have_url(re.compile("status=FAILED"))
+    await sam.sees("No job is so")
+    await page.get_by_label("Show").select_option("COMPLETED")
+    await expect(page.locator(".jobs li")).to_have_count(20)
+
+
+async def test_what_came_in_though_its_answer_was_lost_is_no_second_job(
+    shop: ServiceProcess, enter: Enter, tmp_path: Path
+) -> None:
+    sam = await enter("twice", "seller")
+    sam.allow("ERR_")
+    page = sam.page
+    await page.goto("/sell/upload?kind=records.insert")
+    await choose(page, records(3, "twice"), tmp_path / "twice.csv")
+
+    async def lose(route: Route) -> None:
+        await route.fetch()
+        await route.abort()
+
+    await page.route("**/api/batches?*", lose, times=1)
+    await page.get_by_role("button", name="Send it").click()
+    await sam.sees("it is not done twice. twice.csv is kept here")
+    await page.get_by_role("button", name="Send it again").click()
+    await sam.sees("Done. 3 operations are done.")
+    async with httpx.AsyncClient(base_url=shop.url, headers=seller("twice")) as http:
+        assert len((await http.get("/api/batches")).json()["items"]) == 1
+
+
+async def test_an_upload_by_keyboard_that_does_nothing_if_a_row_is_wrong(enter: Enter, tmp_path: Path) -> None:
+    sam = await enter("typist", "seller")
+    page, keys = sam.page, sam.page.keyboard
+    await page.goto("/sell/upload?kind=records.insert")
+    await page.get_by_role("link", name="Download a sample").focus()
+    await keys.press("Tab")
+    await expect(page.get_by_label("Choose a file")).to_be_focused()
+    saved(tmp_path / "typed.csv", records(2, "typed") + ",\n")
+    async with page.expect_file_chooser() as chooser:
+        await keys.press("Space")
+    await (await chooser.value).set_files(tmp_path / "typed.csv")
+    await sam.sees("typed.csv")
+    await keys.press("Tab")
+    await keys.press("Tab")
+    await expect(page.get_by_label("If a row is wrong")).to_be_focused()
+    await keys.press("ArrowDown")
+    await expect(page).to_have_url(re.compile("wrong=reject"))
+    await keys.press("Tab")
+    await keys.press("Enter")
+    await sam.sees("Failed. 1 row is no operation, so nothing ran.")
+    await sam.sees("Row 3, line 4")
+    await sam.show("job-rejected")

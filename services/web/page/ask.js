@@ -84,20 +84,19 @@ export function withQuery(path, parameters) {
 
 const STALLED = 60_000; // ms without a sign of an upload
 
-/** One attempt: `{ status, told }`. Throws a Problem; its `whole` is whether all of the file had gone by then. */
+/** One attempt: `{ status, told }`. Throws a Problem. */
 function attempt(path, file, { headers, signal, progress }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch tells nothing of how much has gone
     let timer;
-    let whole = false;
-    const fail = (detail) => reject(Object.assign(new Problem(0, { detail }), { whole }));
+    const fail = (detail) => reject(new Problem(0, { detail }));
     const alive = () => {
       clearTimeout(timer);
       timer = setTimeout(() => (fail(`For ${STALLED / 1000} seconds nothing more went through.`), request.abort()), STALLED);
     };
     const stop = () => request.abort();
     request.upload.onprogress = ({ loaded, total }) => (alive(), progress?.(loaded, total));
-    request.upload.onload = () => (alive(), (whole = true));
+    request.upload.onload = alive;
     request.onload = () => {
       let told = {};
       try {

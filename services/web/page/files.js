@@ -2,7 +2,7 @@
 
 import { store } from "./store.js";
 
-/** The one that is to be sent: `{ file, name, text }`, with its `text` if that was changed here; null: none. */
+/** The one that is to be sent: `{ file, name, text, mends }`; null: none. `text`: if that was changed here; `mends`: what was wrong of another. */
 export const chosen = store(null);
 
 /** Those that were sent, by the id of their job: `{ file, name, csv }`. */

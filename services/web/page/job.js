@@ -244,7 +244,7 @@ function Mend({ job, path }) {
     }
     const found = await rowsOf(file.file, rows, file.csv);
     const text = [...found.values()].map((each) => `${each.text}\n`).join("");
-    chosen.value = { file: new Blob([text]), name: file.name.replace(/(\.\w+)?$/, "-mended$1"), text };
+    chosen.value = { file: new Blob([text]), name: file.name.replace(/(\.\w+)?$/, "-mended$1"), text, mends: true };
     go(withQuery("/sell/upload", { kind: job.kind, priority: job.priority }));
   });
   if (!file) return html`<p>Mend the refused rows in your file, and <a href=${withQuery("/sell/upload", { kind: job.kind })}>send those rows again</a>.</p>`;

@@ -10,7 +10,8 @@ import { useStore } from "./store.js";
 import { go, place, setParameter } from "./way.js";
 import { percent, size } from "./words.js";
 
-const MENDABLE = 300_000; // bytes of a file that is mended here
+const MOST_MENDED = 300_000; // bytes of a file whose text is mended here
+const MENDABLE = [400, 413, 422]; // how the server answers to a file that is at fault
 const PRIORITIES = ["high", "normal", "low"];
 
 export default function Upload() {
@@ -80,7 +81,7 @@ function Send({ kind }) {
     input.current?.focus();
   });
   useEffect(() => () => stop.current?.abort(), []);
-  useEffect(() => void (key.current = null), [kind.name, priority, strict]);
+  useEffect(() => void (key.current = null), [kind.name, priority, strict, file?.file, file?.text]);
   const [send, busy, problem, forget] = useDeed(async () => {
     const { file: blob, name, text } = chosen.value;
     const body = text === undefined ? blob : new Blob([text]);
@@ -131,6 +132,7 @@ function Send({ kind }) {
         : html`<${Going} gone=${gone} of=${bytes} stop=${() => stop.current.abort()} />`}
     </form>
     ${problem && html`<${Refused} problem=${problem} file=${file} />`}
+    ${file && (file.mends || MENDABLE.includes(problem?.status)) && html`<${Mend} file=${file} />`}
   </section>`;
 }
 
@@ -176,23 +178,19 @@ function Going({ gone, of, stop }) {
 /** Why it was not taken, and the way on. */
 function Refused({ problem, file }) {
   const shown = useRef(null);
-  const mendable = MENDABLE_STATUSES.includes(problem.status);
   useEffect(() => shown.current?.focus(), [problem]);
   return html`<div class="refused" tabindex="-1" ref=${shown}>
     <${Trouble} problem=${problem} />
     ${file && !problem.moved && html`<p>${nextStep(problem)} ${file.name} is kept here.</p>`}
-    ${file && mendable && html`<${Mend} file=${file} />`}
   </div>`;
 }
 
-const MENDABLE_STATUSES = [400, 413, 422];
-
 /** What to do about a file that was not taken. */
-function nextStep({ status, whole }) {
-  if (MENDABLE_STATUSES.includes(status)) return "Nothing of it was done. Mend it, and send it again.";
+function nextStep({ status, stopped }) {
+  if (MENDABLE.includes(status)) return "Nothing of it was done. Mend it, and send it again.";
   if (status) return "Nothing of it was done. Send it again in a while.";
-  if (whole) return "It may have come in before that. Send it again: it is not done twice.";
-  return "Not all of it had gone, so nothing of it is done. Send it again.";
+  if (stopped) return "Send it again if you want it.";
+  return "Send it again: should it have come in before, it is not done twice.";
 }
 
 /** The text of a file that is small enough to be mended on the page. */
@@ -200,9 +198,9 @@ function Mend({ file }) {
   const id = useId();
   const [text, setText] = useState(file.text);
   useEffect(() => {
-    if (text === undefined && file.file.size <= MENDABLE) file.file.text().then(setText, () => {});
+    if (text === undefined && file.file.size <= MOST_MENDED) file.file.text().then(setText, () => {});
   }, [file.file]);
-  if (file.file.size > MENDABLE) return html`<p>Mend it in your editor, save it, and choose it once more.</p>`;
+  if (file.file.size > MOST_MENDED) return html`<p>Mend it in your editor, save it, and choose it once more.</p>`;
   if (text === undefined) return null;
   const change = (event) => {
     setText(event.target.value);
@@ -225,22 +223,28 @@ async function readable(file, name) {
 }
 
 /**
- * Hand in a file; its job. If it had gone before the connection was lost, it may be in: it is sent again under the same
- * key, which makes no second job of it. What broke off on its way is over, and needs a new one.
+ * Hand in a file; its job. Where an answer was lost it may be in: it is sent again under the same key, which makes no
+ * second job of it. What broke off on its way is ended first, as nothing of it ran, and goes under a new key.
  */
 async function handIn(path, body, key, how) {
   const fresh = () => (key.current = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`);
-  const now = () => upload(path, body, { ...how, headers: { ...how.headers, "Idempotency-Key": key.current ?? fresh() } });
+  const send = () => upload(path, body, { ...how, headers: { ...how.headers, "Idempotency-Key": key.current ?? fresh() } });
   try {
-    return await now();
+    return await send();
   } catch (error) {
-    const before = error.status === 409 && error.told.batch_id && (await ask(`/api/batches/${error.told.batch_id}`));
-    if (before?.submitted_at) return before;
-    if (before?.status === "FAILED") {
+    if (error.status === 409 && error.told.batch_id) {
+      const before = await endedOrIn(`/api/batches/${error.told.batch_id}`);
+      if (before.submitted_at) return before;
       fresh();
-      return await now();
+      return await send();
     }
-    if (error.status !== 409 && (error.status || !error.whole)) key.current = null;
+    if (error.status && error.status < 500) key.current = null; // it was refused: the next one is another wish
     throw error;
   }
+}
+
+/** The job of an upload whose end was not seen: it is in, or is ended now. */
+async function endedOrIn(path) {
+  const job = await ask(path);
+  return job.submitted_at || job.completed_at ? job : ask(`${path}/cancel`, { method: "POST" });
 }
