@@ -360,8 +360,9 @@ async def test_a_login_that_has_run_out_is_renewed_before_a_file_goes(enter: Ent
     page = sam.page
     await page.goto("/sell/upload?kind=records.insert")
     await choose(page, records(1, "renewed"), tmp_path / "renewed.csv")
-    await sam.context.clear_cookies(name=re.compile("access"))
-    await page.get_by_role("button", name="Send it").click()
+    await sam.context.clear_cookies(name="boxoffice-session")
+    async with page.expect_response("**/api/auth/refresh"):
+        await page.get_by_role("button", name="Send it").click()
     await sam.sees("Done. 1 operation is done.")
 
 
@@ -442,3 +443,9 @@ async def test_an_upload_by_keyboard_that_does_nothing_if_a_row_is_wrong(enter: 
     await sam.sees("Failed. 1 row is no operation, so nothing ran.")
     await sam.sees("Row 3, line 4")
     await sam.show("job-rejected")
+    await page.get_by_role("button", name="Mend the file").click()
+    text = page.get_by_label("Mend it here")
+    await expect(text).to_have_value(re.compile("typed-0"))  # nothing of it ran: all of it is sent again
+    await text.fill(records(2, "typed"))
+    await page.get_by_role("button", name="Send it").click()
+    await sam.sees("Done. 2 operations are done.")

@@ -120,7 +120,7 @@ function Outcome({ job }) {
   return html`<div class="outcome ${job.status === "COMPLETED" ? "complete" : ""}" tabindex="-1" ref=${shown} role="status">
     <p><strong>${statusOf(job)}.</strong> ${job.detail ?? `${plural(succeeded, "operation is", "operations are")} done.`}</p>
     ${failed > 0 && html`<p>${number(failed)} failed: put right what they say below, and try them again.</p>`}
-    ${refused > 0 && html`<p>${plural(refused, "row was", "rows were")} refused: mend them in the file, and send those rows again.</p>`}
+    ${refused > 0 && html`<p>${plural(refused, "row was", "rows were")} refused: ${job.submitted_at ? "mend what they say below, and send only those rows again" : "mend the file, and send all of it again"}.</p>`}
   </div>`;
 }
 
@@ -233,10 +233,16 @@ function useRowsOf(file, errors) {
   return found;
 }
 
-/** The rows that were refused, under their header, as the next file to be sent. */
+/** What is to be sent next: the rows that were refused, under their header; of a job that never ran, all of its file. */
 function Mend({ job, path }) {
   const file = sent.get(job.id);
+  const all = !job.submitted_at;
+  const query = { kind: job.kind, priority: job.priority, wrong: job.on_invalid === "reject" ? "reject" : "" };
   const [mend, busy, problem] = useDeed(async () => {
+    if (all) {
+      chosen.value = { file: file.file, name: file.name, mends: true };
+      return go(withQuery("/sell/upload", query));
+    }
     const rows = new Set(file.csv ? [0] : []);
     for (let cursor = "", page; cursor !== null && rows.size < MOST_MENDED; cursor = page.next_cursor) {
       page = await ask(withQuery(`${path}/errors`, { limit: 1000, cursor }));
@@ -245,8 +251,8 @@ function Mend({ job, path }) {
     const found = await rowsOf(file.file, rows, file.csv);
     const text = [...found.values()].map((each) => `${each.text}\n`).join("");
     chosen.value = { file: new Blob([text]), name: file.name.replace(/(\.\w+)?$/, "-mended$1"), text, mends: true };
-    go(withQuery("/sell/upload", { kind: job.kind, priority: job.priority }));
+    return go(withQuery("/sell/upload", query));
   });
-  if (!file) return html`<p>Mend the refused rows in your file, and <a href=${withQuery("/sell/upload", { kind: job.kind })}>send those rows again</a>.</p>`;
-  return html`<p><${Deed} class="quiet" busy=${busy} onClick=${mend}>Mend the refused rows and send them<//></p><${Trouble} problem=${problem} />`;
+  if (!file) return html`<p><a href=${withQuery("/sell/upload", query)}>Send ${all ? "the file" : "the refused rows"} again</a>, mended.</p>`;
+  return html`<p><${Deed} class="quiet" busy=${busy} onClick=${mend}>${all ? "Mend the file and send it" : "Mend the refused rows and send them"}<//></p><${Trouble} problem=${problem} />`;
 }
