@@ -32,8 +32,8 @@ from services.tickets.domain import (
 from services.tickets.live import Availability
 from services.tickets.read_model import TicketPage, TicketView
 
-CHANGES = (RequiresUser("tickets", "seller"), Limited("changes"))
-"""What stands before handlers that change something."""
+FOR_SELLERS = (RequiresUser("tickets", "seller"), Limited("changes"))
+"""What stands before what is for sellers."""
 
 VisibleTickets = ReadYourWrites[TicketCommand, Listing, TicketEvent]
 
@@ -68,6 +68,17 @@ class TicketController(Controller):
         """What is on sale, newest first; with `q`, what has it in its title."""
         return await read_model.tickets(desk.pool, limit=limit, cursor=cursor, q=q)
 
+    @get("/mine", middleware=FOR_SELLERS, responses=problems(400, 503))
+    async def mine(
+        self,
+        request: UserRequest,
+        desk: NamedDependency[TicketDesk],
+        limit: Annotated[int, QueryParameter(ge=1, le=100)] = 20,
+        cursor: Cursor = None,
+    ) -> TicketPage:
+        """All that you have put on sale, newest first, also what you have withdrawn."""
+        return await read_model.tickets_of_seller(desk.pool, request.user.id, limit=limit, cursor=cursor)
+
     @get("/stream", media_type="text/event-stream", responses=problems(400, 503))
     async def stream(
         self,
@@ -87,7 +98,7 @@ class TicketController(Controller):
 
     @post(
         "/",
-        middleware=CHANGES,
+        middleware=FOR_SELLERS,
         responses=problems(400, 413, 415, 422, 503),
         response_headers=[ETAG_HEADER, LOCATION_HEADER],
     )
@@ -106,7 +117,7 @@ class TicketController(Controller):
 
     @patch(
         "/{ticket_id:str}",
-        middleware=CHANGES,
+        middleware=FOR_SELLERS,
         responses=problems(400, 404, 409, 412, 413, 415, 422, 428, 503),
         response_headers=[ETAG_HEADER],
     )
@@ -128,7 +139,7 @@ class TicketController(Controller):
 
     @delete(
         "/{ticket_id:str}",
-        middleware=CHANGES,
+        middleware=FOR_SELLERS,
         status_code=200,
         responses=problems(400, 404, 503),
         response_headers=[ETAG_HEADER],

@@ -33,6 +33,7 @@ create table tickets (
     created_at timestamptz not null
 );
 create index on tickets (created_at desc, id desc);
+create index on tickets (seller_id, created_at desc, id desc);
 
 -- From the orders stream, which may tell of a ticket before the tickets stream does: a table of its own.
 create table taken (
@@ -43,7 +44,10 @@ create table taken (
 
 
 class TicketView(msgspec.Struct, frozen=True):
-    """A ticket on sale, as everybody sees it. `price` is in minor units; `version` is that of the listing."""
+    """A ticket on sale, as everybody sees it. `price` is in minor units; `version` is that of the listing.
+
+    `taken` are reserved or sold, which may be more than there are, when there are fewer now than there were.
+    """
 
     id: UUID
     seller_id: str
@@ -52,6 +56,7 @@ class TicketView(msgspec.Struct, frozen=True):
     currency: str
     quantity: int
     available: int
+    taken: int
     max_per_order: int
     venue: str | None
     starts_at: datetime | None
@@ -74,6 +79,7 @@ class TicketView(msgspec.Struct, frozen=True):
             d.currency,
             d.quantity,
             max(0, d.quantity - taken) if listing.on_sale else 0,
+            taken,
             d.max_per_order,
             d.venue,
             d.starts_at,
@@ -157,7 +163,7 @@ SELECT_TICKET = """
 select id, seller_id, title, price, currency, tickets.quantity,
        case status when 'on_sale' then greatest(0, tickets.quantity - coalesce(taken.quantity, 0)) else 0 end
            as available,
-       max_per_order, venue, starts_at, status, version, created_at
+       coalesce(taken.quantity, 0) as taken, max_per_order, venue, starts_at, status, version, created_at
 from tickets left join taken on taken.ticket_id = tickets.id
 """
 
@@ -173,6 +179,16 @@ TICKETS_ON_SALE = (
 where status = 'on_sale'
   and ($1::timestamptz is null or (created_at, id) < ($1, $2::uuid))
   and ($3::text is null or title ilike '%' || $3 || '%')
+order by created_at desc, id desc
+limit $4
+"""
+)
+
+TICKETS_OF_SELLER = (
+    SELECT_TICKET
+    + """
+where seller_id = $1
+  and ($2::timestamptz is null or (created_at, id) < ($2, $3::uuid))
 order by created_at desc, id desc
 limit $4
 """
@@ -208,7 +224,16 @@ async def tickets(pool: asyncpg.Pool, *, limit: int, cursor: str | None, q: str 
     """What is on sale and has `q` in its title."""
     before, before_id = position_of(cursor)
     pattern = q and LIKE_SPECIAL.sub(r"\\\g<0>", q)
-    rows = await pool.fetch(TICKETS_ON_SALE, before, before_id, pattern, limit + 1)
+    return page_of(await pool.fetch(TICKETS_ON_SALE, before, before_id, pattern, limit + 1), limit)
+
+
+async def tickets_of_seller(pool: asyncpg.Pool, seller_id: str, *, limit: int, cursor: str | None) -> TicketPage:
+    """All that a seller has listed, also what is withdrawn."""
+    return page_of(await pool.fetch(TICKETS_OF_SELLER, seller_id, *position_of(cursor), limit + 1), limit)
+
+
+def page_of(rows: Sequence[asyncpg.Record], limit: int) -> TicketPage:
+    """The page of these rows, of which one more than `limit` was asked for."""
     items = [TicketView(**row) for row in rows[:limit]]
     return TicketPage(items, cursor_of(items[-1].created_at, items[-1].id) if len(rows) > limit else None)
 

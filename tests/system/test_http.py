@@ -119,6 +119,7 @@ async def test_a_listing_tells_all_that_a_buyer_needs(shop: Shop) -> None:
         "seller_id": "sam",
         **SHOW,
         "available": 10,
+        "taken": 0,
         **details,
         "starts_at": "2030-12-31T18:00:00.500000Z",
         "status": "on_sale",
@@ -205,6 +206,31 @@ async def test_a_withdrawn_listing_can_be_read_and_not_be_bought(shop: Shop) -> 
 
     await eventually(refused, (409, 0))
     assert (await shop.pay(order)).status_code == 200  # what is reserved may be paid
+
+
+async def test_a_seller_sees_what_they_have_listed_and_nothing_else(shop: Shop) -> None:
+    seller = {"Authorization": f"Bearer dev:{uuid4().hex}:seller"}
+    await shop.ticket(title="Of somebody else")
+    made = [read(await shop.here.post("/api/tickets", json=SHOW, headers=seller)) for _ in range(3)]
+    assert (await shop.here.delete(f"/api/tickets/{made[1]['id']}", headers=seller)).status_code == 200
+    await shop.order(made[0], quantity=4)
+
+    async def listed() -> list[tuple[str, str, int, int]]:
+        page = read(await shop.there.get("/api/tickets/mine", headers=seller))
+        return [(each["id"], each["status"], each["available"], each["taken"]) for each in page["items"]]
+
+    wanted = [(made[2]["id"], "on_sale", 10, 0), (made[1]["id"], "withdrawn", 0, 0), (made[0]["id"], "on_sale", 6, 4)]
+    await eventually(listed, wanted)
+    first = read(await shop.there.get("/api/tickets/mine?limit=2", headers=seller))
+    rest = read(await shop.there.get(f"/api/tickets/mine?limit=2&cursor={first['next_cursor']}", headers=seller))
+    assert [each["id"] for each in first["items"] + rest["items"]] == [id_ for id_, *_ in wanted]
+    assert rest["next_cursor"] is None
+    smaller = read(
+        await shop.here.patch(f"/api/tickets/{made[0]['id']}", json={"quantity": 3}, headers=seller | {"If-Match": "*"})
+    )
+    assert (smaller["quantity"], smaller["available"], smaller["taken"]) == (3, 0, 4)
+    problem(await shop.here.get("/api/tickets/mine"), 401)
+    problem(await shop.here.get("/api/tickets/mine", headers={"Authorization": "Bearer dev:bea:buyer"}), 403)
 
 
 async def test_pages_have_no_doubles_and_no_gaps_while_new_listings_come(shop: Shop) -> None:
@@ -804,6 +830,7 @@ async def test_the_document_is_where_it_is_promised(shop: Shop) -> None:
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) == {
         "/api/tickets",
+        "/api/tickets/mine",
         "/api/tickets/stream",
         "/api/tickets/{ticket_id}",
         "/api/orders",
