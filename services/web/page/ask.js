@@ -10,8 +10,7 @@ export class Problem extends Error {
 
   /** What is wrong with each field of a form, by its name. */
   get fields() {
-    const errors = this.told.errors ?? (this.told.field ? [{ field: this.told.field, message: this.message }] : []);
-    return Object.fromEntries(errors.map((each) => [each.field, each.message ?? each.detail]));
+    return Object.fromEntries((this.told.errors ?? []).map(({ field, message }) => [field, message]));
   }
 }
 

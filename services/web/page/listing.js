@@ -1,0 +1,265 @@
+// What a seller says about a ticket: put it on sale, change it, withdraw it.
+
+import { html, useEffect, useRef, useState } from "./html.js";
+import { Deed, Field, For, Told, Trouble, Waiting } from "./parts.js";
+import { ask, Problem } from "./ask.js";
+import { useData, useDeed } from "./data.js";
+import { useEvents } from "./live.js";
+import { Sales } from "./sell.js";
+import { me } from "./session.js";
+import { useStore } from "./store.js";
+import { go } from "./way.js";
+import { CURRENCIES, digitsOf, local, majorOf, minorOf, moment, money } from "./words.js";
+
+const LABELS = { title: "Title", venue: "Venue", starts_at: "When", price: "Price", quantity: "How many", max_per_order: "Most in one order" };
+const NAMES = Object.keys(LABELS);
+const EMPTY = { title: "", venue: "", starts_at: "", price: "", currency: "EUR", quantity: "", max_per_order: "10" };
+const MOST = 100_000_000; // minor units
+
+export default function Listing({ id }) {
+  return html`<p><a href="/sell">‹ What you sell</a></p>
+    <${For} role="seller" why="Log in as a seller to put tickets on sale.">
+      ${id ? html`<${Change} id=${id} />` : html`<h1>Put a ticket on sale</h1><${New} />`}
+    <//>`;
+}
+
+/** A ticket as it is written into the form. */
+const written = (ticket) => ({
+  title: ticket.title,
+  venue: ticket.venue ?? "",
+  starts_at: ticket.starts_at ? local(ticket.starts_at) : "",
+  price: majorOf(ticket.price, ticket.currency),
+  currency: ticket.currency,
+  quantity: String(ticket.quantity),
+  max_per_order: String(ticket.max_per_order),
+});
+
+/**
+ * What was written, as the server takes it. Throws a Problem that names each field which is wrong.
+ *
+ * @param {string[]} bad Fields whose browser makes nothing of what is in them.
+ */
+function read(form, names, bad) {
+  const price = minorOf(form.price, form.currency);
+  const when = form.starts_at && new Date(form.starts_at);
+  const wrong = {
+    title: !form.title.trim() && "Say what it is for.",
+    starts_at: (bad.includes("starts_at") || (when && isNaN(when))) && "Give the whole day and time, or leave it out.",
+    price: (price === undefined && amountHint(form.currency)) || ((price < 1 || price > MOST) && `From ${money(1, form.currency)} to ${money(MOST, form.currency)}.`),
+    quantity: !/^\d+$/.test(form.quantity) && "A whole number is needed.",
+    max_per_order: !/^\d+$/.test(form.max_per_order) && "A whole number is needed.",
+  };
+  const errors = names.filter((name) => wrong[name]).map((field) => ({ field, message: wrong[field] }));
+  if (errors.length) throw new Problem(422, { detail: "Something is not right yet.", errors });
+  const all = {
+    title: form.title.trim(),
+    venue: form.venue.trim() || null,
+    starts_at: when ? when.toISOString() : null,
+    price,
+    currency: form.currency,
+    quantity: Number(form.quantity),
+    max_per_order: Number(form.max_per_order),
+  };
+  return Object.fromEntries(names.map((name) => [name, all[name]]));
+}
+
+const amountHint = (currency) =>
+  digitsOf(currency) ? `An amount as ${majorOf(2500, currency)}, with ${digitsOf(currency)} digits behind the point at most.` : "A whole amount: this currency has no smaller coins.";
+
+function New() {
+  const [form, setForm] = useState(EMPTY);
+  const [create, busy, problem] = useDeed(async (bad) => {
+    const { id } = await ask("/api/tickets", { method: "POST", json: read(form, [...NAMES, "currency"], bad) });
+    go(`/sell/${id}?new`);
+  });
+  return html`<${Form} form=${form} change=${setForm} busy=${busy} problem=${problem} save=${create} verb="Put it on sale" fresh />`;
+}
+
+/** The fields. `fresh`: of a ticket that is not there yet, so that its currency can be chosen. */
+function Form({ form, change, busy, problem, save, verb, fresh, children }) {
+  const shown = useRef(null);
+  const fields = problem?.fields ?? {};
+  const known = Object.keys(fields).some((name) => name in form);
+  useEffect(() => {
+    if (known) shown.current.querySelector("[aria-invalid]")?.focus();
+  }, [problem]);
+  const submit = (event) => {
+    event.preventDefault();
+    save([...event.target.elements].filter(({ validity }) => validity?.badInput).map(({ name }) => name));
+  };
+  const at = (name) => ({
+    name,
+    label: name in LABELS ? LABELS[name] : undefined,
+    value: form[name],
+    problem: fields[name],
+    autocomplete: "off",
+    onInput: (event) => {
+      const { value } = event.target;
+      change((before) => ({ ...before, [name]: value }));
+    },
+  });
+  const price = minorOf(form.price, form.currency);
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  return html`<form ref=${shown} novalidate onSubmit=${submit} aria-label="Ticket">
+    <${Field} ...${at("title")} required />
+    <${Field} ...${at("venue")} hint="May be left out" />
+    <${Field} ...${at("starts_at")} type="datetime-local" max="9999-12-31T23:59" hint="In your time, ${zone}; may be left out" />
+    ${fresh &&
+    html`<${Field} ...${at("currency")} label="Currency">
+      ${CURRENCIES.map((code) => html`<option key=${code} value=${code} selected=${code === form.currency}>${code} ${nameOf(code)}</option>`)}
+    <//>`}
+    <${Field} ...${at("price")} label="Price in ${form.currency}" inputmode="decimal" required
+      hint=${price ? `A seat costs ${money(price, form.currency)}` : fields.price ? undefined : amountHint(form.currency)} />
+    <${Field} ...${at("quantity")} type="number" inputmode="numeric" min="1" step="1" required hint="Seats in all, sold ones included" />
+    <${Field} ...${at("max_per_order")} type="number" inputmode="numeric" min="1" step="1" required />
+    <${Trouble} problem=${known ? null : problem} />
+    <div class="choices"><${Deed} type="submit" busy=${busy}>${verb}<//>${children}</div>
+  </form>`;
+}
+
+const currencies = new Intl.DisplayNames(navigator.languages, { type: "currency", fallback: "none" });
+const nameOf = (code) => currencies.of(code) ?? "";
+
+function Change({ id }) {
+  const who = useStore(me);
+  const path = `/api/tickets/${encodeURIComponent(id)}`;
+  const { data, problem, again } = useData(path);
+  if (!data) return html`<h1>Ticket</h1>${problem ? html`<${Trouble} problem=${problem} again=${problem.status === 404 ? undefined : again} />` : html`<${Waiting} />`}`;
+  if (data.seller_id !== who.user_id) {
+    return html`<h1>${data.title}</h1>
+      <p>Somebody else sells this ticket: only they can change it.</p>
+      <p><a class="button" href="/tickets/${id}">See it in the shop</a></p>`;
+  }
+  return html`<${Mine} path=${path} loaded=${data} />`;
+}
+
+/** A ticket of one's own. */
+function Mine({ path, loaded }) {
+  const [base, setBase] = useState(loaded); // what the form began with
+  const [form, setForm] = useState(() => written(loaded));
+  const [now, setNow] = useState(loaded); // as it is heard of
+  const [theirs, setTheirs] = useState(null); // the names of what somebody else changed, once a save met it
+  const [told, setTold] = useState(() => (new URL(location.href).searchParams.has("new") ? "It is on sale." : ""));
+  const touched = NAMES.filter((name) => form[name] !== written(base)[name]);
+  const take = (ticket, was) => {
+    const after = written(ticket);
+    setBase(ticket);
+    setNow(ticket);
+    setForm((mine) => Object.fromEntries(Object.keys(mine).map((name) => [name, mine[name] === was[name] ? after[name] : mine[name]])));
+  };
+  const [save, saving, problem, clear] = useDeed(async (bad) => {
+    setTold("");
+    const names = NAMES.filter((name) => touched.includes(name) || bad.includes(name));
+    if (!names.length) return setTold("There is nothing to save: it reads so already.");
+    const json = read(form, names, bad);
+    try {
+      take(await ask(path, { method: "PATCH", json, headers: { "If-Match": `"${base.version}"` } }), form);
+      setTheirs(null);
+      setTold("Saved.");
+    } catch (error) {
+      if (error.status !== 412) throw error;
+      const [ticket, before] = [await ask(path), written(base)];
+      setTheirs(NAMES.filter((name) => before[name] !== written(ticket)[name]));
+      take(ticket, before);
+    }
+  });
+  useEvents(`/api/tickets/stream?id=${base.id}`, {
+    ticket: (ticket) => {
+      setNow((before) => (ticket.version >= before.version ? ticket : before));
+      if (ticket.version > base.version && !touched.length && !saving) take(ticket, written(base));
+    },
+  });
+  const change = (how) => {
+    setTold("");
+    setForm(how);
+  };
+  const keep = () => {
+    clear();
+    setForm(written(base));
+    setTheirs(null);
+    setTold("Theirs is kept.");
+  };
+  const withdrawn = (ticket) => {
+    clear();
+    setNow(ticket);
+    setBase(ticket);
+    setTold("Withdrawn: nobody can reserve it any more.");
+  };
+  return html`<h1>${now.title}</h1>
+    <p class="sales"><${Sales} ticket=${now} /></p>
+    <p><a href="/tickets/${now.id}">See it in the shop</a></p>
+    ${now.status === "withdrawn"
+      ? html`<${Gone} ticket=${now} form=${form} touched=${touched} />`
+      : html`${theirs && html`<${Conflict} theirs=${base} form=${form} changed=${theirs} keep=${keep} />`}
+          ${!theirs && now.version > base.version && touched.length > 0 && !saving &&
+          html`<p class="notice" role="status">Somebody else has changed this ticket since you opened it. When you save, you see what differs first.</p>`}
+          <${Form} form=${form} change=${change} busy=${saving} problem=${problem} save=${save} verb=${theirs ? "Save yours on top" : "Save"} />
+          <${Told}>${told}<//>
+          <${Withdraw} path=${path} done=${withdrawn} />`}
+    ${now.status === "withdrawn" && html`<${Told}>${told}<//>`}`;
+}
+
+/** What somebody else changed meanwhile, beside what is in the form. `changed`: names. */
+function Conflict({ theirs, form, changed, keep }) {
+  const shown = useRef(null);
+  useEffect(() => shown.current.focus(), [theirs]);
+  const after = written(theirs);
+  const say = (fields, name) => (name === "starts_at" && fields[name] ? moment(new Date(fields[name])) : name === "price" ? `${fields[name]} ${form.currency}` : fields[name] || "nothing");
+  const names = NAMES.filter((name) => changed.includes(name) || form[name] !== after[name]);
+  const differ = names.some((name) => form[name] !== after[name]);
+  return html`<section class="conflict" tabindex="-1" ref=${shown} aria-labelledby="conflict">
+    <h2 id="conflict">Somebody else changed it meanwhile</h2>
+    <p>Nothing of yours is saved yet, and nothing is lost. ${differ ? "Change what you like below, and save yours on top; or keep theirs." : "It reads as you want it already."}</p>
+    <dl>
+      ${names.map(
+        (name) => html`<div key=${name}>
+          <dt>${LABELS[name]}</dt>
+          <dd><span class="quiet">Theirs</span> ${say(after, name)}</dd>
+          <dd><span class="quiet">Yours</span> ${form[name] === after[name] ? html`<span class="quiet">as theirs</span>` : html`<strong>${say(form, name)}</strong>`}</dd>
+        </div>`,
+      )}
+    </dl>
+    <button type="button" class="quiet" onClick=${keep}>Keep theirs</button>
+  </section>`;
+}
+
+/** A ticket that does not change any more. */
+function Gone({ ticket, form, touched }) {
+  return html`<div class="outcome">
+      <p><strong>Withdrawn.</strong> Nobody can reserve it any more, and it does not change. Seats that are sold stay sold; open reservations may still be paid.</p>
+    </div>
+    <dl class="facts">
+      ${ticket.venue && html`<div><dt>Venue</dt><dd>${ticket.venue}</dd></div>`}
+      ${ticket.starts_at && html`<div><dt>When</dt><dd>${moment(ticket.starts_at)}</dd></div>`}
+      <div><dt>Price</dt><dd>${money(ticket.price, ticket.currency)}</dd></div>
+    </dl>
+    ${touched.length > 0 &&
+    html`<p>What you wrote was not saved:</p>
+      <ul>${touched.map((name) => html`<li key=${name}>${LABELS[name]}: ${form[name] || "nothing"}</li>`)}</ul>`}
+    <p><a class="button" href="/sell/new">Put another on sale</a></p>`;
+}
+
+/** The way to sell no more of it, which asks once more. */
+function Withdraw({ path, done }) {
+  const [asking, setAsking] = useState(false);
+  const [withdraw, busy, problem] = useDeed(async () => done(await ask(path, { method: "DELETE" })));
+  const question = useRef(null);
+  const button = useRef(null);
+  const asked = useRef(false);
+  useEffect(() => {
+    if (asking) question.current.focus();
+    else if (asked.current) button.current.focus();
+    asked.current = asking;
+  }, [asking]);
+  return html`<section class="apart" aria-label="Withdraw">
+    ${asking
+      ? html`<h2 tabindex="-1" ref=${question}>Withdraw this ticket?</h2>
+          <p>Nobody can reserve it any more. What is sold stays sold, and open reservations may still be paid. It cannot be put on sale again.</p>
+          <div class="choices">
+            <${Deed} busy=${busy} onClick=${withdraw}>Withdraw it<//>
+            <button type="button" class="quiet" onClick=${() => setAsking(false)}>Keep it on sale</button>
+          </div>
+          <${Trouble} problem=${problem} />`
+      : html`<button type="button" class="quiet" ref=${button} onClick=${() => setAsking(true)}>Withdraw…</button>`}
+  </section>`;
+}
