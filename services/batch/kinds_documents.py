@@ -155,8 +155,12 @@ class DocumentController(Controller):
         row = await document_desk.pool.fetchrow(DOCUMENT_OF_USER, document_id, request.user.id)
         if row is None:
             raise NotFound(f"You have no document {document_id}.")
-        media_type = row["media_type"]
-        headers = {"Content-Disposition": f'attachment; filename="{document_id}.{ENDINGS[media_type]}"'}
-        if media_type == MEDIA_TYPES["html"]:  # somebody's own page, on our origin
-            headers["Content-Security-Policy"] = f"sandbox; {POLICY}; style-src 'unsafe-inline'; img-src data:"
-        return Response(row["content"], media_type=media_type, headers=headers)
+        return sent(document_id, row["media_type"], row["content"])
+
+
+def sent(name: object, media_type: str, content: bytes) -> Response[bytes]:
+    """The response that is a document, to be kept under a name."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}.{ENDINGS[media_type]}"'}
+    if media_type == MEDIA_TYPES["html"]:  # somebody's own page, on our origin
+        headers["Content-Security-Policy"] = f"sandbox; {POLICY}; style-src 'unsafe-inline'; img-src data:"
+    return Response(content, media_type=media_type, headers=headers)

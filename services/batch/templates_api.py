@@ -1,6 +1,8 @@
 """HTTP -> templates."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 from uuid import UUID
 
 import asyncpg
@@ -21,6 +23,7 @@ from common.paging import Cursor
 from common.problems import problems
 from common.projector import ReadYourWrites
 from services.batch import templates
+from services.batch.kinds_documents import MEDIA_TYPES, FetchDocument, sent
 from services.batch.renderers import BadTemplate, Format, Renderers
 from services.batch.templates import (
     Content,
@@ -59,6 +62,14 @@ class NewTemplate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     body: Body
 
 
+class Preview(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A template that may become one, and data to see what it makes of it."""
+
+    format: Annotated[Format, Meta(examples=["pdf"])]
+    body: Body
+    data: Annotated[dict[str, Any], Meta(examples=[{"show": "Opening night", "number": 7, "seat": "A1"}])] = {}
+
+
 VisibleTemplates = ReadYourWrites[TemplateCommand, Template, TemplateEvent]
 
 
@@ -72,11 +83,18 @@ class TemplateDesk(msgspec.Struct, frozen=True):
 
     async def content(self, new: NewTemplate) -> Content:
         """What can become documents. Raises Invalid with the line where it cannot, Unavailable."""
-        try:
+        with at_its_line():
             await self.renderers.check(new.format, new.body)
-        except BadTemplate as error:
-            raise Invalid(f"body: {error}", field="body", line=error.line, reason=error.reason) from error
         return Content(new.name, new.format, new.body)
+
+
+@contextmanager
+def at_its_line() -> Iterator[None]:
+    """Tell where a template is wrong. Raises Invalid."""
+    try:
+        yield
+    except BadTemplate as error:
+        raise Invalid(f"body: {error}", field="body", line=error.line, reason=error.reason) from error
 
 
 class TemplateController(Controller):
@@ -97,6 +115,19 @@ class TemplateController(Controller):
         created = shown(handled.state, status=201)
         created.headers["Location"] = f"/api/templates/{template_id}"
         return created
+
+    @post(
+        "/preview",
+        status_code=200,
+        operation_class=FetchDocument,
+        media_type="application/octet-stream",
+        responses=problems(400, 413, 415, 422, 503),
+    )
+    async def preview(self, data: JSONBody[Preview], template_desk: NamedDependency[TemplateDesk]) -> Response[bytes]:
+        """The document that a template would make of some data. Nothing is kept."""
+        with at_its_line():
+            document = await template_desk.renderers.render(data.format, data.body, data.data)
+        return sent("preview", MEDIA_TYPES[data.format], document)
 
     @get("/", responses=problems(400, 503))
     async def list(

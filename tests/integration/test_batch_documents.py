@@ -219,6 +219,24 @@ async def test_a_template_that_does_not_compile_is_refused_with_its_line(desk: D
     assert problem(await desk.client.post("/api/templates", json=including, headers=ADA), 422)["line"] == 1
 
 
+async def test_a_preview_is_the_document_and_nothing_is_kept(desk: Desk) -> None:
+    async def preview(**what: object) -> httpx.Response:
+        return await desk.client.post("/api/templates/preview", json=what, headers=ADA)
+
+    page = await preview(format="html", body="<h1>{{ show }}</h1>", data={"show": "<b>Night</b>"})
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "<h1>&lt;b&gt;Night&lt;/b&gt;</h1>" in page.text
+    assert page.headers["content-security-policy"].startswith("sandbox; default-src 'none'")
+    assert page.headers["content-disposition"] == 'attachment; filename="preview.html"'
+    paper = await preview(format="pdf", body="Title\n{{ show }}", data={"show": "Night"})
+    assert (paper.headers["content-type"], paper.content[:5]) == ("application/pdf", b"%PDF-")
+    refused = problem(await preview(format="pdf", body="Title\n\n{{ missing }}"), 422)
+    assert (refused["errors"][0]["field"], refused["line"]) == ("body", 3)
+    problem(await preview(format="pdf", body="x", data=[]), 400)
+    problem(await desk.client.post("/api/templates/preview", json={"format": "pdf", "body": "x"}), 401)
+    assert await desk.rows() == []
+
+
 @pytest.mark.parametrize(
     "wrong", [{"body": ""}, {"body": "a\x00b"}, {"body": "a" * 65_537}, {"name": ""}, {"format": "docx"}, {"more": 1}]
 )

@@ -109,6 +109,7 @@ POST   /api/orders/{order_id}/payment                                     buyer 
 GET    /api/system                                                        operator events:read
 GET    /api/templates                                                     buyer    batches:read
 POST   /api/templates                                                     buyer    batches:write
+POST   /api/templates/preview                                             buyer    batches:write
 GET    /api/templates/{template_id}                                       buyer    batches:read
 PUT    /api/templates/{template_id}                                       buyer    batches:write
 DELETE /api/templates/{template_id}                                       buyer    batches:write
