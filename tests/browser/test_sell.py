@@ -276,3 +276,28 @@ async def test_the_list_is_live_for_a_ticket_that_somebody_changes(shop: Service
 
     await eventually(renamed, 200)
     await sam.sees("New name")
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_what_was_typed_is_still_there_after_a_login_that_ended(
+    shop: ServiceProcess, enter: Enter, fresh: bool
+) -> None:
+    name = somebody()
+    sam = await enter(name, "seller")
+    sam.allow("401")
+    await sam.page.goto("/sell/new" if fresh else f"/sell/{(await listed(shop, name, 'Before'))['id']}")
+    await fill(sam, Title="Typed at length", Venue="Opera", Price="7", How_many="3")
+    for cookie in ("session", "refresh"):
+        await sam.context.clear_cookies(name=f"boxoffice-{cookie}")
+    save = "Put it on sale" if fresh else "Save"
+    await press(sam, save)
+    await sam.sees("Log in as a seller")
+    await sam.page.get_by_label("Your name").fill(name)
+    await sam.page.get_by_label("You are").select_option("seller")
+    await sam.page.get_by_role("button", name="Log in").last.click()
+    await expect(sam.page.get_by_label("Title")).to_have_value("Typed at length")
+    await expect(sam.page.get_by_label("Venue")).to_have_value("Opera")
+    await press(sam, save)
+    await sam.sees("It is on sale." if fresh else "Saved.")
+    await sam.page.reload()
+    await expect(sam.page.get_by_label("Title")).to_have_value("Typed at length")

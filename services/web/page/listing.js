@@ -1,9 +1,10 @@
 // What a seller says about a ticket: put it on sale, change it, withdraw it.
 
 import { html, useEffect, useRef, useState } from "./html.js";
-import { Deed, Field, For, Told, Trouble, Waiting } from "./parts.js";
+import { Deed, Field, For, Sure, Told, Trouble, Waiting } from "./parts.js";
 import { ask, Problem } from "./ask.js";
 import { useData, useDeed } from "./data.js";
+import { Conflict, useDraft, useKept } from "./draft.js";
 import { useEvents } from "./live.js";
 import { Sales } from "./sell.js";
 import { me } from "./session.js";
@@ -67,7 +68,7 @@ const amountHint = (currency) =>
   digitsOf(currency) ? `An amount as ${majorOf(2500, currency)}, with ${digitsOf(currency)} digits behind the point at most.` : "A whole amount: this currency has no smaller coins.";
 
 function New() {
-  const [form, setForm] = useState(EMPTY);
+  const [form, setForm] = useKept(() => EMPTY);
   const [create, busy, problem] = useDeed(async (bad) => {
     const { id } = await ask("/api/tickets", { method: "POST", json: read(form, [...NAMES, "currency"], bad) });
     go(`/sell/${id}?new`);
@@ -135,97 +136,74 @@ function Change({ id }) {
 
 /** A ticket of one's own. */
 function Mine({ path, loaded }) {
-  const [base, setBase] = useState(loaded); // what the form began with
-  const [form, setForm] = useState(() => written(loaded));
+  const draft = useDraft(loaded, written);
+  const { base, form, touched, theirs } = draft;
   const [now, setNow] = useState(loaded); // as it is heard of
-  const [theirs, setTheirs] = useState(null); // the names of what somebody else changed, once a save met it
   const [told, setTold] = useState(() => (new URL(location.href).searchParams.has("new") ? "It is on sale." : ""));
-  const touched = NAMES.filter((name) => form[name] !== written(base)[name]);
-  const take = (ticket, was) => {
-    const after = written(ticket);
-    setBase(ticket);
-    setNow(ticket);
-    setForm((mine) => Object.fromEntries(Object.keys(mine).map((name) => [name, mine[name] === was[name] ? after[name] : mine[name]])));
-  };
+  const hear = (ticket) => setNow((before) => (ticket.version >= before.version ? ticket : before));
   const [save, saving, problem, clear] = useDeed(async (bad) => {
     setTold("");
     const names = NAMES.filter((name) => touched.includes(name) || bad.includes(name));
     if (!names.length) return setTold("There is nothing to save: it reads so already.");
     const json = read(form, names, bad);
     try {
-      take(await ask(path, { method: "PATCH", json, headers: { "If-Match": `"${base.version}"` } }), form);
-      setTheirs(null);
+      const saved = await ask(path, { method: "PATCH", json, headers: { "If-Match": `"${base.version}"` } });
+      hear(saved);
+      draft.saved(saved);
       setTold("Saved.");
     } catch (error) {
       if (error.status !== 412) throw error;
-      const [ticket, before] = [await ask(path), written(base)];
-      setTheirs(NAMES.filter((name) => before[name] !== written(ticket)[name]));
-      take(ticket, before);
+      const theirs = await ask(path);
+      hear(theirs);
+      draft.meet(theirs);
     }
   });
   useEvents(`/api/tickets/stream?id=${base.id}`, {
     ticket: (ticket) => {
-      setNow((before) => (ticket.version >= before.version ? ticket : before));
-      if (ticket.version > base.version && !touched.length && !saving) take(ticket, written(base));
+      hear(ticket);
+      if (ticket.version > base.version && !touched.length && !saving) draft.take(ticket);
     },
   });
   const change = (how) => {
     setTold("");
-    setForm(how);
+    draft.change(how);
   };
   const keep = () => {
     clear();
-    setForm(written(base));
-    setTheirs(null);
+    draft.keepTheirs();
     setTold("Theirs is kept.");
   };
-  const withdrawn = (ticket) => {
-    clear();
-    setNow(ticket);
-    setBase(ticket);
-    setTold("Withdrawn: nobody can reserve it any more.");
+  const withdraw = async () => {
+    hear(await ask(path, { method: "DELETE" }));
+    setTold("Withdrawn.");
   };
   return html`<h1>${now.title}</h1>
     <p class="sales"><${Sales} ticket=${now} /></p>
     <p><a href="/tickets/${now.id}">See it in the shop</a></p>
     ${now.status === "withdrawn"
-      ? html`<${Gone} ticket=${now} form=${form} touched=${touched} />`
-      : html`${theirs && html`<${Conflict} theirs=${base} form=${form} changed=${theirs} keep=${keep} />`}
+      ? html`<${Gone} ticket=${now} form=${form} touched=${touched} asked=${told !== ""} />`
+      : html`<${Conflict} draft=${draft} written=${written} labels=${LABELS} say=${(value, name) => inWords(value, name, form.currency)} keep=${keep} />
           ${!theirs && now.version > base.version && touched.length > 0 && !saving &&
           html`<p class="notice" role="status">Somebody else has changed this ticket since you opened it. When you save, you see what differs first.</p>`}
           <${Form} form=${form} change=${change} busy=${saving} problem=${problem} save=${save} verb=${theirs ? "Save yours on top" : "Save"} />
           <${Told}>${told}<//>
-          <${Withdraw} path=${path} done=${withdrawn} />`}
-    ${now.status === "withdrawn" && html`<${Told}>${told}<//>`}`;
+          <${Sure} name="Withdraw" question="Withdraw this ticket?" yes="Withdraw it" no="Keep it on sale" deed=${withdraw}>
+            Nobody can reserve it any more. What is sold stays sold, and open reservations may still be paid. It cannot be put on sale again.
+          <//>`}`;
 }
 
-/** What somebody else changed meanwhile, beside what is in the form. `changed`: names. */
-function Conflict({ theirs, form, changed, keep }) {
-  const shown = useRef(null);
-  useEffect(() => shown.current.focus(), [theirs]);
-  const after = written(theirs);
-  const say = (fields, name) => (name === "starts_at" && fields[name] ? moment(new Date(fields[name])) : name === "price" ? `${fields[name]} ${form.currency}` : fields[name] || "nothing");
-  const names = NAMES.filter((name) => changed.includes(name) || form[name] !== after[name]);
-  const differ = names.some((name) => form[name] !== after[name]);
-  return html`<section class="conflict" tabindex="-1" ref=${shown} aria-labelledby="conflict">
-    <h2 id="conflict">Somebody else changed it meanwhile</h2>
-    <p>Nothing of yours is saved yet, and nothing is lost. ${differ ? "Change what you like below, and save yours on top; or keep theirs." : "It reads as you want it already."}</p>
-    <dl>
-      ${names.map(
-        (name) => html`<div key=${name}>
-          <dt>${LABELS[name]}</dt>
-          <dd><span class="quiet">Theirs</span> ${say(after, name)}</dd>
-          <dd><span class="quiet">Yours</span> ${form[name] === after[name] ? html`<span class="quiet">as theirs</span>` : html`<strong>${say(form, name)}</strong>`}</dd>
-        </div>`,
-      )}
-    </dl>
-    <button type="button" class="quiet" onClick=${keep}>Keep theirs</button>
-  </section>`;
+/** What a field holds. */
+function inWords(value, name, currency) {
+  if (!value) return "nothing";
+  if (name === "starts_at") return moment(value);
+  return name === "price" ? `${value} ${currency}` : value;
 }
 
 /** A ticket that does not change any more. */
-function Gone({ ticket, form, touched }) {
-  return html`<div class="outcome">
+function Gone({ ticket, form, touched, asked }) {
+  const shown = useRef(null);
+  useEffect(() => asked && shown.current.focus(), []); // what was pressed is gone
+  return html`<div class="outcome" tabindex="-1" ref=${shown} role="status">
       <p><strong>Withdrawn.</strong> Nobody can reserve it any more, and it does not change. Seats that are sold stay sold; open reservations may still be paid.</p>
     </div>
     <dl class="facts">
@@ -235,31 +213,6 @@ function Gone({ ticket, form, touched }) {
     </dl>
     ${touched.length > 0 &&
     html`<p>What you wrote was not saved:</p>
-      <ul>${touched.map((name) => html`<li key=${name}>${LABELS[name]}: ${form[name] || "nothing"}</li>`)}</ul>`}
+      <ul>${touched.map((name) => html`<li key=${name}>${LABELS[name]}: ${inWords(form[name], name, form.currency)}</li>`)}</ul>`}
     <p><a class="button" href="/sell/new">Put another on sale</a></p>`;
-}
-
-/** The way to sell no more of it, which asks once more. */
-function Withdraw({ path, done }) {
-  const [asking, setAsking] = useState(false);
-  const [withdraw, busy, problem] = useDeed(async () => done(await ask(path, { method: "DELETE" })));
-  const question = useRef(null);
-  const button = useRef(null);
-  const asked = useRef(false);
-  useEffect(() => {
-    if (asking) question.current.focus();
-    else if (asked.current) button.current.focus();
-    asked.current = asking;
-  }, [asking]);
-  return html`<section class="apart" aria-label="Withdraw">
-    ${asking
-      ? html`<h2 tabindex="-1" ref=${question}>Withdraw this ticket?</h2>
-          <p>Nobody can reserve it any more. What is sold stays sold, and open reservations may still be paid. It cannot be put on sale again.</p>
-          <div class="choices">
-            <${Deed} busy=${busy} onClick=${withdraw}>Withdraw it<//>
-            <button type="button" class="quiet" onClick=${() => setAsking(false)}>Keep it on sale</button>
-          </div>
-          <${Trouble} problem=${problem} />`
-      : html`<button type="button" class="quiet" ref=${button} onClick=${() => setAsking(true)}>Withdraw…</button>`}
-  </section>`;
 }

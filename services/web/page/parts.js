@@ -30,14 +30,14 @@ export function Nothing({ title, children }) {
   return html`<div class="nothing"><h2>${title}</h2>${children}</div>`;
 }
 
-/** A labelled field of a form. `problem`: what is wrong with what was given. */
+/** A labelled field of a form; of several lines, if it has `rows`. `problem`: what is wrong with what was given. */
 export function Field({ label, hint, problem, children, ...input }) {
   const id = useId();
   const told = [hint && `${id}-hint`, problem && `${id}-problem`].filter(Boolean).join(" ");
   const shared = { id, "aria-describedby": told || undefined, "aria-invalid": problem ? "true" : undefined, ...input };
   return html`<div class="field">
     <label for=${id}>${label}</label>
-    ${children ? html`<select ...${shared}>${children}</select>` : html`<input ...${shared} />`}
+    ${children ? html`<select ...${shared}>${children}</select>` : html`<${"rows" in input ? "textarea" : "input"} ...${shared} />`}
     ${hint && html`<small id="${id}-hint">${hint}</small>`}
     ${problem && html`<small class="wrong" id="${id}-problem">${problem}</small>`}
   </div>`;
@@ -48,6 +48,31 @@ export function Deed({ busy, children, ...button }) {
   return html`<button type="button" aria-disabled=${busy ? "true" : undefined} ...${button}>
     ${children}${busy && html`<span class="busy" aria-hidden="true"></span>`}
   </button>`;
+}
+
+/** What is done only after a question: a button, whose question takes its place. `yes`, `no`: the answers. */
+export function Sure({ name, question, children, yes, no, deed }) {
+  const [asking, setAsking] = useState(false);
+  const [run, busy, problem] = useDeed(deed);
+  const title = useRef(null);
+  const button = useRef(null);
+  const asked = useRef(false);
+  useEffect(() => {
+    if (asking) title.current.focus();
+    else if (asked.current) button.current.focus();
+    asked.current = asking;
+  }, [asking]);
+  return html`<section class="apart" aria-label=${name}>
+    ${asking
+      ? html`<h2 tabindex="-1" ref=${title}>${question}</h2>
+          <p>${children}</p>
+          <div class="choices">
+            <${Deed} busy=${busy} onClick=${() => run()}>${yes}<//>
+            <button type="button" class="quiet" onClick=${() => setAsking(false)}>${no}</button>
+          </div>
+          <${Trouble} problem=${problem} />`
+      : html`<button type="button" class="quiet" ref=${button} onClick=${() => setAsking(true)}>${name}…</button>`}
+  </section>`;
 }
 
 /** A list that comes in pages, and its button. */

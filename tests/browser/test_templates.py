@@ -1,0 +1,226 @@
+"""Templates that people write and try, and the kinds of operations that operators pause."""
+
+import re
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from playwright.async_api import expect
+from pypdf import PdfReader
+
+from tests.browser.conftest import Enter
+from tests.browser.person import Person
+from tests.harness import ServiceProcess
+
+BODY = "{{ show }}\nSeat {{ seat }}\n"
+
+
+def somebody() -> str:
+    """A name nobody else has."""
+    return f"writer-{uuid4().hex[:8]}"
+
+
+async def kept(shop: ServiceProcess, who: str, **content: str) -> dict[str, Any]:
+    """Keep a template, without the page; the template."""
+    what = {"name": "E-ticket", "format": "pdf", "body": BODY, **content}
+    async with httpx.AsyncClient(base_url=shop.url, headers={"Authorization": f"Bearer dev:{who}:buyer"}) as http:
+        made = await http.post("/api/templates", json=what)
+    assert made.status_code == 201, made.text
+    template: dict[str, Any] = made.json()
+    return template
+
+
+async def template_of(shop: ServiceProcess, who: str, template_id: str) -> dict[str, Any]:
+    """A template as the server has it."""
+    async with httpx.AsyncClient(base_url=shop.url, headers={"Authorization": f"Bearer dev:{who}:buyer"}) as http:
+        template: dict[str, Any] = (await http.get(f"/api/templates/{template_id}")).json()
+    return template
+
+
+def text_of(person: Person) -> Any:
+    """The field for the template's text."""
+    return person.page.get_by_label("Template", exact=True).and_(person.page.get_by_role("textbox"))
+
+
+async def press(person: Person, name: str) -> None:
+    await person.page.get_by_role("button", name=name, exact=True).click()
+
+
+async def test_a_template_is_written_tried_kept_and_deleted(shop: ServiceProcess, enter: Enter) -> None:
+    name = somebody()
+    ada = await enter(name)
+    await ada.page.goto("/jobs/templates")
+    await ada.sees("You have no templates yet")
+    await ada.show("templates-nothing")
+    await ada.page.get_by_role("link", name="Write a template").click()
+    await ada.page.get_by_label("Name").fill("Badge")
+    await text_of(ada).fill(BODY)
+    await ada.page.get_by_label("Data").fill('{"show": "Opening night", "seat": "Z9"}')
+    await press(ada, "Preview")
+    await ada.sees("Made; nothing of it is kept.")
+    await ada.show("template-new")
+    async with ada.page.expect_download() as download:
+        await ada.page.get_by_role("link", name="Download the PDF").click()
+    found = await download.value
+    assert found.suggested_filename == "preview.pdf"
+    text = PdfReader(await found.path()).pages[0].extract_text()
+    assert "Opening night" in text
+    assert "Seat Z9" in text
+    await press(ada, "Save")
+    await ada.sees("Version 1, saved on")
+    template_id = re.sub(r".*/|\?.*", "", ada.page.url)
+    await text_of(ada).fill(BODY + "Row 1\n")
+    await press(ada, "Save")
+    await ada.sees("Version 2, saved on")
+    assert (await template_of(shop, name, template_id))["body"] == BODY + "Row 1\n"
+    await ada.page.get_by_role("link", name="Templates").click()
+    await ada.sees("PDF, version 2")
+    await ada.show("templates")
+    await ada.page.get_by_role("link", name="Badge").click()
+    remove = ada.page.get_by_role("button", name="Delete…")
+    await remove.click()
+    await expect(ada.page.get_by_role("heading", name="Delete this template?")).to_be_focused()
+    await press(ada, "Keep it")
+    await expect(remove).to_be_focused()
+    await remove.click()
+    await press(ada, "Delete it")
+    await ada.sees("You have no templates yet")
+    assert (await template_of(shop, name, template_id))["status"] == 404
+
+
+async def test_a_page_is_previewed_where_nothing_of_it_runs(shop: ServiceProcess, enter: Enter) -> None:
+    evil = (
+        "<style>h1 { color: red }</style><h1 style='color:red' onclick='top.stolen=1'>{{ show }}</h1>"
+        "<script>top.stolen = 1; parent.document.title = 'stolen'</script><img src=x onerror='top.stolen=1'>"
+        "<meta http-equiv=refresh content='0;url=/api/tickets'><form action=/login><button>Send</button></form>"
+    )
+    name = somebody()
+    template = await kept(shop, name, format="html", body=evil)
+    ada = await enter(name)
+    ada.allow(
+        "srcdoc", "inline style", "inline event handler", "ERR_BLOCKED_BY_RESPONSE"
+    )  # the browser tells what it refused to the frame
+    await ada.page.goto(f"/jobs/templates/{template['id']}")
+    await ada.page.get_by_label("Data").fill('{"show": "<b>Night</b>"}')
+    await press(ada, "Preview")
+    frame = ada.page.frame_locator("iframe[title=Preview]")
+    await expect(frame.get_by_role("heading")).to_have_text("<b>Night</b>")
+    await frame.get_by_role("heading").click()
+    assert await ada.page.locator("iframe").get_attribute("sandbox") == ""
+    assert await ada.page.evaluate("[typeof stolen, document.title]") == ["undefined", "Template · Boxoffice"]
+    policy = (await ada.context.request.get("/jobs/templates")).headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "frame-src" not in policy
+    async with ada.page.expect_download() as download:
+        await ada.page.get_by_role("link", name="Download the HTML").click()
+    assert "<style>" in (await (await download.value).path()).read_text()
+
+
+async def test_the_line_of_a_template_that_is_wrong_is_shown(shop: ServiceProcess, enter: Enter) -> None:
+    name = somebody()
+    template = await kept(shop, name)
+    ada = await enter(name)
+    ada.allow("422")
+    await ada.page.goto(f"/jobs/templates/{template['id']}")
+    await text_of(ada).fill("Title\n\n{% if %}\nend")
+    await press(ada, "Save")
+    await expect(text_of(ada)).to_be_focused()
+    await expect(text_of(ada)).to_have_accessible_description(re.compile("line 3: Expected an expression"))
+    await ada.sees("Line 3: {% if %}")
+    await ada.show("template-wrong")
+    await press(ada, "Go to line 3")
+    chosen = "[...document.querySelectorAll('[name=body]')].map(a => a.value.slice(a.selectionStart, a.selectionEnd))"
+    assert await ada.page.evaluate(chosen) == ["{% if %}"]
+    await text_of(ada).fill("Title\n{{ absent }}")
+    await press(ada, "Preview")
+    tried = ada.page.get_by_role("region", name="Try it")
+    await expect(tried.get_by_role("alert")).to_contain_text("line 2")
+    await expect(tried).to_contain_text("Line 2: {{ absent }}")
+    await ada.page.get_by_label("Data").fill("[1]")
+    await press(ada, "Preview")
+    await expect(ada.page.get_by_label("Data")).to_have_accessible_description(re.compile("A JSON object is needed"))
+    await expect(text_of(ada)).to_have_value("Title\n{{ absent }}")
+    assert (await template_of(shop, name, template["id"]))["version"] == 1
+
+
+async def test_of_two_who_write_a_template_the_later_sees_both(shop: ServiceProcess, enter: Enter) -> None:
+    name = somebody()
+    template = await kept(shop, name)
+    one, two = await enter(name), await enter(name)
+    two.allow("412")
+    for person in (one, two):
+        await person.page.goto(f"/jobs/templates/{template['id']}")
+    await text_of(two).fill("Of two\n")
+    await text_of(one).fill("Of one\n")
+    await one.page.get_by_label("Name").fill("Renamed")
+    await press(one, "Save")
+    await one.sees("Version 2, saved on")
+    await press(two, "Save")
+    conflict = two.page.get_by_role("region", name="Somebody else changed it meanwhile")
+    await expect(conflict).to_be_focused()
+    await expect(conflict).to_contain_text("Of one")
+    await expect(conflict).to_contain_text("Renamed")
+    await two.show("template-conflict")
+    await expect(text_of(two)).to_have_value("Of two\n")
+    await press(two, "Save yours on top")
+    await two.sees("Version 3, saved on")
+    now = await template_of(shop, name, template["id"])
+    assert (now["name"], now["body"]) == ("Renamed", "Of two\n")
+    await press(one, "Save")
+    await one.sees("There is nothing to save")
+    one.allow("412")
+    await text_of(one).fill("Of one again\n")
+    await press(one, "Save")
+    await press(one, "Keep theirs")
+    await expect(text_of(one)).to_have_value("Of two\n")
+    assert (await template_of(shop, name, template["id"]))["version"] == 3
+
+
+async def test_somebody_elses_template_is_as_if_it_were_not_there(shop: ServiceProcess, enter: Enter) -> None:
+    template = await kept(shop, somebody())
+    eve, nobody = await enter(somebody()), await enter()
+    eve.allow("404")
+    await eve.page.goto(f"/jobs/templates/{template['id']}")
+    await eve.sees("You have no such template.")
+    await eve.show("template-foreign")
+    await nobody.page.goto("/jobs/templates")
+    await nobody.sees("Log in to see your templates.")
+
+
+async def test_an_operator_pauses_a_kind_and_others_see_it(shop: ServiceProcess, enter: Enter) -> None:
+    kind = "records.insert"
+    olga, ada = await enter("olga", "operator"), await enter("ada")
+
+    def row(person: Person) -> Any:
+        return person.page.get_by_role("listitem").filter(has=person.page.get_by_role("heading", name=kind, exact=True))
+
+    await olga.page.goto("/jobs/kinds")
+    await expect(row(olga)).to_contain_text("Runs")
+    await olga.show("kinds-operator")
+    try:
+        await press(olga, f"Pause {kind}")
+        await expect(row(olga)).to_contain_text("Paused")
+        await expect(olga.page.get_by_role("button", name=f"Resume {kind}")).to_be_focused()
+        await ada.page.goto("/jobs/kinds")
+        await expect(row(ada)).to_contain_text("Paused")
+        await expect(ada.page.get_by_role("button", name=re.compile("^(Pause|Resume)"))).to_have_count(0)
+        await row(ada).get_by_text(f"What one of {kind} holds").click()
+        await expect(row(ada)).to_contain_text("key")
+        await ada.show("kinds")
+        await press(olga, f"Resume {kind}")
+        await expect(row(olga)).to_contain_text("Runs")
+        await press(ada, "Look again")
+        await expect(row(ada)).to_contain_text("Runs")
+    finally:
+        async with httpx.AsyncClient(base_url=shop.url, headers={"Authorization": "Bearer dev:olga:operator"}) as http:
+            await http.post(f"/api/batch-kinds/{kind}/resume")
+
+
+@pytest.mark.parametrize("path", ["/jobs/kinds", "/jobs/templates", "/jobs/templates/new", "/sell", "/sell/new"])
+async def test_each_view_can_be_opened_first(enter: Enter, path: str) -> None:
+    sam = await enter(somebody(), "seller")
+    await sam.page.goto(path)
+    await expect(sam.page.get_by_role("heading", level=1)).to_be_visible()
+    await expect(sam.page.get_by_text("Nothing is here")).to_have_count(0)
