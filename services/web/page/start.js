@@ -39,9 +39,6 @@ const VIEWS = [
   ["/time/trace/:id", "Trace", () => import("./trace.js")],
   ["/time/past", "At a past moment", () => import("./past.js")],
   ["/time/:service/:id", "History", () => import("./history.js")],
-  ["/sell", "Sell", () => import("./sell.js")],
-  ["/sell/new", "Put a ticket on sale", () => import("./listing.js")],
-  ["/sell/:id", "Change a ticket", () => import("./listing.js")],
 ];
 
 const AGAIN = 2_000; // ms until what could not be loaded is asked for again
@@ -54,7 +51,6 @@ const MENU = [
   ["/jobs", "Jobs", "seller"],
   ["/system", "System", "operator"],
   ["/time", "Time machine", "operator"],
-  ["/sell", "Sell", "seller"],
 ];
 
 /** The view of an address, and what its pattern found; undefined if it is none of ours. */
