@@ -46,7 +46,7 @@ async def test_the_documentation_shows_every_operation_without_the_internet(shop
         document = (await http.get("/api/openapi.json")).json()
         source = (await http.get("/api/docs")).text
     documented = {(method, path) for path, methods in document["paths"].items() for method in methods}
-    assert len(documented) == 11
+    assert len(documented) == 13
     page = await shown(f"{shop.url}/api/docs", home)
     there = re.findall(r'class="opblock opblock-(\w+)".*?data-path="([^"]+)"', page)
     assert set(there) == documented

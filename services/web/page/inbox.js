@@ -77,7 +77,7 @@ function Notice({ notice, isNew }) {
   });
   const text = `notice-${notice.id}`;
   return html`<li class=${isNew ? "new" : ""} tabindex="-1" ref=${box}>
-    <p id=${text}>${isNew && html`<span class="mark">New</span> `}${notice.text}</p>
+    <p id=${text}>${isNew && html`<span class="badge">New</span> `}${notice.text}</p>
     <p class="choices">
       <small>${moment(notice.at)}</small>
       ${link && html`<a href=${link.path} aria-describedby=${text} onClick=${() => isNew && markRead(notice).catch(() => {})}>${link.words}</a>`}

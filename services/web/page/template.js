@@ -77,7 +77,7 @@ function Mine({ path, loaded }) {
     <//>`;
 }
 
-const say = (value, name) => (name === "body" ? html`<pre tabindex="0" role="group" aria-label="Text">${value}</pre>` : name === "format" ? value.toUpperCase() : value);
+const say = (value, name) => (name === "body" ? html`<pre class="version" tabindex="0" role="group" aria-label="Text">${value}</pre>` : name === "format" ? value.toUpperCase() : value);
 
 /** The fields. What is wrong with the text is shown with its line. */
 function Form({ form, change, busy, problem, save, verb }) {
