@@ -132,7 +132,7 @@ function Frame() {
       <div class="account"><${Who} login=${() => setAsking(true)} /></div>
     </header>
     ${asking && who === null && html`<div class="ask"><${Login} why="Log in to Boxoffice." done=${() => setAsking(false)} /></div>`}
-    <p class="away" role="status">${live ? "" : "Connection lost. What you see may be old; it is tried again."}</p>
+    <p class="connection" role="status">${live ? "" : "Connection lost. What you see may be old; it is tried again."}</p>
     <main id="main" tabindex="-1" ref=${main}>
       ${view
         ? html`<${View} ...${view} />`

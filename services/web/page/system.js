@@ -90,7 +90,7 @@ function Services({ services }) {
       key: name,
       class: state === "up" || state === "unasked" ? "" : "bad",
       name,
-      state: html`<span class="state ${state}">${STATES[state]}</span>`,
+      state: html`<span class="health ${state}">${STATES[state]}</span>`,
       processes: state === "unasked" ? "–" : number(processes),
       version: [...new Set(instances.map(({ version }) => version))].join(", ") || "–",
       since: instances.length ? exactly(instances[0].started) : "–",
