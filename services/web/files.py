@@ -28,7 +28,7 @@ class File(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, source: bytes, media_type: str) -> Self:
-        return cls(source, gzip.compress(source, mtime=0), f"{media_type}; charset=utf-8")
+        return cls(source, gzip.compress(source, mtime=0), media_type)
 
 
 class Files(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ import re
 
 import httpx
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 from pypdf import PdfReader
 
 from tests.browser.conftest import Enter
@@ -164,11 +164,11 @@ async def test_what_cannot_be_had_is_told_where_it_happened(shop: ServiceProcess
 
 async def test_a_login_that_ended_elsewhere_is_asked_for_where_it_is_needed(enter: Enter) -> None:
     eve = await enter("eve-out")
-    eve.allow("401")
+    eve.allow("401", "WebSocket")
     await eve.page.goto("/")
     await expect(eve.page.get_by_role("link", name="eve-out")).to_be_visible()
     await eve.context.clear_cookies(name=re.compile("session|refresh"))
-    await eve.page.get_by_role("link", name="My orders").click()
+    await eve.page.goto("/orders")
     await eve.sees("Log in to see your orders.")
     await eve.page.get_by_label("Your name").fill("eve-again")
     await eve.page.get_by_role("button", name="Log in").last.click()
@@ -208,3 +208,72 @@ async def test_the_first_view_is_small(shop: ServiceProcess, enter: Enter) -> No
     await ada.page.goto("/")
     await ada.sees("Small")
     assert 5_000 < sum(sizes.values()) <= 100_000
+
+
+async def test_a_tab_acts_for_nobody_but_whom_it_shows(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Two in one browser")
+    ada = await enter("tab-ada")
+    ada.allow("403", "WebSocket")  # what was on its way as the one goes out as the other
+    await ada.page.goto(f"/tickets/{ticket_id}")
+    await expect(ada.page.get_by_role("link", name="tab-ada")).to_be_visible()
+    await ada.is_known_as("tab-bob", "buyer")  # this browser has one login for all of its tabs
+    await ada.page.get_by_role("button", name="Reserve").click()
+    await ada.sees("You are tab-bob now: somebody has logged in with this browser meanwhile.")
+    await expect(ada.page.get_by_role("link", name="tab-bob")).to_be_visible()
+    await ada.sees("5 left")
+    other = await ada.context.new_page()
+    await other.goto("/")
+    await other.get_by_role("button", name="Log out").click()
+    await expect(ada.page.get_by_role("button", name="Log in")).to_be_visible()
+
+
+async def test_a_payment_whose_answer_is_lost_is_sent_again_as_the_same(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Lost answer")
+    order_id = await hold(shop, ticket_id, "ada-lost", 1, 300)
+    ada = await enter("ada-lost")
+    ada.allow("ERR_FAILED")
+    keys: list[str | None] = []
+
+    async def lose_answer(route: Route) -> None:
+        keys.append(route.request.headers.get("idempotency-key"))
+        if len(keys) == 1:
+            await route.abort()
+        else:
+            await route.continue_()
+
+    await ada.page.route("**/payment", lose_answer)
+    await ada.page.goto(f"/orders/{order_id}")
+    await ada.page.get_by_role("button", name="Pay", exact=True).click()
+    await ada.sees("Whether it was done is not known")
+    await ada.page.get_by_role("button", name="Pay", exact=True).click()
+    await ada.sees("1 seat is yours.")
+    assert len(keys) == 2
+    assert keys[0] == keys[1]
+
+
+async def test_orders_are_shown_as_they_are_made_and_end(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Listed live")
+    ada = await enter("ada-live")
+    await ada.page.goto("/orders")
+    await ada.sees("You have no orders yet")
+    await hold(shop, ticket_id, "ada-live", 1, 4)
+    await ada.sees("Listed live")
+    await ada.sees("Not paid in time")
+
+
+async def test_the_shop_forgets_a_search_that_was_left(shop: ServiceProcess, enter: Enter) -> None:
+    await sell(shop, "Searched for")
+    ada = await enter()
+    await ada.page.goto("/?q=searched")
+    await expect(ada.page.get_by_label("Search")).to_have_value("searched")
+    await ada.page.get_by_role("link", name="Shop", exact=True).click()
+    await expect(ada.page.get_by_label("Search")).to_have_value("")
+    await ada.page.go_back()
+    await expect(ada.page.get_by_label("Search")).to_have_value("searched")
+
+
+@pytest.mark.parametrize("address", ["/tickets/%E0%A4%A", "/orders/xyz"])
+async def test_an_address_that_cannot_be_is_told(enter: Enter, address: str) -> None:
+    ada = await enter("ada")
+    await ada.page.goto(address)
+    await ada.sees("Nothing is here")

@@ -15,6 +15,7 @@ export class Problem extends Error {
 }
 
 const AWAY = "The server does not answer. It is asked again as soon as it is back.";
+const IN_DOUBT = "The server does not answer. Whether it was done is not known: look, before you try it again.";
 const WITHIN = 15_000; // ms
 
 /** The value of a cookie of ours, under whichever of its two names it has here. */
@@ -28,6 +29,11 @@ let loggedOut = () => {};
 
 /** What to do when nobody is logged in any more, as a login ended elsewhere. */
 export const whenLoggedOut = (deed) => (loggedOut = deed);
+
+let check = async () => {};
+
+/** What is to be sure before anything is changed: it throws a Problem if it is not. */
+export const beforeDeeds = (deed) => (check = deed);
 
 let renewing; // one at a time: a refresh token is good once
 
@@ -50,7 +56,7 @@ async function send(path, { method = "GET", json, body, headers = {}, signal } =
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw new Problem(0);
+    throw new Problem(0, method === "GET" ? {} : { detail: IN_DOUBT });
   }
 }
 
@@ -61,6 +67,7 @@ async function send(path, { method = "GET", json, body, headers = {}, signal } =
  * @param {{ method?: string, json?: unknown, body?: Blob, headers?: Record<string, string>, signal?: AbortSignal }} [how]
  */
 export async function response(path, how) {
+  if (how?.method && !path.startsWith("/api/auth/")) await check();
   let answer = await send(path, how);
   if (answer.status === 401 && cookie("csrf") && (await renew()).ok) answer = await send(path, how);
   if (answer.ok) return answer;
@@ -73,6 +80,9 @@ export async function ask(path, how) {
   const answer = await response(path, how);
   return answer.status === 204 ? undefined : answer.json();
 }
+
+/** An Idempotency-Key: of one wish, however often it is sent. */
+export const newKey = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`; // the first only where it is secure
 
 /** A path with parameters; those that are empty are left out. */
 export function withQuery(path, parameters) {
@@ -124,6 +134,7 @@ function attempt(path, file, { headers, signal, progress }) {
  * @param {{ headers?: Record<string, string>, signal?: AbortSignal, progress?: (sent: number, of: number) => void }} how
  */
 export async function upload(path, file, how) {
+  await check();
   await ask("/api/auth/me"); // renews the login before all of the file went for nothing
   let answer = await attempt(path, file, how);
   if (answer.status === 401 && cookie("csrf") && (await renew()).ok) answer = await attempt(path, file, how);

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Deed, Field, For, Trouble } from "./parts.js";
-import { ask } from "./ask.js";
+import { ask, newKey } from "./ask.js";
 import { useDeed } from "./data.js";
 import { Kinds } from "./notice_kinds.js";
 import { Secret } from "./secret.js";
@@ -13,9 +13,6 @@ export default function NewWebhook() {
     <${For} why="Log in to make a webhook."><${Make} /><//>`;
 }
 
-/** For an Idempotency-Key. */
-export const anyKey = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
-
 function Make() {
   const [url, setUrl] = useState("");
   const [kinds, setKinds] = useState(null);
@@ -25,7 +22,7 @@ function Make() {
     key.current = null;
   }, [url, kinds]);
   const [make, busy, problem] = useDeed(async () => {
-    key.current ??= anyKey();
+    key.current ??= newKey();
     const json = { url: url.trim(), kinds };
     setMade(await ask("/api/webhooks", { method: "POST", json, headers: { "Idempotency-Key": key.current } }));
   });

@@ -2,7 +2,7 @@
 
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Deed, For, Trouble, Told, Waiting } from "./parts.js";
-import { ask } from "./ask.js";
+import { ask, newKey } from "./ask.js";
 import { useNow } from "./clock.js";
 import { useData, useDeed } from "./data.js";
 import { useNotices } from "./notices.js";
@@ -38,7 +38,17 @@ export default function Order({ id }) {
 function Mine({ id }) {
   const path = `/api/orders/${encodeURIComponent(id)}`;
   const { data: order, problem, again, set } = useData(path);
-  const [pay, paying, notPaid] = useDeed(async (token) => set(await ask(`${path}/payment`, { method: "POST", json: { token } })));
+  const keys = useRef({}); // of each token's payment: what is sent again is the same payment
+  const [pay, paying, notPaid] = useDeed(async (token) => {
+    keys.current[token] ??= newKey();
+    try {
+      set(await ask(`${path}/payment`, { method: "POST", json: { token }, headers: { "Idempotency-Key": keys.current[token] } }));
+    } catch (error) {
+      if (error.status && error.status < 500) delete keys.current[token];
+      else again(); // whether it was paid, the order says
+      throw error;
+    }
+  });
   const [cancel, cancelling, notCancelled] = useDeed(async () => set(await ask(path, { method: "DELETE" })));
   const open = isOpen(order);
   const [ended, setEnded] = useState(false); // so a notice says

@@ -1,9 +1,10 @@
 // A buyer's orders.
 
-import { html } from "./html.js";
+import { html, useEffect } from "./html.js";
 import { For, More, Nothing, Trouble, Waiting } from "./parts.js";
 import { useNow } from "./clock.js";
 import { usePages } from "./data.js";
+import { useNotices } from "./notices.js";
 import { clockface, moment, money, plural } from "./words.js";
 
 /** What became of an order, in words. `now`: the server's time in ms, or null. */
@@ -11,8 +12,11 @@ export function statusOf({ status, reason, expires_at }, now) {
   if (status === "complete") return "Paid";
   if (status === "cancelled") return reason === "expired" ? "Not paid in time" : "Cancelled";
   const left = Date.parse(expires_at) - (now ?? NaN);
+  if (left <= 0) return "The time to pay is over…";
   return left > 0 ? `Reserved, ${clockface(left)} left to pay` : "Reserved";
 }
+
+const LOOK = 2_000; // ms between two looks while the time of one is over, and it does not say so yet
 
 export default function Orders() {
   return html`<h1>My orders</h1><${For} why="Log in to see your orders."><${List} /><//>`;
@@ -21,6 +25,12 @@ export default function Orders() {
 function List() {
   const pages = usePages("/api/orders");
   const now = useNow(1_000);
+  useNotices(() => pages.again());
+  const over = pages.items?.some(({ closed_at, expires_at }) => !closed_at && Date.parse(expires_at) <= now);
+  useEffect(() => {
+    const timer = over && setInterval(pages.again, LOOK);
+    return () => clearInterval(timer);
+  }, [over]);
   if (!pages.items) return pages.problem ? html`<${Trouble} problem=${pages.problem} again=${pages.again} />` : html`<${Waiting} />`;
   if (!pages.items.length) {
     return html`<${Nothing} title="You have no orders yet"><p>Choose a ticket in <a href="/">the shop</a> and reserve it.</p><//>`;

@@ -1,32 +1,62 @@
 // Who is logged in on this page, and how people get in.
 
-import { ask, cookie, Problem, whenLoggedOut } from "./ask.js";
+import { ask, beforeDeeds, cookie, Problem, whenLoggedOut } from "./ask.js";
 import { store } from "./store.js";
 
 /** Who: `{ user_id, name, role }`; null: nobody; undefined: not known yet. */
 export const me = store(undefined);
 
+/** How often one user has become another in this tab: what was shown to the one is not for the other. */
+export const switches = store(0);
+
+const tabs = new BroadcastChannel("boxoffice-login"); // of this browser, which has one login for all of them
+
+let login; // of which login `me` was told: its CSRF token
+
 whenLoggedOut(() => (me.value = null)); // what is for somebody says then how to get in
 
 /** Ask who is logged in; of a page that nobody has logged in on, without asking. */
 export async function whoIsIt() {
+  const before = me.value;
+  let now = null;
   try {
-    me.value = cookie("csrf") ? await ask("/api/auth/me") : null;
+    now = cookie("csrf") ? await ask("/api/auth/me") : null;
   } catch (error) {
     if (!(error instanceof Problem) || error.status !== 401) throw error;
-    me.value = null;
   }
+  login = cookie("csrf");
+  if (before && now && before.user_id !== now.user_id) switches.value += 1;
+  me.value = now;
 }
+
+/** Notice who logs in or out in another tab. */
+export function followOtherTabs() {
+  const look = () => whoIsIt().catch(() => {}); // who changes something is looked at once more
+  tabs.onmessage = look;
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "visible" && cookie("csrf") !== login) look();
+  });
+  beforeDeeds(async () => {
+    const before = me.value;
+    if (!before || cookie("csrf") === login) return;
+    await whoIsIt();
+    if (me.value?.user_id !== before.user_id) throw new Problem(409, { detail: ANOTHER });
+  });
+}
+
+const ANOTHER = "Somebody else has logged in or out with this browser meanwhile. Look who you are now, and do it again.";
 
 /** Be whoever one says, where that is enough. Throws a Problem. */
 export async function beDeveloper(name, role) {
   await ask("/api/auth/dev", { method: "POST", json: { name, role, page: true } });
   await whoIsIt();
+  tabs.postMessage("in");
 }
 
 export async function logOut() {
   await ask("/api/auth/logout", { method: "POST" });
   me.value = null;
+  tabs.postMessage("out");
 }
 
 const RANKS = ["buyer", "seller", "operator"];

@@ -43,6 +43,9 @@ export default function Shop() {
     ticket: (ticket) => (shown.length ? setNews((before) => ({ ...before, [ticket.id]: ticket })) : pages.again()),
   });
   useEffect(() => {
+    if (q !== words.trim()) setWords(q); // another address was gone to
+  }, [q]);
+  useEffect(() => {
     const timer = setTimeout(() => setParameter("q", words.trim()), 250);
     return () => clearTimeout(timer);
   }, [words]);

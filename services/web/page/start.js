@@ -7,7 +7,7 @@ import { Bell, News } from "./bell.js";
 import { keepTime } from "./clock.js";
 import { connected } from "./live.js";
 import { followLogin, quietly } from "./notices.js";
-import { logOut, may, me, whoIsIt } from "./session.js";
+import { followOtherTabs, logOut, may, me, switches, whoIsIt } from "./session.js";
 import { useDeed } from "./data.js";
 import { useStore } from "./store.js";
 import { followLinks, place } from "./way.js";
@@ -41,6 +41,7 @@ const VIEWS = [
   ["/time/:service/:id", "History", () => import("./history.js")],
 ];
 
+const ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 const AGAIN = 2_000; // ms until what could not be loaded is asked for again
 
 /** What the menu leads to, and for whom it is. */
@@ -59,8 +60,13 @@ function viewOf({ pathname }) {
     const names = [];
     const found = new RegExp(`^${pattern.replace(/:(\w+)/g, (_, name) => (names.push(name), "([^/]+)"))}/?$`).exec(pathname);
     if (!found) continue;
-    const given = Object.fromEntries(names.map((name, at) => [name, decodeURIComponent(found[at + 1])]));
-    return { title, load, given };
+    try {
+      const given = Object.fromEntries(names.map((name, at) => [name, decodeURIComponent(found[at + 1])]));
+      if (given.id && !pattern.startsWith("/time") && !ID.test(given.id)) return undefined;
+      return { title, load, given };
+    } catch {
+      return undefined; // it is no text
+    }
   }
   return undefined;
 }
@@ -109,10 +115,14 @@ function Frame() {
   const url = useStore(place);
   const live = useStore(connected);
   const who = useStore(me);
+  const user = useStore(switches);
+  const [isAnother, setIsAnother] = useState(false); // told until another view is gone to
   const main = useRef(null);
   const first = useRef(true);
   const [asking, setAsking] = useState(false); // who they are
   const view = viewOf(url);
+  useEffect(() => setIsAnother(user > 0), [user]);
+  useEffect(() => setIsAnother(false), [url.pathname]);
   useEffect(() => {
     if (first.current) {
       first.current = false; // who opened the page is at its beginning
@@ -133,9 +143,10 @@ function Frame() {
     </header>
     ${asking && who === null && html`<div class="ask"><${Login} why="Log in to Boxoffice." done=${() => setAsking(false)} /></div>`}
     <p class="connection" role="status">${live ? "" : "Connection lost. What you see may be old; it is tried again."}</p>
+    <p class="connection" role="status">${isAnother && who ? `You are ${who.name ?? who.user_id} now: somebody has logged in with this browser meanwhile.` : ""}</p>
     <main id="main" tabindex="-1" ref=${main}>
       ${view
-        ? html`<${View} ...${view} />`
+        ? html`<${View} key=${user} ...${view} />`
         : html`<h1>Nothing is here</h1><p>There is no such view. <a href="/">To the shop</a></p>`}
     </main>
     <${News} />`;
@@ -146,6 +157,7 @@ const isIn = (url, path) => (path === "/" ? url.pathname === "/" || url.pathname
 followLinks((url) => viewOf(url) !== undefined);
 keepTime();
 followLogin();
+followOtherTabs();
 addEventListener("load", () => setTimeout(() => VIEWS.forEach(([, , load]) => load().catch(() => {})), AGAIN)); // before they are needed
 render(html`<${Frame} />`, document.getElementById("page"));
 whoIsIt().catch(() => setTimeout(() => whoIsIt().catch(() => (me.value = null)), 2_000));

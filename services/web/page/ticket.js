@@ -2,7 +2,7 @@
 
 import { html, useRef, useState } from "./html.js";
 import { Deed, Field, Login, Trouble, Waiting } from "./parts.js";
-import { ask } from "./ask.js";
+import { ask, newKey } from "./ask.js";
 import { useData, useDeed } from "./data.js";
 import { useEvents } from "./live.js";
 import { me } from "./session.js";
@@ -39,13 +39,13 @@ function Reserve({ ticket }) {
   const key = useRef(null); // of this wish: what is sent again is no second order
   const most = Math.min(ticket.max_per_order, ticket.available);
   const [reserve, busy, problem] = useDeed(async () => {
-    key.current ??= crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
+    key.current ??= newKey();
     try {
       const json = { ticket_id: ticket.id, quantity: Number(quantity) };
       const order = await ask("/api/orders", { method: "POST", json, headers: { "Idempotency-Key": key.current } });
       go(`/orders/${order.id}`);
     } catch (error) {
-      if (error.status) key.current = null; // it was refused: the next one is another wish
+      if (error.status && error.status < 500) key.current = null; // it was refused: the next one is another wish
       throw error;
     }
   });
@@ -55,8 +55,8 @@ function Reserve({ ticket }) {
   };
   return html`<form class="reserve" onSubmit=${submit}>
       <${Field} label="How many?" type="number" min="1" max=${most} required inputmode="numeric" value=${quantity}
-        hint="${ticket.max_per_order} at most in one order" onInput=${(event) => (setQuantity(event.target.value), (key.current = null))} />
-      <p class="total">${money(ticket.price * (Number(quantity) || 0), ticket.currency)}</p>
+        hint="${most} at most" onInput=${(event) => (setQuantity(event.target.value), (key.current = null))} />
+      <p class="total">${Number(quantity) >= 1 && Number(quantity) <= most && money(ticket.price * Number(quantity), ticket.currency)}</p>
       <${Deed} type="submit" busy=${busy}>Reserve<//>
       <${Trouble} problem=${problem} />
     </form>

@@ -2,11 +2,11 @@
 
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Deed, Field, For, More, Nothing, Told, Trouble, Waiting } from "./parts.js";
-import { ask, withQuery } from "./ask.js";
+import { ask, withQuery, newKey } from "./ask.js";
 import { serverNow } from "./clock.js";
 import { useData, useDeed, usePages } from "./data.js";
 import { kindOf } from "./notice_kinds.js";
-import { anyKey, WebhookForm } from "./new_webhook.js";
+import { WebhookForm } from "./new_webhook.js";
 import { useNotices } from "./notices.js";
 import { Secret } from "./secret.js";
 import { useStore } from "./store.js";
@@ -68,7 +68,7 @@ function Change({ path, webhook, set }) {
     close();
   };
   const rotate = async () => {
-    key.current ??= anyKey();
+    key.current ??= newKey();
     const { secret: made, ...now } = await ask(`${path}/rotate`, { method: "POST", headers: { "Idempotency-Key": key.current } });
     key.current = null;
     set(now);
