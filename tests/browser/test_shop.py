@@ -277,3 +277,11 @@ async def test_an_address_that_cannot_be_is_told(enter: Enter, address: str) -> 
     ada = await enter("ada")
     await ada.page.goto(address)
     await ada.sees("Nothing is here")
+
+
+async def test_an_operator_comes_from_a_ticket_to_its_history(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "With a history")
+    olga = await enter("olga", "operator")
+    await olga.page.goto(f"/tickets/{ticket_id}")
+    await olga.page.get_by_role("link", name="how it was changed").click()
+    await olga.sees("Event 1 of 1: ticket created")

@@ -5,13 +5,14 @@ import { Deed, Field, Login, Trouble, Waiting } from "./parts.js";
 import { ask, newKey } from "./ask.js";
 import { useData, useDeed } from "./data.js";
 import { useEvents } from "./live.js";
-import { me } from "./session.js";
+import { may, me } from "./session.js";
 import { Left } from "./shop.js";
 import { useStore } from "./store.js";
 import { go } from "./way.js";
 import { moment, money } from "./words.js";
 
 export default function Ticket({ id }) {
+  const who = useStore(me);
   const { data, problem, again, set } = useData(`/api/tickets/${encodeURIComponent(id)}`);
   useEvents(data ? `/api/tickets/stream?id=${id}` : null, { ticket: set });
   if (!data) {
@@ -29,7 +30,9 @@ export default function Ticket({ id }) {
     ${data.available > 0
       ? html`<${Reserve} ticket=${data} />`
       : data.status === "on_sale" &&
-        html`<p class="nothing">All seats are sold or reserved. One that is not paid in time comes back: wait here, it appears by itself.</p>`}`;
+        html`<p class="nothing">All seats are sold or reserved. One that is not paid in time comes back: wait here, it appears by itself.</p>`}
+    ${may(who, "operator") &&
+    html`<p><a href="/time/orders/${id}">What became of its seats</a>, <a href="/time/tickets/${id}">how it was changed</a></p>`}`;
 }
 
 function Reserve({ ticket }) {
