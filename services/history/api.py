@@ -52,6 +52,10 @@ Last = Annotated[int, QueryParameter(ge=1, le=10 * SHOWN, description="How many 
 Entries = Annotated[
     int | None, QueryParameter(ge=1, le=100_000, description="Of each part of the state at most so many entries")
 ]
+Recent = Annotated[
+    int | None,
+    QueryParameter(name="last", ge=1, le=SHOWN, description="First the last so many of before, if no `since`"),
+]
 LastEventId = Annotated[
     Moment | None, HeaderParameter(name="Last-Event-ID", description="The `id` that came last: go on from there")
 ]
@@ -83,10 +87,12 @@ class HistoryController(Controller):
         about: About = None,
         person: Person = None,
         since: Since = None,
+        recent: Recent = None,
         last_event_id: LastEventId = None,
     ) -> Stream:
         """Server-sent events: an `event` for each that is appended from now on, or `since`.
 
+        With `last` those of before come first, as far as they are among the last events, and then one `begun`.
         Each has the time from which on to go on as its `id`, and so has the beginning; those of the past have none.
         With it as `Last-Event-ID`, which a page sends by itself when it connects again, nothing is lost, whatever
         `since` says; some events may come again, which their `event_id` tells.
@@ -95,7 +101,7 @@ class HistoryController(Controller):
         wanted = Wanted(known_types(types or []), about or "", person or "")
         begin = since and in_utc("since", since)
         resume = last_event_id and in_utc("Last-Event-ID", last_event_id)
-        return await event_stream(sse(desk, streams, begin, resume, wanted, still_let_in(request)))
+        return await event_stream(sse(desk, streams, begin, recent, resume, wanted, still_let_in(request)))
 
     @get("/types", sync_to_thread=False)
     def types(self) -> dict[str, list[str]]:
@@ -159,6 +165,7 @@ async def sse(
     desk: HistoryDesk,
     streams: Sequence[str],
     since: datetime | None,
+    last: int | None,
     resume: datetime | None,
     wanted: Wanted,
     still: Callable[[], None],
@@ -166,10 +173,12 @@ async def sse(
     """Each event as it comes, until the process stops, or `still` raises. Raises Unavailable before the first."""
     ended = asyncio.Event()
     with desk.connections.opened(ended.set, SHARE):
-        begin = now() if since is None else None  # of the past nothing was sent yet
+        looks_back = last is not None and since is None and resume is None
+        begun = place_line(now()) + sent_event("begun", {}) if looks_back else b""
+        begin = now() if since is None and not looks_back else None  # of the past nothing was sent yet
         yield b"retry: %d\n%b\n" % (retry_ms(), place_line(resume or begin))
         try:
-            async with aclosing(tail(desk.log, streams, since, wanted, resume=resume)) as pages:
+            async with aclosing(tail(desk.log, streams, since, wanted, last=last, resume=resume)) as pages:
                 coming = asyncio.ensure_future(anext(pages))
                 ending = asyncio.create_task(ended.wait())
                 try:
@@ -179,7 +188,10 @@ async def sse(
                         if coming.done():
                             page = coming.result()
                             place = place_line(page.place)
-                            yield b"".join(place + sent_event("event", Line.of(stored)) for stored in page.events)
+                            yield (
+                                b"".join(place + sent_event("event", Line.of(stored)) for stored in page.events) + begun
+                            )
+                            begun = b""
                             coming = asyncio.ensure_future(anext(pages))
                         else:
                             yield PING

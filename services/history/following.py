@@ -1,6 +1,7 @@
 """What is appended, as it happens, on all streams at once; and who wants to see which of it."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime, timedelta
 from typing import Any
@@ -100,11 +101,13 @@ async def tail(
     since: datetime | None = None,
     wanted: Callable[[Stored], bool] = lambda _: True,
     *,
+    last: int | None = None,
     resume: datetime | None = None,
     started: Callable[[], None] = lambda: None,
 ) -> AsyncGenerator[Page, None]:
     """What is appended from now on, or since a moment, as it comes, for ever. What was since then is in order of time.
 
+    `last`: first, in one page, so many of those of before, as far as they are among the last of their streams.
     `resume`: a `place` to go on from, instead; what was stored up to OVERLAP before it comes again. `started` is called
     when nothing that is appended from then on is missed. Raises Unavailable.
     """
@@ -120,11 +123,26 @@ async def tail(
             async for stored in past:
                 if wanted(stored):
                     yield Page([stored])
+    elif last is not None and resume is None:
+        yield Page(await recent(log, ends, wanted, last))
     async with aclosing(log.watch(ends)) as coming:
         async for page in coming:
             if seen := [stored for stored in page if wanted(stored)]:
                 # Of a stream with more to come the rest is later than the first of these, if not than the last.
                 yield Page(seen, page[0].stored_at)
+
+
+LOOKED_AT = 1_000
+"""So many of the last events of a stream are looked at for those that are wanted."""
+
+
+async def recent(
+    log: JetStreamLog, ends: Mapping[str, int], wanted: Callable[[Stored], bool], last: int
+) -> Sequence[Stored]:
+    """The last of the last events of these streams that are wanted, in order of time."""
+    scans = {stream: log.scan(stream, max(0, end - LOOKED_AT), until=end) for stream, end in ends.items()}
+    async with aclosing(merged(scans)) as past:
+        return deque([stored async for stored in past if wanted(stored)], maxlen=last)
 
 
 async def stored_before(log: JetStreamLog, stream: str, place: datetime) -> int:

@@ -297,6 +297,22 @@ async def connected(shop: Shop, place: str = "", **parameters: str) -> AsyncIter
             yield heard(answer)
 
 
+async def test_a_page_sees_the_last_events_at_once(shop: Shop) -> None:
+    placed = [await shop.order(1) for _ in range(3)]
+    wanted = {"type": "order_created", "aggregate": shop.ticket_id}
+    async with connected(shop, last="2", **wanted) as pages:
+        told = [await anext(pages) for _ in range(4)]
+        assert [each and each["event"]["order_id"] for _, each in told[:3]] == [None, *placed[1:]]
+        place, begun = told[3]
+        assert (bool(place), begun) == (True, {})
+        live = await shop.order(1)
+        assert (await anext(pages))[1]["event"]["order_id"] == live
+    async with connected(shop, place, last="2", **wanted) as pages:  # again: from there on
+        await anext(pages)
+        while (await anext(pages))[1]["event"]["order_id"] != live:
+            pass
+
+
 async def test_a_page_that_connects_again_has_lost_nothing(shop: Shop) -> None:
     async def placed(pages: AsyncIterator[tuple[str, Any]], wanted: set[str]) -> str:
         """Hear until all these orders have come; the place to go on from."""

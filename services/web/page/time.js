@@ -1,7 +1,7 @@
 // The time machine: find what happened by any id, and watch what happens now.
 
 import { html, useCallback, useEffect, useRef, useState } from "./html.js";
-import { Deed, Field, For, Nothing, Told, Trouble } from "./parts.js";
+import { Deed, Field, For, Nothing, Told, Trouble, Waiting } from "./parts.js";
 import { ask, Problem, withQuery } from "./ask.js";
 import { serverNow } from "./clock.js";
 import { useData, useDeed } from "./data.js";
@@ -12,6 +12,7 @@ import { go, place, setParameter } from "./way.js";
 import { number, plural } from "./words.js";
 
 const ROWS = 200; // that are shown, and kept while it is paused
+const BEFORE = 50; // of those that came before, which are shown at once
 const KNOWN = 5_000; // events of which it is known that they came
 const OVERLAP = 10_000; // ms; clocks of who appends differ, and what was appended in one moment comes in any order
 const ASIDE = new Set(["type", "version", "at", ...WHO]);
@@ -83,11 +84,14 @@ function Lines({ wanted }) {
   const [rows, setRows] = useState([]);
   const [aside, setAside] = useState(null); // while it is paused: what came since
   const [ended, setEnded] = useState(null);
+  const [begun, setBegun] = useState(false); // whether those of before are here
   const seen = useRef(new Set()); // ids of events
   const latest = useRef(null);
   const begin = useRef(performance.now());
-  const [path] = useState(() => withQuery("/api/events/stream", wanted));
+  const [path] = useState(() => withQuery("/api/events/stream", { ...wanted, last: BEFORE }));
+  const isBegun = useRef(false);
   const onward = useCallback(() => {
+    if (!isBegun.current) return path;
     const last = latest.current ?? serverNow() - (performance.now() - begin.current);
     const since = new Date(last - OVERLAP).toISOString();
     return withQuery("/api/events/stream", { ...wanted, since });
@@ -107,7 +111,8 @@ function Lines({ wanted }) {
     latest.current = Math.max(latest.current ?? 0, Date.parse(line.time));
     if (coming.current.push(line) === 1) requestAnimationFrame(take); // what comes together is shown together
   };
-  useEvents(path, { event, ended: ({ reason }) => setEnded(reason) }, () => setEnded(null), onward);
+  const start = () => setBegun((isBegun.current = true));
+  useEvents(path, { event, begun: start, ended: ({ reason }) => setEnded(reason) }, () => setEnded(null), onward);
   const turn = () => {
     if (paused.current) setRows((before) => [...aside.rows, ...before].slice(0, ROWS));
     paused.current = !paused.current;
@@ -118,7 +123,8 @@ function Lines({ wanted }) {
       <${Told}>${aside ? `Paused. ${aside.count ? `${plural(aside.count, "event")} came since.` : "Nothing came since."}` : ""}<//>
     </div>
     <${Trouble} problem=${ended && new Problem(0, { detail: ended })} />
-    ${!rows.length && html`<${Nothing} title="Nothing has happened yet">
+    ${!rows.length && !begun && !ended && html`<${Waiting} what="Looking at the last events" />`}
+    ${!rows.length && begun && html`<${Nothing} title=${Object.values(wanted).some(Boolean) ? "None of the last events is like this" : "Nothing has happened yet"}>
       <p>Each event appears here as it is appended. Reserve a ticket in <a href="/">the shop</a> to see some.</p><//>`}
     <ol class="tail" aria-labelledby="now">${rows.map((line) => html`<${Line} key=${line.event_id} line=${line} />`)}</ol>
     ${rows.length === ROWS && html`<p class="quiet">The last ${number(ROWS)} are shown.</p>`}`;
