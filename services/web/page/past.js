@@ -31,7 +31,7 @@ function Desk() {
   };
   return html`<form onSubmit=${submit} key="${id} ${at}" aria-label="What, and when">
       <${Field} label="Id" name="id" required maxlength="200" autocomplete="off" spellcheck=${false} value=${id}
-        hint="Of an order, a ticket, a batch or a user." />
+        hint="Of an order, a ticket or a batch." />
       <${Field} label="When" name="at" type="datetime-local" step="0.001" required value=${local(at)}
         problem=${at && !isMoment ? "The address has no moment." : undefined} />
       <div><${Deed} type="submit">Show<//></div>

@@ -30,8 +30,10 @@ const addressOf = ({ id, service, at }) => (service ? withQuery(`/time/${service
 /** One field for every id; what it is, the server knows. */
 function Find() {
   const [found, setFound] = useState(null);
+  const [looked, setLooked] = useState(""); // for what
   const [find, busy, problem, clear] = useDeed(async (wanted) => {
     setFound(null);
+    setLooked(wanted);
     const leads = await ask(`/api/events/find/${encodeURIComponent(wanted)}`);
     leads.length === 1 ? go(addressOf(leads[0])) : setFound(leads);
   });
@@ -42,8 +44,9 @@ function Find() {
   };
   return html`<form onSubmit=${submit} role="search" aria-label="Find by id">
       <${Field} label="Id" name="wanted" required maxlength="200" autocomplete="off" spellcheck=${false} onInput=${clear}
-        hint="Of an order, a ticket, a batch, a user, an event, or the correlation id of a click." problem=${problem?.message} />
+        hint="Of an order, a ticket, a batch, an event, or the correlation id of a click." problem=${problem?.message} />
       <div><${Deed} type="submit" busy=${busy}>Find<//></div>
+      ${problem?.status === 404 && html`<p>Is it somebody? <a href=${withQuery("/time", { user: looked })}>See the last events that name the user ${looked}</a></p>`}
       <${Told}>${busy ? "Looking through the log…" : found ? `It is in ${plural(found.length, "place")}.` : ""}<//>
     </form>
     ${found && html`<ul class="rows" aria-label="Found">${found.map((each) => html`<li><a href=${addressOf(each)}>
@@ -66,10 +69,14 @@ function Tail() {
 
 function Filters({ types, offered, wanted }) {
   const [user, setUser] = useState(wanted.user);
+  const told = useRef(wanted.user); // what the address has of it
   useEffect(() => {
-    const timer = setTimeout(() => setParameter("user", user.trim()), 400);
+    const timer = setTimeout(() => setParameter("user", (told.current = user.trim())), 400);
     return () => clearTimeout(timer);
   }, [user]);
+  useEffect(() => {
+    if (wanted.user !== told.current) setUser((told.current = wanted.user)); // a link has led there
+  }, [wanted.user]);
   const choose = (name) => (event) => setParameter(name, event.target.value);
   const option = (value) => html`<option key=${value} value=${value} selected=${value === wanted.service || value === wanted.type}>${named(value)}</option>`;
   return html`<div class="filters" role="group" aria-label="Which events">
