@@ -97,12 +97,14 @@ def history_of(
     first, naming_it = events[0], naming(events, about)
     events = [recorded for recorded in events if not is_after(recorded, at)]
     if not events:
-        raise Invalid(f"at: {first.subject} begins at sequence {first.sequence}, {first.time.isoformat()}.", field="at")
+        detail = f"at: {first.subject} begins at sequence {first.sequence}, {first.time.isoformat()}."
+        raise Invalid(detail, field="at", begins=first.time.isoformat())
     named = [recorded for recorded in naming_it if not is_after(recorded, at)]
     if not named:
         first = naming_it[0]
         named_at = f"sequence {first.sequence}, {first.time.isoformat()}"
-        raise Invalid(f"at: {about} is named in {first.subject} from {named_at} on.", field="at")
+        detail = f"at: {about} is named in {first.subject} from {named_at} on."
+        raise Invalid(detail, field="at", begins=first.time.isoformat())
     shown = {recorded.sequence for recorded in named[-last:]}
     decider = decider_of(deciders, first.subject, first.event)
     state = decider.initial if decider else None

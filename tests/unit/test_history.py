@@ -230,8 +230,9 @@ def test_each_event_is_folded_once_also_where_the_state_after_each_is_wanted() -
 def test_a_moment_before_the_first_event_is_refused() -> None:
     log = in_log(ORDERS, played(ORDERS, [kept(1, 8)]), gap=5)
     for at in (4, log[0].time - timedelta(seconds=1)):
-        with pytest.raises(Invalid, match="begins at sequence 5"):
+        with pytest.raises(Invalid, match="begins at sequence 5") as refused:
             history_of(DECIDERS, log, at=at)
+        assert refused.value.context["begins"] == log[0].time.isoformat()
     assert history_of(DECIDERS, log, at=log[0].time).state["taken"] == 0
 
 

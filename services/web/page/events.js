@@ -2,6 +2,7 @@
 
 import { html } from "./html.js";
 import { withQuery } from "./ask.js";
+import { Trouble } from "./parts.js";
 
 const UUID = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
 
@@ -41,6 +42,15 @@ export const precisely = (text) => {
 
 export function Time({ of }) {
   return html`<time datetime=${of} title=${of}>${precisely(of)}</time>`;
+}
+
+/** Why something of the log is not shown. What is asked once more only where that may help. */
+export function Refused({ problem, again }) {
+  if (!problem) return null;
+  const { status, told, fields, message } = problem;
+  const said = told?.begins ? `It begins on ${precisely(told.begins)}; choose a later moment.` : fields?.id ? "This is no id." : (fields?.service ?? message);
+  const passes = !status || status === 429 || status >= 500;
+  return html`<${Trouble} problem=${{ message: said }} again=${passes ? again : undefined} />`;
 }
 
 /** A value in a line. */

@@ -1,10 +1,10 @@
 // The history of one aggregate: what happened, and how it was after each event.
 
 import { html, useEffect, useMemo, useRef, useState } from "./html.js";
-import { For, Told, Trouble, Waiting } from "./parts.js";
+import { For, Told, Waiting } from "./parts.js";
 import { withQuery } from "./ask.js";
 import { useData } from "./data.js";
-import { ending, named, precisely, short, Time, traceOf } from "./events.js";
+import { ending, named, precisely, Refused, short, Time, traceOf } from "./events.js";
 import { ENTRIES, State } from "./state.js";
 import { useStore } from "./store.js";
 import { place, setParameter } from "./way.js";
@@ -31,7 +31,7 @@ function Window({ service, id }) {
   useEffect(() => {
     if (isBefore) setParameter("until", wanted);
   }, [isBefore]);
-  if (!history || isBefore) return problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} what="Reading the history" />`;
+  if (!history || isBefore) return problem ? html`<${Refused} problem=${problem} again=${again} />` : html`<${Waiting} what="Reading the history" />`;
   const show = (sequence) => {
     setParameter("at", null);
     setParameter("until", sequence);
@@ -42,7 +42,7 @@ function Window({ service, id }) {
     setNews("This is how it is now.");
   };
   return html`<p class="quiet id">${history.subject}</p>
-    <${Trouble} problem=${problem} />
+    <${Refused} problem=${problem} />
     <div class="choices">
       ${history.earlier > 0 && html`<button type="button" class="quiet small" onClick=${() => show(history.steps[0].sequence - 1)}>
         Show earlier events (${number(history.earlier)})</button>`}
@@ -151,7 +151,7 @@ function StateAt({ path, history, step }) {
   if (isKnown) shown.current = { step, ...history };
   else if (data && settled === step.sequence) shown.current = { step, ...data };
   const isOld = shown.current?.step !== step;
-  if (isOld && problem) return html`<${Trouble} problem=${problem} again=${again} />`;
+  if (isOld && problem) return html`<${Refused} problem=${problem} again=${again} />`;
   if (!shown.current) return html`<${Waiting} what="Folding the events" />`;
   const { state, left_out, step: of } = shown.current;
   return html`<div class=${isOld ? "old" : ""} aria-busy=${isOld ? "true" : "false"} data-at=${of.sequence}>

@@ -1,10 +1,10 @@
 // How something was at a moment: what is in the log about it, folded up to then.
 
 import { html } from "./html.js";
-import { Deed, Field, For, Trouble, Waiting } from "./parts.js";
+import { Deed, Field, For, Waiting } from "./parts.js";
 import { withQuery } from "./ask.js";
 import { useData } from "./data.js";
-import { asWritten, historyOf, named, PLACES, short, Time, traceOf } from "./events.js";
+import { asWritten, historyOf, named, PLACES, Refused, short, Time, traceOf } from "./events.js";
 import { ENTRIES, State } from "./state.js";
 import { useStore } from "./store.js";
 import { go, place } from "./way.js";
@@ -42,7 +42,7 @@ function Desk() {
 /** A ticket is in two services: its listing, and its order book. */
 function Found({ id, at }) {
   const { data: leads, problem, again } = useData(`/api/events/find/${encodeURIComponent(id)}`);
-  if (!leads) return problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} what="Looking through the log" />`;
+  if (!leads) return problem ? html`<${Refused} problem=${problem} again=${again} />` : html`<${Waiting} what="Looking through the log" />`;
   return leads.map((lead) =>
     lead.service
       ? html`<${AsItWas} key=${lead.service} lead=${lead} at=${at} />`
@@ -57,7 +57,7 @@ function AsItWas({ lead, at }) {
   const path = `/api/events/history/${encodeURIComponent(lead.service)}/${encodeURIComponent(lead.id)}`;
   const { data, problem, again } = useData(withQuery(path, { at_time: at, last: 1, entries: ENTRIES }));
   const title = PLACES[lead.service] && data?.subject === `${lead.service}.${lead.id}` ? PLACES[lead.service] : `${lead.service} ${short(lead.id)}`;
-  if (!data) return html`<h2>${title}</h2>${problem ? html`<${Trouble} problem=${problem} again=${problem.status === 422 ? undefined : again} />` : html`<${Waiting} />`}`;
+  if (!data) return html`<h2>${title}</h2>${problem ? html`<${Refused} problem=${problem} again=${again} />` : html`<${Waiting} />`}`;
   const step = data.steps.at(-1);
   const part = partOf(data.state, lead.id);
   return html`<section aria-label=${title}><h2>${title}</h2>

@@ -1,10 +1,10 @@
 // Everything that one click caused, in all services: what followed from what, and how long it took.
 
 import { html, useState } from "./html.js";
-import { For, Field, Trouble, Waiting } from "./parts.js";
+import { For, Field, Waiting } from "./parts.js";
 import { withQuery } from "./ask.js";
 import { useData } from "./data.js";
-import { ending, historyOf, named, short, Time } from "./events.js";
+import { ending, historyOf, named, Refused, short, Time } from "./events.js";
 import { useStore } from "./store.js";
 import { place, setParameter } from "./way.js";
 import { number, plural, span } from "./words.js";
@@ -37,7 +37,7 @@ function Traces({ id }) {
       <//>
       <button type="button" class="quiet" onClick=${() => again()}>Look again</button>
     </div>
-    <${Trouble} problem=${problem} again=${problem?.status ? again : undefined} />
+    <${Refused} problem=${problem} again=${again} />
     ${!traces && !problem && html`<${Waiting} what="Looking through the log" />`}
     ${traces?.map((each) => html`<${Conversation} key=${each.correlation_id} trace=${each} />`)}`;
 }
