@@ -161,7 +161,7 @@ function Preview({ form }) {
     ${made &&
     html`${made.page !== null &&
       html`<iframe class="preview" title="Preview" sandbox="" srcdoc=${made.page}></iframe>
-        <p class="quiet">Here it is shown without styles and scripts of its own.</p>`}
+        <p class="quiet">Its styles, its scripts and pictures from other addresses are left out here: your browser refuses them, and says so in its console. The download has them.</p>`}
       <p><a class="button" href=${made.url} download="preview.${made.format}">Download the ${made.format.toUpperCase()}</a></p>`}
   </section>`;
 }
