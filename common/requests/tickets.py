@@ -29,7 +29,15 @@ Code = Literal[
 Currency = Annotated[Code, Meta(description="A code of ISO 4217 that people pay with, such as EUR", examples=["EUR"])]
 Title = Annotated[str, LINE, Meta(examples=["Opening night"])]
 Venue = Annotated[str, LINE, Meta(examples=["Town hall"])]
-Price = Annotated[int, Meta(ge=1, le=100_000_000, examples=[2500])]
+Price = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=100_000_000,
+        description="In minor units of the currency: 2500 is 25.00 EUR",
+        examples=[2500],
+    ),
+]
 Quantity = Annotated[int, Meta(ge=1, le=1_000_000, examples=[100])]
 PerOrder = Annotated[int, Meta(ge=1, le=1_000)]
 StartsAt = Annotated[Moment, Meta(examples=["2030-12-31T20:00:00Z"])]

@@ -345,11 +345,17 @@ async def test_a_sample_is_taken_as_it_is(enter: Enter, tmp_path: Path) -> None:
     sam = await enter("sampler", "seller")
     page = sam.page
     await page.goto("/sell/upload")
+    price = page.locator(".columns > div").filter(has_text=re.compile("^price"))
+    await expect(price).to_contain_text("In minor units of the currency: 2500 is 25.00 EUR.")
+    await expect(price).to_contain_text("A whole number from 1 to 100,000,000, such as 2500")
     async with page.expect_download() as download:
         await page.get_by_role("link", name="Download a sample").click()
     sample = await download.value
     assert sample.suggested_filename == "tickets.create-sample.csv"
-    await choose(page, (await sample.path()).read_text(), tmp_path / "sample.csv")
+    text = (await sample.path()).read_text()
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert (row["price"], row["currency"]) == ("2500", "EUR")  # as the column's own words have it
+    await choose(page, text, tmp_path / "sample.csv")
     await page.get_by_role("button", name="Send it").click()
     await sam.sees("Done. 1 operation is done.")
 
