@@ -26,15 +26,16 @@ function Kinds() {
   if (!kinds) return problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`;
   if (!kinds.length) return html`<${Nothing} title="Nothing can be done in bulk here"><p>No kind of job is installed.</p><//>`;
   const kind = kinds.find(({ name }) => name === wanted) ?? kinds[0];
-  return html`<p>A file has one thing to do on each row. It is checked while it comes in, and what is wrong with a row is told by its line.</p>
+  return html`<p>A file has one thing to do on each row. It is checked while it comes in, and what is wrong with a row is told by its line.
+      ${" "}<a href="#columns">Its columns, and a sample</a></p>
     <div class="form">
       <${Field} label="What is to be done?" value=${kind.name} hint=${kind.about} onChange=${(event) => setParameter("kind", event.target.value)}>
         ${kinds.map(({ name }) => html`<option value=${name} selected=${name === kind.name}>${name}</option>`)}
       <//>
     </div>
     ${kind.paused && html`<p class="notice">${kind.name} is paused: what you send waits until an operator resumes it.</p>`}
-    <${Columns} key=${kind.name} kind=${kind} />
-    <${Send} kind=${kind} />`;
+    <${Send} kind=${kind} />
+    <${Columns} key=${kind.name} kind=${kind} />`;
 }
 
 /** What a file of this kind holds, and a small one to begin with. */
