@@ -452,6 +452,10 @@ async def test_an_upload_by_keyboard_that_does_nothing_if_a_row_is_wrong(enter: 
     await sam.sees("Failed. 1 row is no operation, so nothing ran.")
     await sam.sees("Row 3, line 4")
     await sam.show("job-rejected")
+    again = await sam.context.new_page()
+    await again.goto(page.url)
+    await expect(again.get_by_text("This page does not have the file any more")).to_contain_text("choose it once more")
+    await again.close()
     await page.get_by_role("button", name="Mend the file").click()
     text = page.get_by_label("Mend it here")
     await expect(text).to_have_value(re.compile("typed-0"))  # nothing of it ran: all of it is sent again

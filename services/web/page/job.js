@@ -253,6 +253,10 @@ function Mend({ job, path }) {
     chosen.value = { file: new Blob([text]), name: file.name.replace(/(\.\w+)?$/, "-mended$1"), text, mends: true };
     return go(withQuery("/sell/upload", query));
   });
-  if (!file) return html`<p><a href=${withQuery("/sell/upload", query)}>Send ${all ? "the file" : "the refused rows"} again</a>, mended.</p>`;
+  if (!file) {
+    return html`<p>This page does not have the file any more, as it was loaded anew:
+      choose ${all ? "it once more" : "a file of only the refused rows"}, mended, to
+      ${" "}<a href=${withQuery("/sell/upload", query)}>send ${all ? "the file" : "the refused rows"} again</a>.</p>`;
+  }
   return html`<p><${Deed} class="quiet" busy=${busy} onClick=${mend}>${all ? "Mend the file and send it" : "Mend the refused rows and send them"}<//></p><${Trouble} problem=${problem} />`;
 }
