@@ -83,6 +83,13 @@ async def test_what_a_seller_puts_on_sale_is_in_the_shop_and_its_sales_are_seen(
     await sam.sees("5 left")
     await sam.sees("2 of 7 sold or reserved")
     await sam.show("sell")
+    await sam.page.get_by_role("link", name="Spring gala").click()
+    quantity = sam.page.get_by_label("How many")
+    await expect(quantity).to_have_accessible_description("Seats in all, sold ones included")
+    await quantity.fill("1")
+    await expect(quantity).to_have_accessible_description("2 seats are sold or reserved already: nothing more is sold.")
+    await press(sam, "Save")
+    await sam.sees("Sold out")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import { Sales } from "./sell.js";
 import { me } from "./session.js";
 import { useStore } from "./store.js";
 import { go } from "./way.js";
-import { CURRENCIES, digitsOf, local, majorOf, minorOf, moment, money } from "./words.js";
+import { CURRENCIES, digitsOf, local, majorOf, minorOf, moment, money, plural } from "./words.js";
 
 const LABELS = { title: "Title", venue: "Venue", starts_at: "When", price: "Price", quantity: "How many", max_per_order: "Most in one order" };
 const NAMES = Object.keys(LABELS);
@@ -67,6 +67,12 @@ function read(form, names, bad) {
 const amountHint = (currency) =>
   digitsOf(currency) ? `An amount as ${majorOf(2500, currency)}, with ${digitsOf(currency)} digits behind the point at most.` : "A whole amount: this currency has no smaller coins.";
 
+/** What a number of seats comes to, `taken` of which are gone. */
+function seatsHint(quantity, taken) {
+  if (!/^\d+$/.test(quantity) || Number(quantity) >= taken) return "Seats in all, sold ones included";
+  return `${plural(taken, "seat is", "seats are")} sold or reserved already: nothing more is sold.`;
+}
+
 function New() {
   const [form, setForm] = useKept(() => EMPTY);
   const [create, busy, problem] = useDeed(async (bad) => {
@@ -77,7 +83,7 @@ function New() {
 }
 
 /** The fields. `fresh`: of a ticket that is not there yet, so that its currency can be chosen. */
-function Form({ form, change, busy, problem, save, verb, fresh, children }) {
+function Form({ form, change, busy, problem, save, verb, fresh, taken = 0, children }) {
   const shown = useRef(null);
   const fields = problem?.fields ?? {};
   const known = Object.keys(fields).some((name) => name in form);
@@ -111,7 +117,7 @@ function Form({ form, change, busy, problem, save, verb, fresh, children }) {
     <//>`}
     <${Field} ...${at("price")} label="Price in ${form.currency}" inputmode="decimal" required
       hint=${price ? `A seat costs ${money(price, form.currency)}` : fields.price ? undefined : amountHint(form.currency)} />
-    <${Field} ...${at("quantity")} type="number" inputmode="numeric" min="1" step="1" required hint="Seats in all, sold ones included" />
+    <${Field} ...${at("quantity")} type="number" inputmode="numeric" min="1" step="1" required hint=${seatsHint(form.quantity, taken)} />
     <${Field} ...${at("max_per_order")} type="number" inputmode="numeric" min="1" step="1" required />
     <${Trouble} problem=${known ? null : problem} />
     <div class="choices"><${Deed} type="submit" busy=${busy}>${verb}<//>${children}</div>
@@ -185,7 +191,7 @@ function Mine({ path, loaded }) {
       : html`<${Conflict} draft=${draft} written=${written} labels=${LABELS} say=${(value, name) => inWords(value, name, form.currency)} keep=${keep} />
           ${!theirs && now.version > base.version && touched.length > 0 && !saving &&
           html`<p class="notice" role="status">Somebody else has changed this ticket since you opened it. When you save, you see what differs first.</p>`}
-          <${Form} form=${form} change=${change} busy=${saving} problem=${problem} save=${save} verb=${theirs ? "Save yours on top" : "Save"} />
+          <${Form} form=${form} change=${change} busy=${saving} problem=${problem} save=${save} verb=${theirs ? "Save yours on top" : "Save"} taken=${now.taken} />
           <${Told}>${told}<//>
           <${Sure} name="Withdraw" question="Withdraw this ticket?" yes="Withdraw it" no="Keep it on sale" deed=${withdraw}>
             Nobody can reserve it any more. What is sold stays sold, and open reservations may still be paid. It cannot be put on sale again.
