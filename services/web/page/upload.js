@@ -2,7 +2,7 @@
 
 import { html, useEffect, useId, useMemo, useRef, useState } from "./html.js";
 import { Deed, Field, For, Nothing, Trouble, Waiting } from "./parts.js";
-import { ask, Problem, upload, withQuery } from "./ask.js";
+import { ask, Problem, upload, withQuery, newKey } from "./ask.js";
 import { columnsOf, sampleOf } from "./csv.js";
 import { useData, useDeed } from "./data.js";
 import { chosen, sent } from "./files.js";
@@ -228,7 +228,7 @@ async function readable(file, name) {
  * second job of it. What broke off on its way is ended first, as nothing of it ran, and goes under a new key.
  */
 async function handIn(path, body, key, how) {
-  const fresh = () => (key.current = crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`);
+  const fresh = () => (key.current = newKey());
   const send = () => upload(path, body, { ...how, headers: { ...how.headers, "Idempotency-Key": key.current ?? fresh() } });
   try {
     return await send();
