@@ -34,7 +34,7 @@ Price = Annotated[
     Meta(
         ge=1,
         le=100_000_000,
-        description="In minor units of the currency: 2500 is 25.00 EUR",
+        description="A whole number from 1 to 100000000, in minor units of the currency: 2500 is 25.00 EUR",
         examples=[2500],
     ),
 ]

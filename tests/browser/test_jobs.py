@@ -351,7 +351,7 @@ async def test_a_sample_is_taken_as_it_is(enter: Enter, tmp_path: Path) -> None:
     page = sam.page
     await page.goto("/sell/upload")
     price = page.locator(".columns > div").filter(has_text=re.compile("^price"))
-    await expect(price).to_contain_text("In minor units of the currency: 2500 is 25.00 EUR.")
+    await expect(price).to_contain_text("in minor units of the currency: 2500 is 25.00 EUR.")
     await expect(price).to_contain_text("A whole number from 1 to 100,000,000, such as 2500")
     async with page.expect_download() as download:
         await page.get_by_role("link", name="Download a sample").click()

@@ -291,7 +291,7 @@ async def test_what_was_typed_is_still_there_after_a_login_that_ended(
 ) -> None:
     name = somebody()
     sam = await enter(name, "seller")
-    sam.allow("401")
+    sam.allow("401", "WebSocket")  # which may be opening as the login ends
     await sam.page.goto("/sell/new" if fresh else f"/sell/{(await listed(shop, name, 'Before'))['id']}")
     await fill(sam, Title="Typed at length", Venue="Opera", Price="7", How_many="3")
     for cookie in ("session", "refresh"):
