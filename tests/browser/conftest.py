@@ -2,10 +2,9 @@
 
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import msgspec
 import pytest
 from playwright.async_api import Browser, async_playwright
 
@@ -26,16 +25,23 @@ async def browser() -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@pytest.fixture(scope="module")
-async def shop(postgres: PostgresServer, migrated: Migrated) -> AsyncIterator[ServiceProcess]:
-    """Every service in one process, for all tests of a module."""
+@asynccontextmanager
+async def opened(postgres: PostgresServer, migrated: Migrated, **variables: str) -> AsyncIterator[ServiceProcess]:
+    """Every service in one process, with these variables in its environment."""
     with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         async with (
             copied(postgres, migrated, home) as settings,
-            ServiceProcess(" ".join(SERVICES), msgspec.structs.replace(settings, auth="dev"), home) as process,
+            ServiceProcess(" ".join(SERVICES), settings, home, **variables) as process,
         ):
             yield process
+
+
+@pytest.fixture(scope="module")
+async def shop(postgres: PostgresServer, migrated: Migrated) -> AsyncIterator[ServiceProcess]:
+    """One for all tests of a module."""
+    async with opened(postgres, migrated) as process:
+        yield process
 
 
 Enter = Callable[..., Awaitable[Person]]

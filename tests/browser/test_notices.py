@@ -1,23 +1,19 @@
 """What people are told in the page: the bell, the inbox, and what their programs are told."""
 
 import re
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 from playwright.async_api import Browser, Page, WebSocketRoute, expect
 
 from services.cli.servers import PostgresServer
-from services.cli.system import SERVICES
-from tests.browser.conftest import Enter
+from tests.browser.conftest import Enter, opened
 from tests.browser.person import Person
 from tests.browser.test_notifications import Doorman, everything, no_stream, no_upgrade
 from tests.browser.test_shop import hold, sell
-from tests.conftest import Migrated, copied
+from tests.conftest import Migrated
 from tests.harness import ServiceProcess, eventually
 from tests.receiver import Receiver
 
@@ -30,14 +26,9 @@ HOOKS = {
 
 @pytest.fixture(scope="module")
 async def shop(postgres: PostgresServer, migrated: Migrated) -> AsyncIterator[ServiceProcess]:
-    """Every service in one process, with webhooks that may lead to this machine."""
-    with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
-        home = Path(folder)
-        async with (
-            copied(postgres, migrated, home) as settings,
-            ServiceProcess(" ".join(SERVICES), msgspec.structs.replace(settings, auth="dev"), home, **HOOKS) as process,
-        ):
-            yield process
+    """One for all tests here, with webhooks that may lead to this machine."""
+    async with opened(postgres, migrated, **HOOKS) as process:
+        yield process
 
 
 def login(who: str) -> dict[str, str]:
