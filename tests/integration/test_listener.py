@@ -454,12 +454,13 @@ async def test_a_stop_lets_running_work_finish_and_puts_the_rest_back(streams: P
     await eventually(lambda: pending(streams), 3)
     worker.cancel()
     async with listening(streams, other) as subscription:
-        await until(lambda: other.done == [2, 3])  # at once, not after the consumer's ack_wait of 30 s
+        await until(lambda: sorted(other.done) == [2, 3])  # at once, not after the consumer's ack_wait of 30 s
         assert not worker.done()
         gate.set()
         await asyncio.wait([worker])
         await eventually(subscription.settled, 3)
-    assert (stopping.done, other.begun) == ([1], [2, 3])
+    # In either order: what had not left the server yet it takes back by itself, maybe before it is told of the rest.
+    assert (stopping.done, sorted(other.begun)) == ([1], [2, 3])
 
 
 async def test_a_stop_does_not_wait_longer_than_declared_and_puts_everything_back(streams: Platform) -> None:
