@@ -381,7 +381,7 @@ async def test_a_webhook_is_changed_paused_given_a_new_secret_and_deleted(shop: 
         await ada.page.keyboard.press("Escape")
         await expect(ada.page.get_by_role("button", name="New secret")).to_be_focused()
         await ada.page.keyboard.press("Enter")
-        await ada.page.get_by_role("button", name="Make a new secret").click()
+        await ada.page.get_by_role("button", name="Make it").click()
         await expect(ada.page.get_by_role("region", name="The secret")).to_be_focused()
         secret = await ada.page.get_by_label("Secret", exact=True).input_value()
         assert secret != made["secret"]
@@ -399,7 +399,7 @@ async def test_a_webhook_is_changed_paused_given_a_new_secret_and_deleted(shop: 
         assert post.signed_by(secret)
         assert post.signed_by(made["secret"])
         await ada.page.get_by_role("button", name="Delete").click()
-        await ada.page.get_by_role("button", name="Leave it as it is").click()
+        await ada.page.get_by_role("button", name="Keep it").click()
         await ada.page.get_by_role("button", name="Delete").click()
         await ada.page.get_by_role("button", name="Delete it").click()
         await ada.sees("You have no webhooks yet")

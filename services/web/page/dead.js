@@ -1,7 +1,7 @@
 // What listeners gave up on, and what is done about it: heard once more, corrected, or dropped.
 
 import { html, useEffect, useRef, useState } from "./html.js";
-import { Deed, For, More, Nothing, Told, Trouble, Waiting } from "./parts.js";
+import { Deed, For, More, Nothing, Sure, Told, Trouble, Waiting } from "./parts.js";
 import { ask, Problem, withQuery } from "./ask.js";
 import { useData, useDeed, usePages, usePolled } from "./data.js";
 import { useStore } from "./store.js";
@@ -177,7 +177,7 @@ function Facts({ letter }) {
 
 /** What can be done about a letter that is open. */
 function Mending({ letter, again }) {
-  const [asking, setAsking] = useState(null); // "edit" or "drop"
+  const [editing, setEditing] = useState(false);
   const [told, setTold] = useState("");
   const outcome = useRef(null);
   const buttons = useRef(null);
@@ -185,7 +185,7 @@ function Mending({ letter, again }) {
     if (told) outcome.current.focus();
   }, [told]);
   const settle = async (text) => {
-    setAsking(null);
+    setEditing(false);
     setTold(text);
     await again();
   };
@@ -199,21 +199,26 @@ function Mending({ letter, again }) {
     }
     await settle(`Mended: ${letter.listener} has heard it.`);
   });
+  const drop = async () => {
+    await ask(`${DOOR}/${letter.number}/drop`, { method: "POST" });
+    await settle("Dropped: nothing more is done about it.");
+  };
   const close = () => {
-    setAsking(null);
+    setEditing(false);
     requestAnimationFrame(() => buttons.current?.querySelector("button")?.focus());
   };
   return html`<p class="outcome ${told ? "complete" : ""}" role="status" tabindex="-1" ref=${outcome} hidden=${!told}>${told}</p>
     ${letter.state === "open" &&
-    asking === null &&
+    !editing &&
     html`<p class="choices" ref=${buttons}>
         <${Deed} busy=${retrying} onClick=${retryNow}>Retry<//>
-        <button type="button" class="quiet" onClick=${() => setAsking("edit")}>Edit and retry</button>
-        <button type="button" class="quiet" onClick=${() => setAsking("drop")}>Drop</button>
+        <button type="button" class="quiet" onClick=${() => setEditing(true)}>Edit and retry</button>
       </p>
-      <${Trouble} problem=${refused} />`}
-    ${letter.state === "open" && asking === "edit" && html`<${Editor} letter=${letter} done=${settle} close=${close} again=${again} />`}
-    ${letter.state === "open" && asking === "drop" && html`<${Dropping} letter=${letter} done=${settle} close=${close} />`}`;
+      <${Trouble} problem=${refused} />
+      <${Sure} name="Drop" question="Drop letter ${letter.number}?" yes="Drop it for good" no="Keep it" deed=${drop}>
+        ${letter.listener} will never do its deed for this event. The letter stays in the log, and this cannot be undone.
+      <//>`}
+    ${letter.state === "open" && editing && html`<${Editor} letter=${letter} done=${settle} close=${close} again=${again} />`}`;
 }
 
 /** Where in a text its JSON breaks, as far as the browser tells: `[message, position]`. */
@@ -269,23 +274,6 @@ function Editor({ letter, done, close, again }) {
       <button type="button" class="quiet" onClick=${close}>Cancel</button>
     </p>
   </form>`;
-}
-
-function Dropping({ letter, done, close }) {
-  const question = useRef(null);
-  useEffect(() => question.current.focus(), []);
-  const [drop, busy, refused] = useDeed(async () => {
-    await ask(`${DOOR}/${letter.number}/drop`, { method: "POST" });
-    await done("Dropped: nothing more is done about it.");
-  });
-  return html`<section class="nothing" aria-label="Drop this letter">
-    <p tabindex="-1" class="outset" ref=${question}>Drop letter ${letter.number}? ${letter.listener} will never do its deed for this event. The letter stays in the log, and this cannot be undone.</p>
-    <p class="choices">
-      <${Deed} busy=${busy} onClick=${drop}>Drop it for good<//>
-      <button type="button" class="quiet" onClick=${close}>Keep it</button>
-    </p>
-    <${Trouble} problem=${refused} />
-  </section>`;
 }
 
 function Payload({ letter }) {

@@ -1,7 +1,7 @@
 // One job: how far it has come, what is wrong with which row, and what can be done about it.
 
 import { html, useEffect, useMemo, useRef, useState } from "./html.js";
-import { Deed, For, Trouble, Told, Waiting } from "./parts.js";
+import { Deed, For, Sure, Trouble, Told, Waiting } from "./parts.js";
 import { ask, withQuery } from "./ask.js";
 import { rowsOf } from "./csv.js";
 import { useData, useDeed, useWatch } from "./data.js";
@@ -126,34 +126,18 @@ function Outcome({ job }) {
 
 /** What may be done about it now. */
 function Deeds({ job, path, set }) {
-  const asked = useRef(null);
   const [retry, retrying, notRetried] = useDeed(async () => set(await ask(`${path}/retry`, { method: "POST" })));
-  const [cancel, cancelling, notCancelled] = useDeed(async () => set(await ask(`${path}/cancel`, { method: "POST" })));
+  const cancel = async () => set(await ask(`${path}/cancel`, { method: "POST" }));
   const over = isOver(job);
-  useEffect(() => {
-    if (over) asked.current?.close();
-  }, [over]);
-  const sure = (event) => {
-    event.preventDefault();
-    asked.current.close();
-    cancel();
-  };
   return html`<div class="choices deeds">
       ${over && job.counts.failed > 0 && html`<${Deed} busy=${retrying} onClick=${retry}>Try again what failed<//>`}
-      ${!over && html`<${Deed} class="quiet" busy=${cancelling} onClick=${() => asked.current.showModal()}>Cancel the job<//>`}
       <a class="button quiet" href=${job.report} download="job-${job.id}.csv">Download the report (CSV)</a>
     </div>
-    <${Trouble} problem=${notRetried ?? notCancelled} />
-    <dialog ref=${asked} aria-labelledby="sure">
-      <form onSubmit=${sure}>
-        <h2 id="sure">Cancel this job?</h2>
-        <p>What is done stays done. What waits is never run: ${plural(job.counts.pending, "operation")} now.</p>
-        <div class="choices">
-          <button type="submit">Cancel the job</button>
-          <button type="button" class="quiet" onClick=${() => asked.current.close()}>Let it run</button>
-        </div>
-      </form>
-    </dialog>`;
+    <${Trouble} problem=${notRetried} />
+    ${!over &&
+    html`<${Sure} name="Cancel the job" question="Cancel this job?" yes="Cancel it" no="Let it run" deed=${cancel}>
+      What is done stays done. What waits is never run: ${plural(job.counts.pending, "operation")} now.
+    <//>`}`;
 }
 
 const TAKERS = [

@@ -53,22 +53,29 @@ export function Deed({ busy, children, ...button }) {
 /** What is done only after a question: a button, whose question takes its place. `yes`, `no`: the answers. */
 export function Sure({ name, question, children, yes, no, deed }) {
   const [asking, setAsking] = useState(false);
-  const [run, busy, problem] = useDeed(deed);
+  const [run, busy, problem, clear] = useDeed(async () => {
+    await deed();
+    setAsking(false);
+  });
   const title = useRef(null);
   const button = useRef(null);
   const asked = useRef(false);
   useEffect(() => {
     if (asking) title.current.focus();
-    else if (asked.current) button.current.focus();
+    else if (asked.current && document.activeElement === document.body) button.current.focus(); // what had it is gone
     asked.current = asking;
   }, [asking]);
-  return html`<section class="apart" aria-label=${name}>
+  const leave = () => {
+    clear();
+    setAsking(false);
+  };
+  return html`<section class="apart" aria-label=${name} onKeyDown=${(event) => event.key === "Escape" && asking && leave()}>
     ${asking
       ? html`<h2 tabindex="-1" ref=${title}>${question}</h2>
           <p>${children}</p>
           <div class="choices">
             <${Deed} busy=${busy} onClick=${() => run()}>${yes}<//>
-            <button type="button" class="quiet" onClick=${() => setAsking(false)}>${no}</button>
+            <button type="button" class="quiet" onClick=${leave}>${no}</button>
           </div>
           <${Trouble} problem=${problem} />`
       : html`<button type="button" class="quiet" ref=${button} onClick=${() => setAsking(true)}>${name}…</button>`}

@@ -3,6 +3,7 @@
 import { html } from "./html.js";
 import { Deed, For, Nothing, Told, Trouble, Waiting } from "./parts.js";
 import { ask } from "./ask.js";
+import { columnsOf } from "./csv.js";
 import { useData, useDeed } from "./data.js";
 import { may, me } from "./session.js";
 import { useStore } from "./store.js";
@@ -43,38 +44,20 @@ function Kind({ kind, operator, change }) {
     <h2>${name}</h2>
     <p>${about}</p>
     <${Told}><span class="runs ${paused ? "paused" : ""}">${paused ? "Paused" : "Runs"}</span><//>
-    <${Fields} schema=${kind.fields} of=${name} />
+    <${Columns} kind=${kind} />
     ${operator && html`<${Deed} class="quiet" busy=${busy} aria-label="${verb} ${name}" onClick=${() => run()}>${verb}<//>`}
     <${Trouble} problem=${problem} />
   </li>`;
 }
 
-/** What an operation holds, by its JSON schema. */
-function Fields({ schema, of }) {
-  const shape = inside(schema, schema);
-  const fields = Object.entries(shape.properties ?? {});
-  if (!fields.length) return null;
+/** What an operation holds. */
+function Columns({ kind }) {
+  const columns = columnsOf(kind);
+  if (!columns.length) return null;
   return html`<details>
-    <summary>What one of ${of} holds</summary>
+    <summary>What one of ${kind.name} holds</summary>
     <ul>
-      ${fields.map(
-        ([name, field]) => html`<li key=${name}>
-          <code>${name}</code>: ${typeOf(field, schema)}${shape.required?.includes(name) ? "" : ", may be left out"}
-        </li>`,
-      )}
+      ${columns.map(({ name, required, about }) => html`<li key=${name}><code>${name}</code>: ${about}${required ? "" : "; may be left out"}</li>`)}
     </ul>
   </details>`;
-}
-
-/** A schema, where it is said elsewhere in the document. */
-const inside = (schema, all) => (schema.$ref ? (all.$defs?.[schema.$ref.split("/").pop()] ?? {}) : schema);
-
-const TYPES = { integer: "a whole number", number: "a number", string: "text", boolean: "true or false", array: "a list", object: "an object", null: "null" };
-
-function typeOf(given, all) {
-  const field = inside(given, all);
-  if (field.description) return field.description;
-  if (field.enum) return field.enum.length > 10 ? `one of ${field.enum.length} codes, as ${field.enum[0]}` : `one of ${field.enum.join(", ")}`;
-  if (field.anyOf) return field.anyOf.map((each) => typeOf(each, all)).join(" or ");
-  return { uuid: "an id", "date-time": "a time" }[field.format] ?? TYPES[field.type] ?? "anything";
 }

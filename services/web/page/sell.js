@@ -1,13 +1,9 @@
 // What a seller has put on sale, and how it sells.
 
-import { html, useMemo, useState } from "./html.js";
+import { html } from "./html.js";
 import { For, More, Nothing, Trouble, Waiting } from "./parts.js";
-import { withQuery } from "./ask.js";
-import { usePages } from "./data.js";
-import { useEvents } from "./live.js";
+import { useTickets } from "./shop.js";
 import { moment, money, number } from "./words.js";
-
-const MOST_SHOWN = 100; // tickets of which one connection tells
 
 export default function Sell() {
   return html`<h1>Sell</h1><${For} role="seller" why="Log in as a seller to put tickets on sale."><${Mine} /><//>`;
@@ -23,13 +19,9 @@ export function Sales({ ticket }) {
 }
 
 function Mine() {
-  const [news, setNews] = useState({}); // by id; what was heard since it was asked
-  const pages = usePages("/api/tickets/mine");
-  const shown = pages.items?.slice(-MOST_SHOWN).map(({ id }) => id) ?? [];
-  const path = useMemo(() => (shown.length ? withQuery("/api/tickets/stream", { id: shown }) : null), [shown.join()]);
-  useEvents(path, { ticket: (ticket) => setNews((before) => ({ ...before, [ticket.id]: ticket })) });
-  if (!pages.items) return pages.problem ? html`<${Trouble} problem=${pages.problem} again=${pages.again} />` : html`<${Waiting} />`;
-  const tickets = pages.items.map((ticket) => (news[ticket.id]?.version >= ticket.version ? news[ticket.id] : ticket));
+  const pages = useTickets("/api/tickets/mine");
+  const tickets = pages.items;
+  if (!tickets) return pages.problem ? html`<${Trouble} problem=${pages.problem} again=${pages.again} />` : html`<${Waiting} />`;
   const ways = html`<p class="choices">
     <a class="button" href="/sell/new">Put a ticket on sale</a>
     <a class="button quiet" href="/sell/upload">Upload a file</a>

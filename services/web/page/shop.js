@@ -1,6 +1,6 @@
 // What is on sale, with what is left of it as it changes.
 
-import { html, useEffect, useMemo, useState } from "./html.js";
+import { html, useEffect, useMemo, useRef, useState } from "./html.js";
 import { More, Nothing, Trouble, Waiting } from "./parts.js";
 import { withQuery } from "./ask.js";
 import { usePages } from "./data.js";
@@ -11,6 +11,28 @@ import { place, setParameter } from "./way.js";
 import { moment, money, number } from "./words.js";
 
 const MOST_SHOWN = 100; // tickets of which one connection tells
+
+const NONE_SHOWN = 1_000; // ms that what is heard is collected, before a list with nothing in it is asked for again
+
+/** Tickets that come in pages, as they change. */
+export function useTickets(address) {
+  const [news, setNews] = useState({}); // by id; what was heard since it was asked
+  const pages = usePages(address);
+  const shown = pages.items?.slice(-MOST_SHOWN).map(({ id }) => id) ?? [];
+  const path = useMemo(() => pages.items && withQuery("/api/tickets/stream", { id: shown }), [!pages.items, shown.join()]);
+  const timer = useRef();
+  const again = useRef();
+  again.current = pages.again;
+  const look = () => {
+    timer.current = undefined;
+    again.current();
+  };
+  useEffect(() => () => clearTimeout(timer.current), []);
+  useEvents(path ?? null, {
+    ticket: (ticket) => (shown.length ? setNews((before) => ({ ...before, [ticket.id]: ticket })) : (timer.current ??= setTimeout(look, NONE_SHOWN))),
+  });
+  return { ...pages, items: pages.items?.map((ticket) => (news[ticket.id]?.version >= ticket.version ? news[ticket.id] : ticket)) };
+}
 
 /** How many are left, in words. */
 export function Left({ ticket }) {
@@ -35,13 +57,8 @@ export default function Shop() {
   const q = useStore(place).searchParams.get("q") ?? "";
   const who = useStore(me);
   const [words, setWords] = useState(q);
-  const [news, setNews] = useState({}); // by id; what was heard since it was asked
-  const pages = usePages(withQuery("/api/tickets", { q }));
-  const shown = pages.items?.slice(-MOST_SHOWN).map(({ id }) => id) ?? [];
-  const path = useMemo(() => pages.items && withQuery("/api/tickets/stream", { id: shown }), [shown.join()]);
-  useEvents(path, {
-    ticket: (ticket) => (shown.length ? setNews((before) => ({ ...before, [ticket.id]: ticket })) : pages.again()),
-  });
+  const pages = useTickets(withQuery("/api/tickets", { q }));
+  const tickets = pages.items;
   useEffect(() => {
     if (q !== words.trim()) setWords(q); // another address was gone to
   }, [q]);
@@ -49,7 +66,6 @@ export default function Shop() {
     const timer = setTimeout(() => setParameter("q", words.trim()), 250);
     return () => clearTimeout(timer);
   }, [words]);
-  const tickets = pages.items?.map((ticket) => (news[ticket.id]?.version >= ticket.version ? news[ticket.id] : ticket));
   return html`<h1>Tickets</h1>
     <search>
       <label for="search">Search</label>

@@ -6,7 +6,7 @@ import { Chart } from "./charts.js";
 import { usePolled } from "./data.js";
 import { Flow } from "./flow.js";
 import { Table } from "./table.js";
-import { exactly, number, plural, rate, span } from "./words.js";
+import { exactly, number, plural, rate, size, span } from "./words.js";
 
 const WINDOW = 60_000; // ms that the charts show
 
@@ -103,15 +103,6 @@ function Services({ services }) {
     columns=${[["name", "Service"], ["state", "State"], ["processes", "Processes", "number"], ["version", "Version"], ["since", "Since"], ["asked", "Requests", "number"], ["took", "Took", "number"], ["errors", "Errors", "number"]]} />
     <p class="quiet">Requests are what other services asked it over NATS since it started. The history service has told you this, and the
       web service brought you the page: nobody asks them over NATS.</p>`;
-}
-
-const SIZES = ["B", "kB", "MB", "GB", "TB"];
-
-/** A number of bytes. */
-function size(bytes) {
-  let at = 0;
-  for (; bytes >= 1000 && at < SIZES.length - 1; at++) bytes /= 1000;
-  return `${number(at && bytes < 10 ? Math.round(bytes * 10) / 10 : Math.round(bytes))} ${SIZES[at]}`;
 }
 
 const MISSING = html`<span class="wrong">Missing: run boxoffice migrate</span>`;

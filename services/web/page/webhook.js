@@ -1,7 +1,7 @@
 // A webhook: what it is, and what became of everything that was posted to it.
 
 import { html, useEffect, useRef, useState } from "./html.js";
-import { Deed, Field, For, More, Nothing, Told, Trouble, Waiting } from "./parts.js";
+import { Deed, Field, For, More, Nothing, Sure, Told, Trouble, Waiting } from "./parts.js";
 import { ask, withQuery, newKey } from "./ask.js";
 import { serverNow } from "./clock.js";
 import { useData, useDeed, usePages } from "./data.js";
@@ -43,20 +43,11 @@ function Mine({ id }) {
 
 /** What can be done with it. */
 function Change({ path, webhook, set }) {
-  const [open, setOpen] = useState(""); // "edit", "rotate" or "delete"
+  const [editing, setEditing] = useState(false);
   const [secret, setSecret] = useState(null);
   const [said, setSaid] = useState("");
   const opener = useRef(null);
   const key = useRef(null); // of a new secret: what is sent again makes no second one
-  const show = (what) => (event) => {
-    opener.current = event.currentTarget;
-    setSaid("");
-    setOpen(open === what ? "" : what);
-  };
-  const close = () => {
-    setOpen("");
-    opener.current?.focus();
-  };
   const [turn, turning, notTurned] = useDeed(async () => {
     const now = await ask(path, { method: "PATCH", json: { enabled: !webhook.enabled } });
     set(now);
@@ -65,14 +56,14 @@ function Change({ path, webhook, set }) {
   const saved = (now) => {
     set(now);
     setSaid("Saved.");
-    close();
+    setEditing(false);
+    opener.current.focus();
   };
   const rotate = async () => {
     key.current ??= newKey();
     const { secret: made, ...now } = await ask(`${path}/rotate`, { method: "POST", headers: { "Idempotency-Key": key.current } });
     key.current = null;
     set(now);
-    setOpen("");
     setSecret(made);
   };
   const remove = async () => {
@@ -80,24 +71,20 @@ function Change({ path, webhook, set }) {
     go("/notices/webhooks", { replace: true });
   };
   return html`<div class="choices">
-      <button type="button" class="quiet" aria-expanded=${open === "edit"} onClick=${show("edit")}>Change</button>
+      <button type="button" class="quiet" ref=${opener} aria-expanded=${editing} onClick=${() => (setSaid(""), setEditing(!editing))}>Change</button>
       <${Deed} class="quiet" busy=${turning} onClick=${turn}>${webhook.enabled ? "Pause" : "Resume"}<//>
-      <button type="button" class="quiet" aria-expanded=${open === "rotate"} onClick=${show("rotate")}>New secret</button>
-      <button type="button" class="quiet" aria-expanded=${open === "delete"} onClick=${show("delete")}>Delete</button>
     </div>
     <${Told}>${said}<//>
     <${Trouble} problem=${notTurned} />
-    ${open === "edit" && html`<${Edit} path=${path} webhook=${webhook} saved=${saved} />`}
-    ${open === "rotate" &&
-    html`<${Sure} key="rotate" yes="Make a new secret" no=${close} deed=${rotate}>
+    ${editing && html`<${Edit} path=${path} webhook=${webhook} saved=${saved} />`}
+    <${Sure} name="New secret" question="Make a new secret?" yes="Make it" no="Leave it as it is" deed=${rotate}>
       Posts are signed with the new secret at once. For 24 hours they have a signature by the one before too, so that your
       program can change over.
-    <//>`}
-    ${open === "delete" &&
-    html`<${Sure} key="delete" yes="Delete it" no=${close} deed=${remove}>
+    <//>
+    ${secret && html`<${Secret} secret=${secret} />`}
+    <${Sure} name="Delete" question="Delete this webhook?" yes="Delete it" no="Keep it" deed=${remove}>
       Nothing more is posted to ${webhook.url}, also not what is on its way. This cannot be undone.
-    <//>`}
-    ${secret && html`<${Secret} secret=${secret} />`}`;
+    <//>`;
 }
 
 function Edit({ path, webhook, saved }) {
@@ -106,21 +93,6 @@ function Edit({ path, webhook, saved }) {
   const [save, busy, problem] = useDeed(async () => saved(await ask(path, { method: "PATCH", json: { url: url.trim(), kinds } })));
   return html`<section class="panel" aria-label="Change the webhook">
     <${WebhookForm} url=${url} setUrl=${setUrl} kinds=${kinds} setKinds=${setKinds} save=${save} busy=${busy} problem=${problem} name="Save" />
-  </section>`;
-}
-
-/** Asks once more before a deed. */
-function Sure({ yes, no, deed, children }) {
-  const [run, busy, problem] = useDeed(deed);
-  const first = useRef(null);
-  useEffect(() => first.current.focus(), []);
-  return html`<section class="panel" aria-label="${yes}?" onKeyDown=${(event) => event.key === "Escape" && no()}>
-    <p tabindex="-1" ref=${first}>${children}</p>
-    <div class="choices">
-      <${Deed} busy=${busy} onClick=${run}>${yes}<//>
-      <button type="button" class="quiet" onClick=${no}>Leave it as it is</button>
-    </div>
-    <${Trouble} problem=${problem} />
   </section>`;
 }
 

@@ -66,7 +66,7 @@ export function clockface(milliseconds) {
   return shown.map((part, place) => (place ? String(part).padStart(2, "0") : part)).join(":");
 }
 
-const SIZES = ["kilobyte", "megabyte", "gigabyte"];
+const SIZES = ["kilobyte", "megabyte", "gigabyte", "terabyte"];
 
 /** A number of bytes, as 812 bytes or 3.4 MB. */
 export function size(bytes) {
