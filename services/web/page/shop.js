@@ -7,7 +7,7 @@ import { usePages } from "./data.js";
 import { useEvents } from "./live.js";
 import { may, me } from "./session.js";
 import { useStore } from "./store.js";
-import { place, setParameter } from "./way.js";
+import { place, useTyped } from "./way.js";
 import { moment, money, number } from "./words.js";
 
 const MOST_SHOWN = 100; // tickets of which one connection tells
@@ -56,20 +56,13 @@ function Ticket({ ticket }) {
 export default function Shop() {
   const q = useStore(place).searchParams.get("q") ?? "";
   const who = useStore(me);
-  const [words, setWords] = useState(q);
+  const [words, type] = useTyped("q");
   const pages = useTickets(withQuery("/api/tickets", { q }));
   const tickets = pages.items;
-  useEffect(() => {
-    if (q !== words.trim()) setWords(q); // another address was gone to
-  }, [q]);
-  useEffect(() => {
-    const timer = setTimeout(() => setParameter("q", words.trim()), 250);
-    return () => clearTimeout(timer);
-  }, [words]);
   return html`<h1>Tickets</h1>
     <search>
       <label for="search">Search</label>
-      <input id="search" type="search" maxlength="200" value=${words} onInput=${(event) => setWords(event.target.value)} />
+      <input id="search" type="search" maxlength="200" value=${words} onInput=${(event) => type(event.target.value)} />
     </search>
     <${Trouble} problem=${pages.problem} again=${pages.again} />
     ${!tickets && !pages.problem && html`<${Waiting} />`}

@@ -1,6 +1,6 @@
 // The time machine: find what happened by any id, and watch what happens now.
 
-import { html, useCallback, useEffect, useRef, useState } from "./html.js";
+import { html, useCallback, useRef, useState } from "./html.js";
 import { Deed, Field, For, Nothing, Told, Trouble, Waiting } from "./parts.js";
 import { ask, Problem, withQuery } from "./ask.js";
 import { serverNow } from "./clock.js";
@@ -8,7 +8,7 @@ import { useData, useDeed } from "./data.js";
 import { asWritten, ending, historyOf, named, PLACES, said, short, Time, traceOf, WHO } from "./events.js";
 import { useEvents } from "./live.js";
 import { useStore } from "./store.js";
-import { go, place, setParameter } from "./way.js";
+import { go, place, setParameter, useTyped } from "./way.js";
 import { number, plural } from "./words.js";
 
 const ROWS = 200; // that are shown, and kept while it is paused
@@ -68,21 +68,13 @@ function Tail() {
 }
 
 function Filters({ types, offered, wanted }) {
-  const [user, setUser] = useState(wanted.user);
-  const told = useRef(wanted.user); // what the address has of it
-  useEffect(() => {
-    const timer = setTimeout(() => setParameter("user", (told.current = user.trim())), 400);
-    return () => clearTimeout(timer);
-  }, [user]);
-  useEffect(() => {
-    if (wanted.user !== told.current) setUser((told.current = wanted.user)); // a link has led there
-  }, [wanted.user]);
+  const [user, type] = useTyped("user");
   const choose = (name) => (event) => setParameter(name, event.target.value);
   const option = (value) => html`<option key=${value} value=${value} selected=${value === wanted.service || value === wanted.type}>${named(value)}</option>`;
   return html`<div class="filters" role="group" aria-label="Which events">
     <${Field} label="Service" value=${wanted.service} onChange=${choose("service")}><option value="">All</option>${Object.keys(types).map(option)}<//>
     <${Field} label="Event" value=${wanted.type} onChange=${choose("type")}><option value="">All</option>${offered.map(option)}<//>
-    <${Field} label="User" value=${user} maxlength="200" autocomplete="off" spellcheck=${false} onInput=${(event) => setUser(event.target.value)} />
+    <${Field} label="User" value=${user} maxlength="200" autocomplete="off" spellcheck=${false} onInput=${(event) => type(event.target.value)} />
   </div>`;
 }
 

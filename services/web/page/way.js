@@ -1,6 +1,9 @@
 // Where the page is: every view has an address.
 
-import { store } from "./store.js";
+import { useEffect, useRef, useState } from "./html.js";
+import { store, useStore } from "./store.js";
+
+const PAUSE = 300; // ms without a sign: somebody has typed what they look for
 
 /** The address that is shown, as a URL. */
 export const place = store(new URL(location.href));
@@ -31,4 +34,20 @@ export function setParameter(name, value) {
   const url = new URL(location.href);
   value ? url.searchParams.set(name, value) : url.searchParams.delete(name);
   go(url.href, { replace: true });
+}
+
+/** A parameter of this address as somebody types it: `[typed, type]`. It follows where a link leads. */
+export function useTyped(name) {
+  const given = useStore(place).searchParams.get(name) ?? "";
+  const [typed, type] = useState(given);
+  const told = useRef(given); // what the address has of it
+  useEffect(() => {
+    if (typed.trim() === told.current) return undefined;
+    const timer = setTimeout(() => setParameter(name, (told.current = typed.trim())), PAUSE);
+    return () => clearTimeout(timer);
+  }, [typed]);
+  useEffect(() => {
+    if (given !== told.current) type((told.current = given));
+  }, [given]);
+  return [typed, type];
 }
