@@ -36,7 +36,9 @@ function Desk() {
         problem=${at && !isMoment ? "The address has no moment." : undefined} />
       <div><${Deed} type="submit">Show<//></div>
     </form>
-    ${id && at && isMoment && html`<${Found} key="${id} ${at}" id=${id} at=${new Date(at).toISOString()} />`}`;
+    ${id && at && isMoment && html`<${Found} key="${id} ${at}" id=${id} at=${new Date(at).toISOString()} />`}
+    <p class="quiet">A whole read model as it was, in tables of its own beside today's:
+      ${" "}<code>boxoffice replay projection orders --until ${isMoment && at ? new Date(at).toISOString() : "15m"}</code></p>`;
 }
 
 /** A ticket is in two services: its listing, and its order book. */
