@@ -22,6 +22,7 @@ from common.group_commit import BATCH_LIMIT
 from common.postgres import POSTGRES_FAILED, told
 from common.progress import Progress, untold
 from common.rights import granted
+from common.status import ReadModelStats
 from common.telemetry import PROJECTED
 
 C = TypeVar("C")
@@ -113,11 +114,15 @@ async def connect(database_url: str, schema: str) -> asyncpg.Connection:
 
 
 class Projector:
-    """Keeps one read model up to date with one stream. Of all replicas one is active; the others wait to take over."""
+    """Keeps one read model up to date with one stream. Of all replicas one is active; the others wait to take over.
+
+    `sequence`: up to which it has brought the read model; None until it is the active one, and while another is.
+    """
 
     def __init__(self, read_model: ReadModel, stream: str, event_log: EventLog, database_url: str) -> None:
         self.name = f"{read_model.name}.{stream}"
         self.problem: str | None = None
+        self.sequence: int | None = None
         self._model = read_model
         self._stream = stream
         self._project = read_model.sources[stream]
@@ -138,10 +143,16 @@ class Projector:
             except Unavailable as error:
                 self._complain(error.detail)
             except CheckpointMismatch as error:
+                self.sequence = None  # it would be one of another log
                 self._complain(f"{error}; run `boxoffice projections rebuild {self._model.name}`")
             except UndecodableEvent as error:
                 self._complain(f"{error}; deploy the code that knows this event")
             await asyncio.sleep(1)
+
+    @property
+    def stats(self) -> ReadModelStats:
+        """How far it is."""
+        return ReadModelStats(self._model.name, self._stream, self.sequence, self.problem)
 
     def _complain(self, problem: str) -> None:
         if problem != self.problem:
@@ -149,6 +160,7 @@ class Projector:
         self.problem = problem
 
     def _go_on(self, sequence: int) -> None:
+        self.sequence = sequence
         if self.problem:
             self._log.info("projector_goes_on", after=sequence)
         self.problem = None
@@ -169,8 +181,9 @@ class Projector:
         connection = await connect(self._database_url, self._model.name)
         try:
             if not await connection.fetchval(TRY_ACTIVE, self.name):
+                self.sequence = None
                 await self._stand_by(connection)
-            sequence = await verify_checkpoint(connection, self._stream, self._event_log)
+            self.sequence = sequence = await verify_checkpoint(connection, self._stream, self._event_log)
             if (await self._event_log.end(self._stream)).sequence == sequence:
                 self._go_on(sequence)  # there is nothing to write; else the first batch will tell
             following = self._event_log.follow(self._stream, sequence, skips=self._model.skips)

@@ -33,6 +33,24 @@ NOT_FOUND = 404
 AWAY = "NATS does not answer, so nobody knows how the system is."
 
 
+class ReadModelStats(msgspec.Struct, frozen=True):
+    """How far one replica has brought a read model in a stream: up to `sequence`, if it is the one that writes it.
+
+    `problem`: why it does not go on.
+    """
+
+    name: str
+    stream: str
+    sequence: int | None
+    problem: str | None
+
+
+class ServiceStats(msgspec.Struct, frozen=True):
+    """What a service of ours tells of itself beside what all of nats.micro do."""
+
+    read_models: list[ReadModelStats] = []
+
+
 class EndpointStats(msgspec.Struct, frozen=True):
     """An endpoint of a service, and how often it was asked. Times are nanoseconds."""
 
@@ -41,6 +59,7 @@ class EndpointStats(msgspec.Struct, frozen=True):
     num_errors: int = 0
     average_processing_time: int = 0
     last_error: str | None = None
+    data: ServiceStats | None = None
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -57,6 +76,11 @@ class Stats(msgspec.Struct, frozen=True):
     def process(self) -> str:
         """Where it runs; its id, where it does not tell."""
         return (self.metadata or {}).get("process", self.id)
+
+    @property
+    def read_models(self) -> list[ReadModelStats]:
+        """Those that it tells of; each of its endpoints tells the same."""
+        return next((each.data.read_models for each in self.endpoints if each.data), [])
 
 
 class StreamState(msgspec.Struct, frozen=True):

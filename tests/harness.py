@@ -4,13 +4,15 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
+import asyncpg
 import httpx
 
+from common.projector import HOLD_WRITERS
 from common.rights import MIGRATE, everybody, nats_users, role_of
 from common.settings import Settings, variables
 from services.cli.embedded import with_login
@@ -36,6 +38,17 @@ async def eventually(look: Callable[[], Awaitable[T]], wanted: T, within: float 
     while (seen := await look()) != wanted:
         assert asyncio.get_running_loop().time() < deadline, f"wanted {wanted!r}, still {seen!r} after {within:.0f} s"
         await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def held(database_url: str, read_model: str) -> AsyncIterator[None]:
+    """Nobody writes in a read model as long as this lasts."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.execute(HOLD_WRITERS, read_model)
+        yield
+    finally:
+        await connection.close()
 
 
 PASSWORDS = {user: f"password-of-{user}" for user in everybody()}

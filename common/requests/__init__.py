@@ -220,6 +220,10 @@ class Responder:
         """
         self._answering.append((answering, concurrency))
 
+    def tells(self, stats: Callable[[], msgspec.Struct]) -> None:
+        """Tell this too on `$SRV.STATS`, as the data of each endpoint: ADR-32 has no place for what is of them all."""
+        self._config.stats_handler = lambda _: msgspec.to_builtins(stats())
+
     async def run(self) -> None:
         """Answer until cancelled."""
         service = _Service(self._client, self._config)

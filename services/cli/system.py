@@ -34,11 +34,12 @@ from common.http import create_app
 from common.listener import Listener, Subscription
 from common.live import Connections, WebSockets
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
-from common.projector import ReadModel
+from common.projector import Projector, ReadModel
 from common.rehearsal import Rehearsal
 from common.requests import Requester, Responder, redelivery
-from common.runtime import Platform, Service, connect
+from common.runtime import Platform, Service, Worker, connect
 from common.settings import Settings, load
+from common.status import ServiceStats
 from services.batch import engine
 from services.batch.domain import BATCHES, KINDS, OPERATION_REQUESTS, WORKS
 from services.batch.kinds import installed
@@ -107,11 +108,19 @@ MADE_OF_USERS: Sequence[Callable[[str], UUID]] = (
 )
 """The ids under which the log has what is a user's."""
 
+READ_MODELS: Mapping[str, ReadModel] = {
+    model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT, NOTIFICATIONS, IDENTITY)
+}
+"""Every read model by name."""
+
 SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManager[Service]], type[Settings]]] = {
     "tickets": (services.tickets.app.create_service, Settings),
     "orders": (services.orders.app.create_service, OrdersSettings),
     "expiration": (services.expiration.app.create_service, Settings),
-    "history": (partial(services.history.app.create_service, deciders=DECIDERS), Settings),
+    "history": (
+        partial(services.history.app.create_service, deciders=DECIDERS, read_models=[*READ_MODELS.values()]),
+        Settings,
+    ),
     "batch": (services.batch.app.create_service, BatchSettings),
     "identity": (services.identity.app.create_service, IdentitySettings),
     "notification": (services.notification.app.create_service, NotificationSettings),
@@ -148,10 +157,6 @@ from pg_class as relation join pg_namespace as schema on schema.oid = relation.r
 where relation.relkind in ('r', 'p', 'v', 'm') and relation.relpersistence <> 't' and relation.oid <> all($1::oid[])
 """
 
-READ_MODELS: Mapping[str, ReadModel] = {
-    model.name: model for model in (TICKETS, ORDERS, BATCH, BATCH_REPORT, NOTIFICATIONS, IDENTITY)
-}
-
 
 @asynccontextmanager
 async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[Litestar]:
@@ -164,7 +169,9 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
         for name in names:  # each is its own user, of NATS and of Postgres
             platforms[name] = await stack.enter_async_context(connect(own[name], name, connections=connections))
             service = await stack.enter_async_context(SERVICES[name][0](platforms[name], own[name]))
-            made += [service, Service("redelivery", workers=list(redelivering(service, platforms[name])))]
+            beside = [*redelivering(service, platforms[name])]
+            tell_read_models([*service.workers, *beside])
+            made += [service, Service("redelivery", workers=beside)]
         # Tickets for WebSockets are spent by a service that may: there are no others at its doors.
         spending = next((name for name in names if name in SPENT.writers), names[0])
         credentials = IssuedCredentials(platforms[spending].event_log, Requester(platforms[spending].client))
@@ -190,6 +197,14 @@ def redelivering(service: Service, platform: Platform) -> Iterator[Responder]:
             responder.also(answering)
         else:
             yield Responder(service.name, answering, platform.client)
+
+
+def tell_read_models(workers: Sequence[Worker]) -> None:
+    """Have whoever answers for a service tell how far its read models are."""
+    projectors = [worker for worker in workers if isinstance(worker, Projector)]
+    for worker in workers:
+        if isinstance(worker, Responder):
+            worker.tells(lambda: ServiceStats([projector.stats for projector in projectors]))
 
 
 def process_settings(names: Sequence[str], environment: Mapping[str, str]) -> Settings:

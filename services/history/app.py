@@ -8,6 +8,7 @@ from litestar import Router
 
 from common.aggregate import Aggregate, Decider
 from common.http import given
+from common.projector import ReadModel
 from common.requests import Requester
 from common.runtime import Platform, Service
 from common.settings import Settings
@@ -21,15 +22,18 @@ from services.history.system_api import SystemController
 
 @asynccontextmanager
 async def create_service(
-    platform: Platform, _: Settings, *, deciders: Sequence[Decider[Any, Any, Any]]
+    platform: Platform, _: Settings, *, deciders: Sequence[Decider[Any, Any, Any]], read_models: Sequence[ReadModel]
 ) -> AsyncIterator[Service]:
-    """The history service: it reads what all others have told, by the rules (`deciders`) that it is given."""
+    """The history service: it reads what all others have told, by the rules (`deciders`) that it is given.
+
+    `read_models`: those of all services, to tell how far they are.
+    """
     log = platform.event_log
     letters = Letters(log)
     desk = HistoryDesk(log, deciders, platform.connections)
     repair_desk = RepairDesk(letters, Aggregate(REPAIRS, log, cache=1_000), log, Requester(platform.client))
     doors = [HistoryController, DeadLetterController, RedeliveryController, SystemController]
-    overview = Overview(platform, letters)
+    overview = Overview(platform, letters, read_models)
     router = Router(
         "/", route_handlers=doors, dependencies=given(desk=desk, repair_desk=repair_desk, overview=overview)
     )

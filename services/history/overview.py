@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from fnmatch import fnmatch
@@ -13,6 +13,7 @@ import msgspec
 from common.clock import now
 from common.event_log import JetStreamLog
 from common.events import ExpirationCompleted, UndecodableEvent
+from common.projector import ReadModel
 from common.runtime import Platform
 from common.status import Roll, Stats, moment, status_of_consumer, status_of_stream
 from common.topology import ANSWERS, CONSUMERS, LISTENS, SERVICES, STREAMS, Consumer, Stream
@@ -117,6 +118,21 @@ class ConsumerView(msgspec.Struct, frozen=True, kw_only=True):
     dead: int | None = None
 
 
+class ReadModelView(msgspec.Struct, frozen=True):
+    """A read model, and how far it is in one of the streams that it is made from.
+
+    `sequence`: up to which; `lag`: how many events come after that. Null where nobody who answers knows: its service is
+    away, or nobody of it writes it. `problem`: why whoever writes it does not go on; empty if there is none.
+    """
+
+    name: str
+    service: str
+    stream: str
+    sequence: int | None
+    lag: int | None
+    problem: str
+
+
 class ExpirationView(msgspec.Struct, frozen=True):
     """An order whose time was over: when that was told, and how many milliseconds too late."""
 
@@ -135,6 +151,7 @@ class SystemView(msgspec.Struct, frozen=True):
     services: list[ServiceView]
     streams: list[StreamView]
     consumers: list[ConsumerView]
+    read_models: list[ReadModelView]
     dead: int
     dead_open: int | None
     expirations: list[ExpirationView]
@@ -143,10 +160,11 @@ class SystemView(msgspec.Struct, frozen=True):
 class Overview:
     """The system as it was found a moment ago, or is now."""
 
-    def __init__(self, platform: Platform, letters: Letters) -> None:
+    def __init__(self, platform: Platform, letters: Letters, read_models: Sequence[ReadModel]) -> None:
         self._client = platform.client
         self._event_log: JetStreamLog = platform.event_log
         self._letters = letters
+        self._read_models = read_models
         self._roll = Roll(platform.client)
         self._expirations: deque[ExpirationView] = deque(maxlen=KEPT)
         self._looked_up_to = 0
@@ -180,6 +198,7 @@ class Overview:
             [service_of(name, answering) for name in SERVICES],
             [*streams],
             [*consumers],
+            [read_model_of(each, by_name[name], answering) for each in self._read_models for name in each.sources],
             by_name[DEAD].messages,
             None if dead is None else sum(dead.values()),
             [*self._expirations],
@@ -254,6 +273,21 @@ def service_of(name: str, answering: list[tuple[Stats, bool]]) -> ServiceView:
     if name not in ANSWERS and name not in LISTENS:
         state = "unasked"
     return ServiceView(name, state, processes, instances)
+
+
+def read_model_of(model: ReadModel, stream: StreamView, answering: list[tuple[Stats, bool]]) -> ReadModelView:
+    """How far a read model is in a stream. Its replicas share it, so whoever has come furthest tells the truth."""
+    told = [
+        each
+        for stats, answers in answering
+        if answers and stats.name == model.service
+        for each in stats.read_models
+        if (each.name, each.stream) == (model.name, stream.name)
+    ]
+    ranked = sorted(told, key=lambda each: (-1 if each.sequence is None else each.sequence, each.problem is None))
+    sequence, problem = (ranked[-1].sequence, ranked[-1].problem) if ranked else (None, None)
+    lag = max(0, stream.sequence - sequence) if stream.there and sequence is not None else None
+    return ReadModelView(model.name, model.service, stream.name, sequence, lag, problem or "")
 
 
 def writers_of(stream: Stream) -> tuple[str, ...]:

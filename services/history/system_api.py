@@ -18,7 +18,7 @@ class SystemController(Controller):
 
     @get("/", responses=problems(503))
     async def read(self, overview: NamedDependency[Overview]) -> SystemView:
-        """Services, streams and consumers, who publishes what and who hears it; at most a second old.
+        """Services, streams, consumers and read models, who publishes what and who hears it; at most a second old.
 
         Rates come of two answers: the difference of `sequence` or `delivered`, by that of `at`. With 503 NATS does not
         answer.

@@ -19,6 +19,7 @@ from common.event_log import Draft, Recorded
 from common.events import UPCASTS, ExpirationCompleted, TicketWithdrawn, UndecodableEvent
 from common.projector import Projected, Projector, ReadModel, ReadYourWrites
 from common.runtime import Platform, running
+from common.status import ReadModelStats
 from services.cli.servers import NatsServer, PostgresServer
 from tests.facts import AT, STREAM, draft, drafts, fact, number_of, tell
 from tests.harness import eventually
@@ -231,6 +232,11 @@ async def test_of_two_projectors_one_waits_and_takes_over(db: Database) -> None:
             assert (await db.lock_owners())[True] == {standby}
             assert other.problem is None
             assert one.name == other.name == NAME
+
+            async def told() -> list[ReadModelStats]:
+                return [one.stats, other.stats]
+
+            await eventually(told, [ReadModelStats("facts", STREAM, up_to, None) for up_to in (None, 3)])
     assert await db.facts() == once(range(1, 4))
 
 
@@ -418,6 +424,7 @@ async def test_a_log_restored_from_a_backup_is_noticed_and_nothing_is_mixed(
         await problem_of(worker, f"the read model is at 5, stream {STREAM} ends at 3")
         await tell(db.log, 14, 15, 16)
         await problem_of(worker, f"event 5 of stream {STREAM} is not the one")
+        assert worker.sequence is None  # it has none in this log
         assert await db.facts() == once(range(1, 6))
         assert await projector.rebuild(FACTS, db.log, db.url) == 6
         await no_problem(worker)
@@ -448,7 +455,7 @@ async def test_an_event_that_is_not_understood_stops_the_projector_right_before_
     await tell(db.log, 4)
     async with db.projecting() as worker:
         await problem_of(worker, "expiration_postponed")
-        assert (await db.checkpoint(), await db.facts()) == (2, once(range(1, 3)))
+        assert (await db.checkpoint(), await db.facts(), worker.sequence) == (2, once(range(1, 3)), 2)
         with pytest.raises(UndecodableEvent):
             await projector.rebuild(FACTS, db.log, db.url)
         assert await db.facts() == once(range(1, 3))
