@@ -16,10 +16,11 @@ from common.runtime import Platform, connect
 from common.settings import Settings
 from common.topology import CONSUMERS, SERVICES, STREAMS
 from services.cli.servers import NatsServer
+from services.cli.system import READ_MODELS
 from tests.browser.conftest import Enter
 from tests.browser.person import Person
 from tests.browser.test_shop import hold, sell
-from tests.harness import ServiceProcess, eventually
+from tests.harness import ServiceProcess, eventually, held
 
 
 async def test_an_operator_sees_how_the_system_is_and_it_moves(shop: ServiceProcess, enter: Enter) -> None:
@@ -30,7 +31,14 @@ async def test_an_operator_sees_how_the_system_is_and_it_moves(shop: ServiceProc
     services = olga.page.get_by_role("table", name="Services")
     await expect(services.get_by_role("rowheader")).to_have_text([*SERVICES])
     await expect(services.get_by_role("row", name=re.compile("^orders"))).to_contain_text("Up")
-    streams, listeners = (olga.page.get_by_role("table", name=name) for name in ("Streams", "Listeners"))
+    streams, listeners, models = (
+        olga.page.get_by_role("table", name=name) for name in ("Streams", "Listeners", "Read models")
+    )
+    await expect(models.get_by_role("rowheader")).to_have_text(
+        [model.name for model in READ_MODELS.values() for _ in model.sources]
+    )
+    lags = models.locator('[data-title="Lag"]')
+    await expect(lags).to_have_text([re.compile(r"^\d+$")] * sum(len(each.sources) for each in READ_MODELS.values()))
     await expect(streams.get_by_role("rowheader")).to_have_text([stream.name for stream in STREAMS])
     await expect(listeners.get_by_role("rowheader")).to_have_text([consumer.durable for consumer in CONSUMERS])
 
@@ -46,6 +54,36 @@ async def test_an_operator_sees_how_the_system_is_and_it_moves(shop: ServiceProc
     await expect(late).not_to_have_attribute("data-points", "0")
     await expect(late).to_contain_text("at most")
     await olga.show("system")
+
+
+async def test_what_is_behind_is_told_and_what_nobody_knows(browser: Browser, platform: Platform, home: Path) -> None:
+    running = " ".join(name for name in SERVICES if name != "notification")
+    async with (
+        ServiceProcess(running, platform.settings, home) as process,
+        Person.enters(browser, process.url) as olga,
+    ):
+        await olga.is_known_as("olga", "operator")
+        await olga.page.goto("/system")
+
+        async def shows(table: str, row: str, column: str, text: str | re.Pattern[str]) -> None:
+            found = olga.page.get_by_role("table", name=table).get_by_role("row", name=re.compile(f"^{row}"))
+            await expect(found.locator(f'[data-title="{column}"]')).to_have_text(text)
+
+        await shows("Read models", "notifications notification NOTIFICATIONS", "Lag", "Not known")
+        await shows("Services", "notification", "Lag", "0")
+        await shows("Services", "web", "Lag", "\N{EN DASH}")  # it hears nothing
+        await hold(process, ticket_id := await sell(process, "Slow"), "ada", 1, 3600)
+        await shows("Read models", "tickets tickets ORDERS", "Up to", "2")  # the book was opened, and somebody ordered
+        async with held(platform.settings.database_url, "tickets"):
+            await hold(process, ticket_id, "ada", 1, 3600)
+            await shows("Read models", "tickets tickets ORDERS", "Lag", "1")
+            await shows("Read models", "orders orders ORDERS", "Lag", "0")
+            await shows("Services", "notification", "Lag", "6")  # two of its listeners hear of orders
+            await shows("Services", "orders", "Lag", "0")
+            await platform.client.jetstream().publish("tickets.x", b"{", headers={"ce-type": "ticket_withdrawn"})
+            await shows("Read models", "tickets tickets TICKETS", "Problem", re.compile("deploy the code that knows"))
+            await olga.show("system-behind")
+        await shows("Read models", "tickets tickets ORDERS", "Lag", "0")
 
 
 @pytest.fixture

@@ -66,9 +66,10 @@ function Running() {
         points=${late} none="No order expired in the last minute." />
     </div>
     <${Flow} system=${system} rates=${rates} />
-    <${Services} services=${system.services} />
+    <${Services} services=${system.services} consumers=${system.consumers} />
     <${Streams} streams=${system.streams} rates=${rates} />
-    <${Consumers} consumers=${system.consumers} rates=${rates} at=${system.at} />`;
+    <${Consumers} consumers=${system.consumers} rates=${rates} at=${system.at} />
+    <${ReadModels} models=${system.read_models} />`;
 }
 
 function Dead({ system: { dead, dead_open } }) {
@@ -79,7 +80,19 @@ function Dead({ system: { dead, dead_open } }) {
 
 const STATES = { up: "Up", silent: "Does not answer any more", away: "Nobody answers", unasked: "Answers no requests" };
 
-function Services({ services }) {
+/** How far something is behind, in events. */
+const behind = (lag) => html`<span class=${lag ? "lagging" : ""}>${number(lag)}</span>`;
+
+const UNKNOWN = html`<span class="wrong">Not known</span>`;
+
+/** How many events the listeners of a service have still to hear. */
+function lagOf(service, consumers) {
+  const own = consumers.filter((each) => each.service === service);
+  if (own.length === 0) return "–";
+  return own.every(({ there }) => there) ? behind(own.reduce((sum, { lag }) => sum + lag, 0)) : UNKNOWN;
+}
+
+function Services({ services, consumers }) {
   const rows = services.map(({ name, state, processes, instances }) => {
     const points = instances.flatMap(({ endpoints }) => endpoints);
     const total = (field) => points.reduce((sum, each) => sum + each[field], 0);
@@ -93,6 +106,7 @@ function Services({ services }) {
       state: html`<span class="health ${state}">${STATES[state]}</span>`,
       processes: state === "unasked" ? "–" : number(processes),
       version: [...new Set(instances.map(({ version }) => version))].join(", ") || "–",
+      lag: lagOf(name, consumers),
       since: instances.length ? exactly(instances[0].started) : "–",
       asked: state === "unasked" ? "–" : number(asked),
       took: took === null ? "–" : took < 1 ? "< 1 ms" : span(took),
@@ -100,9 +114,10 @@ function Services({ services }) {
     };
   });
   return html`<${Table} caption="Services" rows=${rows}
-    columns=${[["name", "Service"], ["state", "State"], ["processes", "Processes", "number"], ["version", "Version"], ["since", "Since"], ["asked", "Requests", "number"], ["took", "Took", "number"], ["errors", "Errors", "number"]]} />
-    <p class="quiet">Requests are what other services asked it over NATS since it started. The history service has told you this, and the
-      web service brought you the page: nobody asks them over NATS.</p>`;
+    columns=${[["name", "Service"], ["state", "State"], ["processes", "Processes", "number"], ["version", "Version"], ["lag", "Lag", "number"], ["since", "Since"], ["asked", "Requests", "number"], ["took", "Took", "number"], ["errors", "Errors", "number"]]} />
+    <p class="quiet">Lag: events that have not come to its listeners yet, those of each added up. Requests
+      are what other services asked it over NATS since it started. The history service has told you this, and the web service
+      brought you the page: nobody asks them over NATS.</p>`;
 }
 
 const MISSING = html`<span class="wrong">Missing: run boxoffice migrate</span>`;
@@ -130,7 +145,7 @@ function Consumers({ consumers, rates, at }) {
     class: each.there ? "" : "bad",
     name: each.name,
     stream: html`${each.stream}${each.subject && html`<small> ${each.subject}</small>`}`,
-    lag: each.there ? html`<span class=${each.lag ? "lagging" : ""}>${number(each.lag)}</span>` : MISSING,
+    lag: each.there ? behind(each.lag) : MISSING,
     rate: rate(rates.consumers[each.name]),
     pending: number(each.ack_pending),
     redelivered: number(each.redelivered),
@@ -141,4 +156,21 @@ function Consumers({ consumers, rates, at }) {
     columns=${[["name", "Listener"], ["stream", "Hears"], ["lag", "Lag", "number"], ["rate", "Now", "number"], ["pending", "Being heard", "number"], ["redelivered", "Again", "number"], ["active", "Last"], ["dead", "Dead", "number"]]} />
     <p class="quiet">Lag: events that have not come to it yet. Being heard: those that have, and are not done with, also
       if they wait for their time. Again: those of them that came more than once.</p>`;
+}
+
+function ReadModels({ models }) {
+  const rows = models.map((each) => ({
+    key: `${each.name} ${each.stream}`,
+    class: each.problem || each.lag === null ? "bad" : "",
+    name: each.name,
+    service: each.service,
+    stream: each.stream,
+    sequence: each.sequence === null ? "–" : number(each.sequence),
+    lag: each.lag === null ? UNKNOWN : behind(each.lag),
+    problem: each.problem || "–",
+  }));
+  return html`<${Table} caption="Read models" rows=${rows}
+    columns=${[["name", "Read model"], ["service", "Service"], ["stream", "Stream"], ["sequence", "Up to", "number"], ["lag", "Lag", "number"], ["problem", "Problem"]]} />
+    <p class="quiet">Read models are what services show, written from streams. Lag: events of the stream that are not in it yet. It is
+      not known while the service does not answer, or none of its processes writes the read model.</p>`;
 }
