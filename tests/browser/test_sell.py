@@ -308,3 +308,248 @@ async def test_what_was_typed_is_still_there_after_a_login_that_ended(
     await sam.sees("It is on sale." if fresh else "Saved.")
     await sam.page.reload()
     await expect(sam.page.get_by_label("Title")).to_have_value("Typed at length")
+
+
+AGAIN = "What you wrote before is here again."
+
+
+async def changed(shop: ServiceProcess, seller: str, ticket_id: str, **what: object) -> None:
+    """Change the first version of a ticket, without the page."""
+    headers = {"Authorization": f"Bearer dev:{seller}:seller", "If-Match": '"1"'}
+    async with httpx.AsyncClient(base_url=shop.url, headers=headers) as http:
+        assert (await http.patch(f"/api/tickets/{ticket_id}", json=what)).status_code == 200
+
+
+async def finds(person: Person, title: str, *, again: bool) -> None:
+    """Wait for the form with this title in it: what was written before, or what is loaded."""
+    await expect(person.page.get_by_label("Title")).to_have_value(title)
+    await expect(person.page.get_by_text(AGAIN)).to_have_count(1 if again else 0)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+async def test_what_was_typed_is_found_again_until_it_is_started_afresh(
+    shop: ServiceProcess, enter: Enter, fresh: bool
+) -> None:
+    name = somebody()
+    ticket = await listed(shop, name, "Before")
+    sam = await enter(name, "seller")
+    await sam.page.goto("/sell")
+    way = sam.page.get_by_role("link", name="Put a ticket on sale" if fresh else "Before")
+    before = "" if fresh else "Before"
+    await way.click()
+    await finds(sam, before, again=False)
+    await fill(sam, Title="Typed at length", Venue="Opera", How_many="3")
+    await sam.page.reload()
+    await finds(sam, "Typed at length", again=True)
+    await sam.page.get_by_role("link", name="What you sell").click()
+    await sam.sees("5 left")
+    await sam.page.go_back()
+    await finds(sam, "Typed at length", again=True)
+    await sam.page.goto("/")
+    await sam.sees("Before")
+    await sam.page.go_back()
+    await finds(sam, "Typed at length", again=True)
+    await sam.page.get_by_role("link", name="What you sell").click()
+    await way.click()
+    await finds(sam, "Typed at length", again=True)
+    await expect(sam.page.get_by_label("Venue")).to_have_value("Opera")
+    await sam.show("sell-new-again" if fresh else "sell-again")
+    await press(sam, "Start afresh")
+    await finds(sam, before, again=False)
+    await expect(sam.page.get_by_label("Title")).to_be_focused()
+    await expect(sam.page.get_by_label("Venue")).to_have_value("")
+    await expect(sam.page.get_by_label("How many")).to_have_value("" if fresh else "5")
+    await sam.page.reload()
+    await finds(sam, before, again=False)
+    assert (await ticket_of(shop, ticket["id"]))["version"] == 1
+
+
+async def test_what_was_saved_or_taken_back_is_not_found_again(shop: ServiceProcess, enter: Enter) -> None:
+    sam = await enter(somebody(), "seller")
+    await sam.page.goto("/sell/new")
+    await fill(sam, Title="First", Price="7", How_many="3")
+    await press(sam, "Put it on sale")
+    await sam.sees("It is on sale.")
+    await sam.page.go_back()
+    await finds(sam, "", again=False)
+    await sam.page.go_forward()
+    await finds(sam, "First", again=False)
+    await fill(sam, Title="Second")
+    await press(sam, "Save")
+    await sam.sees("Saved.")
+    await sam.page.reload()
+    await finds(sam, "Second", again=False)
+    await fill(sam, Title="Third")
+    await sam.page.reload()
+    await finds(sam, "Third", again=True)
+    await fill(sam, Title="Second")
+    await finds(sam, "Second", again=False)
+    await sam.page.reload()
+    await finds(sam, "Second", again=False)
+    await fill(sam, Title="Fourth")
+    ticket_id = re.sub(r".*/|\?.*", "", sam.page.url)
+    async with httpx.AsyncClient(base_url=shop.url, cookies={}) as http:  # as if an answer had been lost
+        seller = (await ticket_of(shop, ticket_id))["seller_id"]
+        headers = {"Authorization": f"Bearer dev:{seller}:seller", "If-Match": "*"}
+        assert (await http.patch(f"/api/tickets/{ticket_id}", json={"title": "Fourth"}, headers=headers)).is_success
+    await sam.page.reload()
+    await finds(sam, "Fourth", again=False)
+
+
+async def test_what_is_found_again_meets_what_somebody_else_changed_meanwhile(
+    shop: ServiceProcess, enter: Enter
+) -> None:
+    name = somebody()
+    ticket = await listed(shop, name, "Before")
+    sam = await enter(name, "seller")
+    sam.allow("412")
+    await sam.page.goto(f"/sell/{ticket['id']}")
+    await fill(sam, Title="Mine")
+    await sam.page.goto("/sell")
+    await sam.sees("Before")
+    await changed(shop, name, ticket["id"], title="Theirs", venue="Their hall")
+    await sam.page.go_back()
+    await finds(sam, "Mine", again=True)
+    await sam.sees("Somebody else has changed this ticket since you opened it.")
+    await press(sam, "Save")
+    conflict = sam.page.get_by_role("region", name="Somebody else changed it meanwhile")
+    await expect(conflict).to_contain_text("Theirs")
+    await sam.page.reload()
+    await expect(conflict).to_contain_text("Their hall")
+    await finds(sam, "Mine", again=True)
+    now = await ticket_of(shop, ticket["id"])
+    assert (now["title"], now["version"]) == ("Theirs", 2)
+    await press(sam, "Save yours on top")
+    await sam.sees("Saved.")
+    await finds(sam, "Mine", again=False)
+    now = await ticket_of(shop, ticket["id"])
+    assert (now["title"], now["venue"], now["version"]) == ("Mine", "Their hall", 3)
+
+
+async def test_what_is_started_afresh_is_what_somebody_else_saved_meanwhile(shop: ServiceProcess, enter: Enter) -> None:
+    name = somebody()
+    ticket = await listed(shop, name, "Before")
+    sam = await enter(name, "seller")
+    await sam.page.goto(f"/sell/{ticket['id']}")
+    await fill(sam, Title="Mine")
+    await sam.page.reload()
+    await finds(sam, "Mine", again=True)
+    await changed(shop, name, ticket["id"], title="Theirs")
+    await sam.sees("Somebody else has changed this ticket since you opened it.")
+    await press(sam, "Start afresh")
+    await finds(sam, "Theirs", again=False)
+    await fill(sam, Venue="My hall")
+    await press(sam, "Save")
+    await sam.sees("Saved.")
+
+
+async def test_what_was_typed_is_for_whoever_typed_it(enter: Enter) -> None:
+    name, other = somebody(), somebody()
+    sam = await enter(name, "seller")
+    await sam.page.goto("/sell/new")
+    await fill(sam, Title="For Sam alone")
+    await sam.is_known_as(other, "seller")
+    async with sam.page.expect_popup() as popup:  # which begins with what this tab keeps
+        await sam.page.evaluate("void open('/sell/new')")
+    tab = await popup.value
+    await expect(tab.locator("header")).to_contain_text(other)
+    await expect(tab.get_by_label("Title")).to_have_value("")
+    await sam.page.reload()
+    await expect(sam.page.locator("header")).to_contain_text(other)
+    await finds(sam, "", again=False)
+    await sam.is_known_as(name, "seller")
+    await sam.page.reload()
+    await finds(sam, "For Sam alone", again=True)
+    await tab.close()
+
+
+@pytest.mark.parametrize("where", ["here", "in another tab", "where one logs in"])
+async def test_a_logout_forgets_what_was_typed(enter: Enter, where: str) -> None:
+    name = somebody()
+    sam = await enter(name, "seller")
+    sam.allow("401", "WebSocket")  # of what was under way
+    await sam.page.goto("/sell/new")
+    await fill(sam, Title="Not for others")
+    await sam.page.reload()
+    await finds(sam, "Not for others", again=True)
+    if where == "where one logs in":
+        await sam.page.goto("/login")
+        await sam.page.get_by_role("button", name="Log out", exact=True).click()
+        await expect(sam.page.get_by_text("be whoever you like")).to_be_visible()
+    else:
+        tab = sam.page if where == "here" else await sam.context.new_page()
+        if where != "here":
+            await tab.goto("/")
+        await tab.get_by_role("button", name="Log out", exact=True).click()
+        await sam.sees("Log in as a seller")
+    assert await sam.page.evaluate("sessionStorage.length") == 0
+    await sam.is_known_as(name, "seller")
+    await sam.page.goto("/sell/new")
+    await finds(sam, "", again=False)
+
+
+async def test_what_was_typed_on_a_ticket_that_is_withdrawn_meanwhile_is_shown_once_more(
+    shop: ServiceProcess, enter: Enter
+) -> None:
+    name = somebody()
+    ticket = await listed(shop, name, "Going")
+    sam = await enter(name, "seller")
+    await sam.page.goto(f"/sell/{ticket['id']}")
+    await fill(sam, Venue="A better hall")
+    await sam.page.goto("/sell")
+    await sam.sees("Going")
+    async with httpx.AsyncClient(base_url=shop.url, headers={"Authorization": f"Bearer dev:{name}:seller"}) as http:
+        assert (await http.delete(f"/api/tickets/{ticket['id']}")).status_code == 200
+    await sam.page.go_back()
+    await sam.sees("What you wrote was not saved")
+    await sam.sees("A better hall")
+    await sam.page.reload()
+    await sam.sees("Nobody can reserve it any more")
+    await expect(sam.page.get_by_text("A better hall")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        "no JSON",
+        "null",
+        "7",
+        '{"title": "Of a page before this one"}',
+        '{"base": {}, "form": {"title": 7}, "theirs": null}',
+        '{"base": null, "form": null, "theirs": null}',
+    ],
+)
+async def test_what_another_version_of_the_page_kept_is_dropped(enter: Enter, found: str) -> None:
+    sam = await enter(somebody(), "seller")
+    await sam.page.goto("/sell/new")
+    await fill(sam, Title="Typed")
+    replaced = "found => Object.keys(sessionStorage).map((name) => (sessionStorage[name] = found))"
+    assert await sam.page.evaluate(replaced, found) == [found]
+    await sam.page.reload()
+    await finds(sam, "", again=False)
+    assert await sam.page.evaluate("sessionStorage.length") == 0
+    await fill(sam, Title="Typed again")
+    await sam.page.reload()
+    await finds(sam, "Typed again", again=True)
+
+
+@pytest.mark.parametrize(
+    "browser_that",
+    [
+        "Object.defineProperty(globalThis, 'sessionStorage', { get() { throw new Error('denied') } })",
+        "Storage.prototype.setItem = () => { throw new Error('full') }",
+    ],
+    ids=["denies it", "is full"],
+)
+async def test_a_browser_that_keeps_nothing_has_the_form_all_the_same(enter: Enter, browser_that: str) -> None:
+    sam = await enter(somebody(), "seller")
+    await sam.context.add_init_script(browser_that)
+    await sam.page.goto("/sell/new")
+    await fill(sam, Title="Not kept", Price="7", How_many="3")
+    await sam.page.reload()
+    await finds(sam, "", again=False)
+    await fill(sam, Title="Put on sale", Price="7", How_many="3")
+    await press(sam, "Put it on sale")
+    await sam.sees("It is on sale.")
+    await press(sam, "Log out")
+    await sam.sees("Log in as a seller")

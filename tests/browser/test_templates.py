@@ -11,7 +11,7 @@ from pypdf import PdfReader
 
 from tests.browser.conftest import Enter
 from tests.browser.person import Person
-from tests.harness import ServiceProcess
+from tests.harness import ServiceProcess, eventually
 
 BODY = "{{ show }}\nSeat {{ seat }}\n"
 
@@ -224,3 +224,91 @@ async def test_each_view_can_be_opened_first(enter: Enter, path: str) -> None:
     await sam.page.goto(path)
     await expect(sam.page.get_by_role("heading", level=1)).to_be_visible()
     await expect(sam.page.get_by_text("Nothing is here")).to_have_count(0)
+
+
+async def finds(person: Person, text: str, *, again: bool) -> None:
+    """Wait for the form with this text in it: what was written before, or what is loaded."""
+    await expect(text_of(person)).to_have_value(text)
+    await expect(person.page.get_by_text("What you wrote before is here again.")).to_have_count(1 if again else 0)
+
+
+async def test_a_new_template_is_found_again_until_it_is_saved(enter: Enter) -> None:
+    ada = await enter(somebody())
+    await ada.page.goto("/jobs/templates")
+    await ada.page.get_by_role("link", name="Write a template").click()
+    await expect(text_of(ada)).to_have_value(re.compile("{{ show }}"))
+    first = await text_of(ada).input_value()
+    await ada.page.get_by_label("Name").fill("Badge")
+    await ada.page.get_by_label("Format").select_option("html")
+    await text_of(ada).fill("<p>{{ show }}</p>")
+    await ada.page.reload()
+    await finds(ada, "<p>{{ show }}</p>", again=True)
+    await expect(ada.page.get_by_label("Format")).to_have_value("html")
+    await ada.show("template-again")
+    await ada.page.get_by_role("link", name="Templates").click()
+    await ada.sees("You have no templates yet")
+    await ada.page.go_back()
+    await finds(ada, "<p>{{ show }}</p>", again=True)
+    await press(ada, "Start afresh")
+    await finds(ada, first, again=False)
+    await expect(ada.page.get_by_label("Name")).to_be_focused()
+    await ada.page.get_by_label("Name").fill("Ticket")
+    await press(ada, "Save")
+    await ada.sees("Version 1, saved on")
+    await ada.page.go_back()
+    await finds(ada, first, again=False)
+    await expect(ada.page.get_by_label("Name")).to_have_value("")
+
+
+async def test_a_template_that_is_found_again_meets_what_was_saved_meanwhile(
+    shop: ServiceProcess, enter: Enter
+) -> None:
+    name = somebody()
+    template = await kept(shop, name)
+    one, two = await enter(name), await enter(name)
+    two.allow("412")
+    for person in (one, two):
+        await person.page.goto(f"/jobs/templates/{template['id']}")
+        await finds(person, BODY, again=False)
+    await text_of(two).fill("Of two\n")
+    await text_of(one).fill("Of one\n")
+    await press(one, "Save")
+    await one.sees("Version 2, saved on")
+    await one.page.reload()
+    await finds(one, "Of one\n", again=False)
+    await two.page.reload()
+    await finds(two, "Of two\n", again=True)
+    await press(two, "Save")
+    conflict = two.page.get_by_role("region", name="Somebody else changed it meanwhile")
+    await expect(conflict).to_contain_text("Of one")
+    assert (await template_of(shop, name, template["id"]))["body"] == "Of one\n"
+    await two.page.reload()
+    await expect(conflict).to_contain_text("Of one")
+    await press(two, "Save yours on top")
+    await two.sees("Version 3, saved on")
+    await two.page.reload()
+    await finds(two, "Of two\n", again=False)
+
+
+async def test_what_was_written_on_a_template_that_was_deleted_is_dropped(shop: ServiceProcess, enter: Enter) -> None:
+    name = somebody()
+    template = await kept(shop, name)
+    ada = await enter(name)
+    ada.allow("404")
+    await ada.page.goto(f"/jobs/templates/{template['id']}")
+    await text_of(ada).fill("Of Ada\n")
+    async with httpx.AsyncClient(base_url=shop.url, headers={"Authorization": f"Bearer dev:{name}:buyer"}) as http:
+        assert (await http.delete(f"/api/templates/{template['id']}")).is_success
+    await press(ada, "Save")
+    await ada.sees("You have no such template.")
+    await finds(ada, "Of Ada\n", again=False)
+    assert await ada.page.evaluate("sessionStorage.length") == 1
+    await ada.page.reload()
+    await expect(text_of(ada)).to_have_count(0)
+    await ada.sees("You have no such template.")
+    await expect(ada.page.locator("form")).to_have_count(0)
+
+    async def left() -> int:
+        return int(await ada.page.evaluate("sessionStorage.length"))
+
+    await eventually(left, 0)

@@ -199,11 +199,19 @@ $("dev").addEventListener("submit", (event) => {
   });
 });
 
+/** What was written into other pages of this tab is not for whoever comes next. */
+function forgetWritten() {
+  try {
+    sessionStorage.clear();
+  } catch {} // where that is not allowed, nothing was kept
+}
+
 $("out").addEventListener("click", () =>
   attempt(async () => {
     $("secret").textContent = "";
     $("made").hidden = true;
     const answer = await ask("/api/auth/logout", { method: "POST" });
+    if (answer.ok) forgetWritten();
     await (answer.ok || answer.status === 401 ? show() : failed(answer));
   }),
 );

@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "./html.js";
 import { Deed, Field, For, Sure, Told, Trouble, Waiting } from "./parts.js";
 import { ask, Problem } from "./ask.js";
 import { useData, useDeed } from "./data.js";
-import { Conflict, useDraft, useKept } from "./draft.js";
+import { Again, Conflict, useDraft, useFields } from "./draft.js";
 import { useEvents } from "./live.js";
 import { Sales } from "./sell.js";
 import { me } from "./session.js";
@@ -74,40 +74,23 @@ function seatsHint(quantity, taken) {
 }
 
 function New() {
-  const [form, setForm] = useKept(() => EMPTY);
-  const [create, busy, problem] = useDeed(async (bad) => {
-    const { id } = await ask("/api/tickets", { method: "POST", json: read(form, [...NAMES, "currency"], bad) });
+  const draft = useDraft(EMPTY, (form) => form);
+  const [create, busy, problem, clear] = useDeed(async (bad) => {
+    const { id } = await ask("/api/tickets", { method: "POST", json: read(draft.form, [...NAMES, "currency"], bad) });
+    draft.drop();
     go(`/sell/${id}?new`);
   });
-  return html`<${Form} form=${form} change=${setForm} busy=${busy} problem=${problem} save=${create} verb="Put it on sale" fresh />`;
+  return html`<${Form} draft=${draft} busy=${busy} problem=${problem} clear=${clear} save=${create} verb="Put it on sale" fresh />`;
 }
 
 /** The fields. `fresh`: of a ticket that is not there yet, so that its currency can be chosen. */
-function Form({ form, change, busy, problem, save, verb, fresh, taken = 0, children }) {
-  const shown = useRef(null);
-  const fields = problem?.fields ?? {};
-  const known = Object.keys(fields).some((name) => name in form);
-  useEffect(() => {
-    if (known) shown.current.querySelector("[aria-invalid]")?.focus();
-  }, [problem]);
-  const submit = (event) => {
-    event.preventDefault();
-    save([...event.target.elements].filter(({ validity }) => validity?.badInput).map(({ name }) => name));
-  };
-  const at = (name) => ({
-    name,
-    label: name in LABELS ? LABELS[name] : undefined,
-    value: form[name],
-    problem: fields[name],
-    autocomplete: "off",
-    onInput: (event) => {
-      const { value } = event.target;
-      change((before) => ({ ...before, [name]: value }));
-    },
-  });
+function Form({ draft, busy, problem, clear, save, verb, fresh, taken = 0 }) {
+  const { form } = draft;
+  const { fields, elsewhere, whole, at } = useFields({ draft, labels: LABELS, problem, save });
   const price = minorOf(form.price, form.currency);
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
-  return html`<form ref=${shown} novalidate onSubmit=${submit} aria-label="Ticket">
+  return html`<form ...${whole} aria-label="Ticket">
+    <${Again} draft=${draft} clear=${clear} />
     <${Field} ...${at("title")} required />
     <${Field} ...${at("venue")} hint="May be left out" />
     <${Field} ...${at("starts_at")} type="datetime-local" max="9999-12-31T23:59" hint="In your time, ${zone}; may be left out" />
@@ -119,8 +102,8 @@ function Form({ form, change, busy, problem, save, verb, fresh, taken = 0, child
       hint=${price ? `A seat costs ${money(price, form.currency)}` : fields.price ? undefined : amountHint(form.currency)} />
     <${Field} ...${at("quantity")} type="number" inputmode="numeric" min="1" step="1" required hint=${seatsHint(form.quantity, taken)} />
     <${Field} ...${at("max_per_order")} type="number" inputmode="numeric" min="1" step="1" required />
-    <${Trouble} problem=${known ? null : problem} />
-    <div class="choices"><${Deed} type="submit" busy=${busy}>${verb}<//>${children}</div>
+    <${Trouble} problem=${elsewhere} />
+    <div class="choices"><${Deed} type="submit" busy=${busy}>${verb}<//></div>
   </form>`;
 }
 
@@ -142,21 +125,19 @@ function Change({ id }) {
 
 /** A ticket of one's own. */
 function Mine({ path, loaded }) {
-  const draft = useDraft(loaded, written);
-  const { base, form, touched, theirs } = draft;
   const [now, setNow] = useState(loaded); // as it is heard of
-  const [told, setTold] = useState(() => (new URL(location.href).searchParams.has("new") ? "It is on sale." : ""));
+  const draft = useDraft(now, written, "It is on sale.");
+  const { base, form, touched, theirs, told, tell } = draft;
   const hear = (ticket) => setNow((before) => (ticket.version >= before.version ? ticket : before));
   const [save, saving, problem, clear] = useDeed(async (bad) => {
-    setTold("");
+    tell("");
     const names = NAMES.filter((name) => touched.includes(name) || bad.includes(name));
-    if (!names.length) return setTold("There is nothing to save: it reads so already.");
+    if (!names.length) return tell("There is nothing to save: it reads so already.");
     const json = read(form, names, bad);
     try {
       const saved = await ask(path, { method: "PATCH", json, headers: { "If-Match": `"${base.version}"` } });
       hear(saved);
       draft.saved(saved);
-      setTold("Saved.");
     } catch (error) {
       if (error.status !== 412) throw error;
       const theirs = await ask(path);
@@ -170,28 +151,19 @@ function Mine({ path, loaded }) {
       if (ticket.version > base.version && !touched.length && !saving) draft.take(ticket);
     },
   });
-  const change = (how) => {
-    setTold("");
-    draft.change(how);
-  };
-  const keep = () => {
-    clear();
-    draft.keepTheirs();
-    setTold("Theirs is kept.");
-  };
   const withdraw = async () => {
     hear(await ask(path, { method: "DELETE" }));
-    setTold("Withdrawn.");
+    tell("Withdrawn.");
   };
   return html`<h1>${now.title}</h1>
     <p class="sales"><${Sales} ticket=${now} /></p>
     <p><a href="/tickets/${now.id}">See it in the shop</a></p>
     ${now.status === "withdrawn"
-      ? html`<${Gone} ticket=${now} form=${form} touched=${touched} asked=${told !== ""} />`
-      : html`<${Conflict} draft=${draft} written=${written} labels=${LABELS} say=${(value, name) => inWords(value, name, form.currency)} keep=${keep} />
+      ? html`<${Gone} ticket=${now} draft=${draft} />`
+      : html`<${Conflict} draft=${draft} written=${written} labels=${LABELS} say=${(value, name) => inWords(value, name, form.currency)} clear=${clear} />
           ${!theirs && now.version > base.version && touched.length > 0 && !saving &&
           html`<p class="notice" role="status">Somebody else has changed this ticket since you opened it. When you save, you see what differs first.</p>`}
-          <${Form} form=${form} change=${change} busy=${saving} problem=${problem} save=${save} verb=${theirs ? "Save yours on top" : "Save"} taken=${now.taken} />
+          <${Form} draft=${draft} busy=${saving} problem=${problem} clear=${clear} save=${save} verb=${theirs ? "Save yours on top" : "Save"} taken=${now.taken} />
           <${Told}>${told}<//>
           <${Sure} name="Withdraw" question="Withdraw this ticket?" yes="Withdraw it" no="Keep it on sale" deed=${withdraw}>
             Nobody can reserve it any more. What is sold stays sold, and open reservations may still be paid. It cannot be put on sale again.
@@ -206,9 +178,12 @@ function inWords(value, name, currency) {
 }
 
 /** A ticket that does not change any more. */
-function Gone({ ticket, form, touched, asked }) {
+function Gone({ ticket, draft: { form, touched, told, drop } }) {
   const shown = useRef(null);
-  useEffect(() => asked && shown.current.focus(), []); // what was pressed is gone
+  useEffect(() => {
+    drop();
+    if (told) shown.current.focus(); // what was pressed is gone
+  }, []);
   return html`<div class="outcome" tabindex="-1" ref=${shown} role="status">
       <p><strong>Withdrawn.</strong> Nobody can reserve it any more, and it does not change. Seats that are sold stay sold; open reservations may still be paid.</p>
     </div>

@@ -1,6 +1,7 @@
 // Who is logged in on this page, and how people get in.
 
 import { ask, beforeDeeds, cookie, Problem, whenLoggedOut } from "./ask.js";
+import { forgetAll } from "./kept.js";
 import { store } from "./store.js";
 
 /** Who: `{ user_id, name, role }`; null: nobody; undefined: not known yet. */
@@ -32,7 +33,10 @@ export async function whoIsIt() {
 /** Notice who logs in or out in another tab. */
 export function followOtherTabs() {
   const look = () => whoIsIt().catch(() => {}); // who changes something is looked at once more
-  tabs.onmessage = look;
+  tabs.onmessage = ({ data }) => {
+    if (data === "out") forgetAll();
+    look();
+  };
   document.addEventListener("visibilitychange", () => {
     if (document.visibilityState === "visible" && cookie("csrf") !== login) look();
   });
@@ -56,6 +60,7 @@ export async function beDeveloper(name, role) {
 export async function logOut() {
   await ask("/api/auth/logout", { method: "POST" });
   me.value = null;
+  forgetAll();
   tabs.postMessage("out");
 }
 

@@ -1,10 +1,10 @@
 // One template: written, tried with data, saved.
 
-import { html, useEffect, useRef, useState } from "./html.js";
+import { html, useEffect, useState } from "./html.js";
 import { Deed, Field, For, Sure, Told, Trouble, Waiting } from "./parts.js";
 import { ask, Problem, response } from "./ask.js";
 import { useData, useDeed } from "./data.js";
-import { Conflict, useDraft, useKept } from "./draft.js";
+import { Again, Conflict, dropDraft, useDraft, useFields } from "./draft.js";
 import { go } from "./way.js";
 import { moment } from "./words.js";
 
@@ -22,54 +22,48 @@ export default function Template({ id }) {
 const written = ({ name, format, body }) => ({ name, format, body });
 
 function New() {
-  const [form, change] = useKept(() => EMPTY);
-  const [create, busy, problem] = useDeed(async () => {
-    const { id } = await ask(PATH, { method: "POST", json: form });
+  const draft = useDraft(EMPTY, written);
+  const [create, busy, problem, clear] = useDeed(async () => {
+    const { id } = await ask(PATH, { method: "POST", json: draft.form });
+    draft.drop();
     go(`${PATH.replace("/api", "/jobs")}/${id}?new`);
   });
-  return html`<${Form} form=${form} change=${change} busy=${busy} problem=${problem} save=${create} verb="Save" />
-    <${Preview} form=${form} />`;
+  return html`<${Form} draft=${draft} busy=${busy} problem=${problem} clear=${clear} save=${create} verb="Save" />
+    <${Preview} form=${draft.form} />`;
 }
 
 function Existing({ id }) {
   const path = `${PATH}/${encodeURIComponent(id)}`;
   const { data, problem, again } = useData(path);
+  useEffect(() => {
+    if (problem?.status === 404) dropDraft();
+  }, [problem]);
   if (data) return html`<${Mine} path=${path} loaded=${data} />`;
   return html`<h1>Template</h1>${problem ? html`<${Trouble} problem=${problem} again=${problem.status === 404 ? undefined : again} />` : html`<${Waiting} />`}`;
 }
 
 function Mine({ path, loaded }) {
-  const draft = useDraft(loaded, written);
-  const { base, form, touched, theirs } = draft;
-  const [told, setTold] = useState(() => (new URL(location.href).searchParams.has("new") ? "Saved." : ""));
+  const draft = useDraft(loaded, written, "Saved.");
+  const { base, form, touched, theirs, told, tell } = draft;
   const [save, saving, problem, clear] = useDeed(async () => {
-    setTold("");
-    if (!touched.length) return setTold("There is nothing to save: it reads so already.");
+    tell("");
+    if (!touched.length) return tell("There is nothing to save: it reads so already.");
     try {
       draft.saved(await ask(path, { method: "PUT", json: form, headers: { "If-Match": `"${base.version}"` } }));
-      setTold("Saved.");
     } catch (error) {
       if (error.status !== 412) throw error;
       draft.meet(await ask(path));
     }
   });
-  const change = (how) => {
-    setTold("");
-    draft.change(how);
-  };
-  const keep = () => {
-    clear();
-    draft.keepTheirs();
-    setTold("Theirs is kept.");
-  };
   const remove = async () => {
     await ask(path, { method: "DELETE" });
+    draft.drop();
     go("/jobs/templates", { replace: true });
   };
   return html`<h1>${base.name}</h1>
     <p class="facts">Version ${base.version}, saved on ${moment(base.saved_at)}</p>
-    <${Conflict} draft=${draft} written=${written} labels=${LABELS} say=${say} keep=${keep} />
-    <${Form} form=${form} change=${change} busy=${saving} problem=${problem} save=${save} verb=${theirs ? "Save yours on top" : "Save"} />
+    <${Conflict} draft=${draft} written=${written} labels=${LABELS} say=${say} clear=${clear} />
+    <${Form} draft=${draft} busy=${saving} problem=${problem} clear=${clear} save=${save} verb=${theirs ? "Save yours on top" : "Save"} />
     <${Told}>${told}<//>
     <${Preview} form=${form} />
     <${Sure} name="Delete" question="Delete this template?" yes="Delete it" no="Keep it" deed=${remove}>
@@ -80,38 +74,20 @@ function Mine({ path, loaded }) {
 const say = (value, name) => (name === "body" ? html`<pre class="version" tabindex="0" role="group" aria-label="Text">${value}</pre>` : name === "format" ? value.toUpperCase() : value);
 
 /** The fields. What is wrong with the text is shown with its line. */
-function Form({ form, change, busy, problem, save, verb }) {
-  const shown = useRef(null);
-  const fields = problem?.fields ?? {};
-  const known = Object.keys(fields).some((name) => name in form);
+function Form({ draft, busy, problem, clear, save, verb }) {
+  const { form } = draft;
+  const { elsewhere, whole, at } = useFields({ draft, labels: LABELS, problem, save });
   const { line } = problem?.told ?? {};
-  useEffect(() => {
-    if (known) shown.current.querySelector("[aria-invalid]")?.focus();
-  }, [problem]);
-  const submit = (event) => {
-    event.preventDefault();
-    save();
-  };
-  const at = (name) => ({
-    name,
-    label: LABELS[name],
-    value: form[name],
-    problem: fields[name],
-    autocomplete: "off",
-    onInput: (event) => {
-      const { value } = event.target;
-      change((before) => ({ ...before, [name]: value }));
-    },
-  });
-  return html`<form class="wide" ref=${shown} novalidate onSubmit=${submit} aria-label="Template">
+  return html`<form class="wide" ...${whole} aria-label="Template">
+    <${Again} draft=${draft} clear=${clear} />
     <${Field} ...${at("name")} required />
     <${Field} ...${at("format")}>
       <option value="pdf" selected=${form.format === "pdf"}>PDF</option>
       <option value="html" selected=${form.format === "html"}>HTML</option>
     <//>
     <${Field} ...${at("body")} rows="12" spellcheck=${false} required hint=${HINT} />
-    ${line && html`<${Line} text=${form.body} line=${line} lead=${() => lead(shown.current.elements.body, line)} />`}
-    <${Trouble} problem=${known ? null : problem} />
+    ${line && html`<${Line} text=${form.body} line=${line} lead=${() => lead(whole.ref.current.elements.body, line)} />`}
+    <${Trouble} problem=${elsewhere} />
     <div class="choices"><${Deed} type="submit" busy=${busy}>${verb}<//></div>
   </form>`;
 }
