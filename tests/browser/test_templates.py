@@ -274,6 +274,11 @@ async def test_a_template_that_is_found_again_meets_what_was_saved_meanwhile(
     await text_of(one).fill("Of one\n")
     await press(one, "Save")
     await one.sees("Version 2, saved on")
+
+    async def read() -> str:
+        return str((await template_of(shop, name, template["id"]))["body"])
+
+    await eventually(read, "Of one\n")
     await one.page.reload()
     await finds(one, "Of one\n", again=False)
     await two.page.reload()
@@ -286,6 +291,7 @@ async def test_a_template_that_is_found_again_meets_what_was_saved_meanwhile(
     await expect(conflict).to_contain_text("Of one")
     await press(two, "Save yours on top")
     await two.sees("Version 3, saved on")
+    await eventually(read, "Of two\n")
     await two.page.reload()
     await finds(two, "Of two\n", again=False)
 
@@ -299,6 +305,11 @@ async def test_what_was_written_on_a_template_that_was_deleted_is_dropped(shop: 
     await text_of(ada).fill("Of Ada\n")
     async with httpx.AsyncClient(base_url=shop.url, headers={"Authorization": f"Bearer dev:{name}:buyer"}) as http:
         assert (await http.delete(f"/api/templates/{template['id']}")).is_success
+
+    async def read() -> int:
+        return int((await template_of(shop, name, template["id"])).get("status", 200))
+
+    await eventually(read, 404)
     await press(ada, "Save")
     await ada.sees("You have no such template.")
     await finds(ada, "Of Ada\n", again=False)
