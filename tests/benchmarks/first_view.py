@@ -3,13 +3,13 @@
 from statistics import median
 
 import httpx
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser
 
 from common.settings import Settings
 from services.cli import system
 from tests.benchmarks.process import serving
 from tests.benchmarks.row import Measured, Row, Scene, Target, alternate
-from tests.browser.chromium import ALONE, chromium
+from tests.browser.person import chromium
 from tests.harness import SIGNING_KEY
 
 MOST_KB, MOST_MS = 100, 1_000
@@ -45,11 +45,10 @@ async def opened(browser: Browser, url: str, script: str, figure: str) -> tuple[
 
 
 async def first_view(scene: Scene) -> Measured:
-    async with scene.nats() as nats, scene.postgres() as postgres, async_playwright() as playwright:
+    async with scene.nats() as nats, scene.postgres() as postgres, chromium() as browser:
         settings = Settings(nats_url=nats.url, database_url=postgres.url, auth="dev")
         await system.migrate(settings, lambda _: None)
         module, key = ("services.cli.main", "serve", *system.SERVICES), {"BOXOFFICE_SIGNING_KEY": SIGNING_KEY}
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=list(ALONE))
         async with serving(module, settings, scene.home, **key) as served:
             url = f"http://127.0.0.1:{served.port}"
             async with httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer dev:sam"}) as http:
@@ -67,7 +66,6 @@ async def first_view(scene: Scene) -> Measured:
                 return (await opened(browser, f"{url}/health/live", "", LOADED))[0]
 
             figures = await alternate(scene, page, text, rounds=scene.size(10, 1))
-        await browser.close()
     return Measured("ms", *figures, details={"kb": sizes})
 
 

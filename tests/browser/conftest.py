@@ -6,12 +6,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser
 
 from services.cli.servers import PostgresServer
 from services.cli.system import SERVICES
-from tests.browser.chromium import ALONE, chromium
-from tests.browser.person import Person
+from tests.browser.person import Person, chromium
 from tests.conftest import Migrated, copied
 from tests.harness import ServiceProcess
 
@@ -19,10 +18,8 @@ from tests.harness import ServiceProcess
 @pytest.fixture(scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """The browser, for all tests: each person in it has a profile of their own."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium(), args=list(ALONE))
+    async with chromium() as browser:
         yield browser
-        await browser.close()
 
 
 @asynccontextmanager
@@ -49,20 +46,13 @@ Enter = Callable[..., Awaitable[Person]]
 
 @pytest.fixture
 async def enter(browser: Browser, shop: ServiceProcess) -> AsyncIterator[Enter]:
-    """Somebody opens the page: `await enter("ada", "buyer")`, or nobody yet: `await enter()`.
-
-    Whatever went wrong in their browser (an error in the console, what the policy forbids) fails the test at its end.
-    """
-    people: list[Person] = []
+    """Somebody opens the page: `await enter("ada", "buyer")`, or nobody yet: `await enter()`."""
     async with AsyncExitStack() as stack:
 
         async def enter(name: str = "", role: str = "buyer", **how: object) -> Person:
             person = await stack.enter_async_context(Person.enters(browser, shop.url, **how))
-            people.append(person)
             if name:
                 await person.is_known_as(name, role)
             return person
 
         yield enter
-        for person in people:
-            assert await person.went_wrong() == []

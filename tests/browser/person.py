@@ -1,14 +1,13 @@
 """Somebody in front of the page, as Playwright has them do things."""
 
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import axe_playwright_python  # type: ignore[import-untyped]  # it has no types
-from playwright.async_api import Browser, BrowserContext, CDPSession, ConsoleMessage, Page, expect
-
-from tests.browser.chromium import VIOLATIONS
+from playwright.async_api import Browser, BrowserContext, CDPSession, ConsoleMessage, Page, async_playwright, expect
 
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
 SCREENSHOTS = Path(__file__).parents[2] / ".screenshots"
@@ -20,6 +19,27 @@ DEVICES: Mapping[str, tuple[int, Literal["light", "dark"]]] = {"phone": (360, "l
 SECONDS = 20
 expect.set_options(timeout=SECONDS * 1000)
 
+ALONE = ("--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+
+VIOLATIONS = """
+globalThis.violations = [];
+document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI, sample }) => {
+    violations.push(`${violatedDirective} ${blockedURI} ${sample}`);
+});
+"""
+"""What a page wanted to do against its Content-Security-Policy, as long as it is open."""
+
+
+@asynccontextmanager
+async def chromium() -> AsyncIterator[Browser]:
+    """A real Chromium without the internet, as long as the context lasts."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert program, "there is no chromium on PATH; install it, on Debian with: apt-get install chromium"
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=program, args=ALONE)
+        yield browser
+        await browser.close()
+
 
 class Person:
     """A browser context of its own, with one page open."""
@@ -29,7 +49,7 @@ class Person:
         self.page = page
         self.url = url
         self.allowed: list[str] = []
-        self._session = session
+        self.session = session
         self._errors: list[str] = []
         page.on("console", self._heard)
         page.on("pageerror", lambda error: self._errors.append(f"thrown: {error}"))
@@ -37,13 +57,19 @@ class Person:
     @classmethod
     @asynccontextmanager
     async def enters(cls, browser: Browser, url: str, **how: Any) -> AsyncIterator[Self]:
-        """Open a browser context at this address, nothing loaded yet."""
+        """Open a browser context at this address, nothing loaded yet.
+
+        Whatever went wrong in it (an error in the console, what the policy forbids) fails the test when it is left.
+        """
         context = await browser.new_context(base_url=url, locale="en-GB", **how)
         context.set_default_timeout(SECONDS * 1000)
         await context.add_init_script(VIOLATIONS)
         page = await context.new_page()
         try:
-            yield cls(context, page, await context.new_cdp_session(page), url)
+            person = cls(context, page, await context.new_cdp_session(page), url)
+            yield person
+            wrong = await person._went_wrong()
+            assert not wrong, wrong
         finally:
             await context.close()
 
@@ -62,16 +88,16 @@ class Person:
         """What the console may say: the browser itself tells of each answer that refuses, as it should."""
         self.allowed += parts
 
-    async def went_wrong(self) -> list[str]:
+    async def _went_wrong(self) -> list[str]:
         """What this browser complained of."""
-        told = [error for error in self._errors if not any(part in error for part in self.allowed)]
+        told = [*self._errors]
         if not self.page.is_closed() and self.page.url != "about:blank":
             told += [f"policy: {each}" for each in await self.page.evaluate("globalThis.violations ?? []")]
-        return told
+        return [each for each in told if not any(part in each for part in self.allowed)]
 
     async def sees(self, text: str) -> None:
         """Wait until the page shows this."""
-        await expect(self.page.locator("#page")).to_contain_text(text, use_inner_text=True)
+        await expect(self.page.locator("body")).to_contain_text(text, use_inner_text=True)
 
     async def show(self, name: str) -> None:
         """What is seen is sound for those who see, hear and type differently, in light and dark, on phone and desk.
@@ -81,7 +107,7 @@ class Person:
         SCREENSHOTS.mkdir(exist_ok=True)
         before = self.page.viewport_size
         if not await self.page.evaluate("'axe' in globalThis"):
-            await self._session.send("Runtime.evaluate", {"expression": AXE})  # which the page's policy does not forbid
+            await self.session.send("Runtime.evaluate", {"expression": AXE})  # which the page's policy does not forbid
         for device, (width, scheme) in DEVICES.items():
             await self.page.emulate_media(color_scheme=scheme)
             await self.page.set_viewport_size({"width": width, "height": 800})

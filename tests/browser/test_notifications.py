@@ -10,11 +10,12 @@ from typing import Any, Literal, Self
 import httpx
 import msgspec
 import pytest
+from playwright.async_api import Browser
 
 from common.events import NotificationRaised, OrderCreated
 from common.runtime import Platform
 from services.identity.tokens import new_signing_key
-from tests.browser.chromium import Chromium, Page
+from tests.browser.person import Person
 from tests.facts import whole
 from tests.harness import ServiceProcess, eventually
 
@@ -26,6 +27,11 @@ FAULTS = 20
 
 Fate = Literal["pass", "refuse", "cut"]
 Judge = Callable[[str], Fate]
+
+CLIENT = "/api/notifications/client.js"
+
+CUT = ("WebSocket", "ERR_")
+"""What the console says of connections that are refused and cut."""
 
 LISTEN = """
 (async () => {
@@ -184,112 +190,111 @@ async def office(platform: Platform, home: Path) -> AsyncIterator[Office]:
             await asyncio.gather(shop.kill(), teller.kill())
 
 
-@pytest.fixture(scope="module")
-async def browser(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Chromium]:
-    async with Chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
-
-
 @pytest.fixture
-async def page(browser: Chromium) -> AsyncIterator[Page]:
-    """A tab, where everything has to go without anything that a page's policy forbids."""
-    async with browser.page() as page:
-        yield page
-        assert await page.run("violations") == []
+async def ada(browser: Browser, office: Office) -> AsyncIterator[Person]:
+    async with Person.enters(browser, office.teller.url) as ada:
+        yield ada
 
 
-async def listen(page: Page, url: str, options: str = "{}") -> None:
-    """Open a page of `url` that listens; `options` in JavaScript are those of the module.
+async def listen(ada: Person, options: str = "{}") -> None:
+    """Open a page that listens; `options` in JavaScript are those of the module.
 
     The page is the module itself, as text: that has the policy which a page needs that listens.
     """
-    await page.go(f"{url}/api/notifications/client.js")
-    await page.run(LISTEN.replace("OPTIONS", options))
+    await ada.page.goto(CLIENT)
+    await ada.page.evaluate(LISTEN.replace("OPTIONS", options))
 
 
-async def cursors(page: Page) -> list[int]:
+async def cursors(ada: Person) -> list[int]:
     """What the page was told, in this order."""
-    told: list[int] = await page.run("told.cursors")
+    told: list[int] = await ada.page.evaluate("told.cursors")
     return told
 
 
-async def transport(page: Page) -> Any:
+async def transport(ada: Person) -> Any:
     """On what the page listens now."""
-    state = await page.run("told.states.at(-1)") or {}
+    state = await ada.page.evaluate("told.states.at(-1)") or {}
     return state["transport"] if state.get("state") == "open" else None
 
 
-async def hears_all(page: Page, office: Office, count: int) -> None:
+async def hears_all(ada: Person, office: Office, count: int) -> None:
     """Wait until the page was told so many; it has to be all there is, in order, and each once."""
 
     async def so_many() -> tuple[int, int]:
-        return len(await office.raised()), len(await cursors(page))
+        return len(await office.raised()), len(await cursors(ada))
 
     await eventually(so_many, (count, count), within=60)
-    assert await cursors(page) == await office.raised()
+    assert await cursors(ada) == await office.raised()
 
 
-async def test_a_page_is_told_over_a_websocket_once_and_acknowledges(office: Office, page: Page) -> None:
+async def test_a_page_is_told_over_a_websocket_once_and_acknowledges(office: Office, ada: Person) -> None:
     ticket_id = await office.ticket()
     await office.order(ticket_id, 2)
-    await listen(page, office.teller.url)
-    await hears_all(page, office, 2)
+    await listen(ada)
+    await hears_all(ada, office, 2)
     await office.order(ticket_id, 3)
-    await hears_all(page, office, 5)
-    assert await transport(page) == "websocket"
-    assert await page.run("told.resumed") == [{"recovered": True, "cursor": 0, "log": await page.run("heard.log")}]
+    await hears_all(ada, office, 5)
+    assert await transport(ada) == "websocket"
+    assert await ada.page.evaluate("told.resumed") == [
+        {"recovered": True, "cursor": 0, "log": await ada.page.evaluate("heard.log")}
+    ]
     await eventually(office.acknowledged, [True] * 5)
-    assert await page.run("heard.cursor") == (await cursors(page))[-1]
-    await page.go(f"{office.teller.url}/api/notifications/client.js")
-    await page.run(LISTEN.replace("OPTIONS", "{}"))
-    await eventually(lambda: transport(page), "websocket")
-    assert await cursors(page) == [], "it was acknowledged"
+    assert await ada.page.evaluate("heard.cursor") == (await cursors(ada))[-1]
+    await ada.page.goto(CLIENT)
+    await ada.page.evaluate(LISTEN.replace("OPTIONS", "{}"))
+    await eventually(lambda: transport(ada), "websocket")
+    assert await cursors(ada) == [], "it was acknowledged"
 
 
 @pytest.mark.parametrize(("judge", "used"), [(no_upgrade, "sse"), (no_tickets, "sse"), (no_stream, "poll")])
 async def test_where_a_transport_is_not_possible_a_lesser_one_tells_the_same(
-    office: Office, page: Page, judge: Judge, used: str
+    office: Office, browser: Browser, judge: Judge, used: str
 ) -> None:
     ticket_id = await office.ticket()
-    async with Doorman(office.teller.port) as doorman:
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT, "403")
         doorman.judge = judge
         await office.order(ticket_id, 2)
-        await listen(page, doorman.url)
-        await eventually(lambda: transport(page), used)
+        await listen(ada)
+        await eventually(lambda: transport(ada), used)
         await office.order(ticket_id, 3)
-        await hears_all(page, office, 5)
+        await hears_all(ada, office, 5)
         doorman.hang_up()
         await office.order(ticket_id, 2)
-        await hears_all(page, office, 7)
+        await hears_all(ada, office, 7)
         if used == "sse":  # a poll acknowledges with the next one
             await eventually(office.acknowledged, [True] * 7)
         doorman.judge = everything
-        await page.run("dispatchEvent(new Event('online'))")
-        await eventually(lambda: transport(page), "websocket")
+        await ada.page.evaluate("dispatchEvent(new Event('online'))")
+        await eventually(lambda: transport(ada), "websocket")
         await office.order(ticket_id)
-        await hears_all(page, office, 8)
-        assert await page.run("told.errors") == []
+        await hears_all(ada, office, 8)
+        assert await ada.page.evaluate("told.errors") == []
 
 
-async def test_a_page_misses_nothing_while_the_server_is_killed_and_started_again(office: Office, page: Page) -> None:
+async def test_a_page_misses_nothing_while_the_server_is_killed_and_started_again(office: Office, ada: Person) -> None:
+    ada.allow(*CUT, "503")
     ticket_id = await office.ticket()
-    await listen(page, office.teller.url)
+    await listen(ada)
     for turn in range(3):
-        await eventually(lambda: transport(page), "websocket")
+        await eventually(lambda: transport(ada), "websocket")
         await office.order(ticket_id)
         await office.teller.kill()
         await office.order(ticket_id, 2)
         await office.teller.start()
-        await hears_all(page, office, 3 * (turn + 1))
-        await page.run("dispatchEvent(new Event('online'))")  # a slow start may have led it to a lesser connection
-    assert all(resumed["recovered"] for resumed in await page.run("told.resumed"))
+        await hears_all(ada, office, 3 * (turn + 1))
+        await ada.page.evaluate(
+            "dispatchEvent(new Event('online'))"
+        )  # a slow start may have led it to a lesser connection
+    assert all(resumed["recovered"] for resumed in await ada.page.evaluate("told.resumed"))
 
 
-async def test_a_page_hears_all_whatever_becomes_of_its_connections(office: Office, page: Page) -> None:
+async def test_a_page_hears_all_whatever_becomes_of_its_connections(office: Office, browser: Browser) -> None:
     rng = random.Random(SEED)  # noqa: S311
     ticket_id = await office.ticket()
-    async with Doorman(office.teller.port) as doorman:
-        await listen(page, doorman.url, "{ pingSeconds: 0.5 }")
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT, "503")
+        await listen(ada, "{ pingSeconds: 0.5 }")
 
         async def fault() -> None:
             doorman.judge = rng.choice([everything, no_upgrade, no_stream, cut_streams])
@@ -297,7 +302,7 @@ async def test_a_page_hears_all_whatever_becomes_of_its_connections(office: Offi
                 case 0:
                     doorman.freeze()
                 case 1:
-                    await page.run("dispatchEvent(new Event('online'))")
+                    await ada.page.evaluate("dispatchEvent(new Event('online'))")
                 case 2:
                     await office.teller.kill()
                     await office.teller.start()
@@ -307,42 +312,47 @@ async def test_a_page_hears_all_whatever_becomes_of_its_connections(office: Offi
         for _ in range(FAULTS):
             await asyncio.gather(fault(), office.order(ticket_id, rng.randrange(1, 6)))
         doorman.judge = everything
-        await hears_all(page, office, await office.placed())
-        states = await page.run("told.states")
+        await hears_all(ada, office, await office.placed())
+        states = await ada.page.evaluate("told.states")
         used = {state["transport"] for state in states if state["state"] == "open"}
         assert len(used) > 1, "the faults were none"
-        assert await page.run("told.errors") == []
-        assert all(resumed["recovered"] for resumed in await page.run("told.resumed"))
+        assert await ada.page.evaluate("told.errors") == []
+        assert all(resumed["recovered"] for resumed in await ada.page.evaluate("told.resumed"))
 
 
-async def test_a_page_comes_back_when_the_server_that_stops_has_said(office: Office, page: Page) -> None:
-    await listen(page, office.teller.url)
-    await eventually(lambda: transport(page), "websocket")
+async def test_a_page_comes_back_when_the_server_that_stops_has_said(office: Office, ada: Person) -> None:
+    ada.allow(*CUT, "503")
+    await listen(ada)
+    await eventually(lambda: transport(ada), "websocket")
     assert await office.teller.stop() == 0
     await office.teller.start()
     await office.order(await office.ticket())
-    await hears_all(page, office, 1)
-    waited = await page.run("told.states.find(({ state }) => state === 'waiting')")
+    await hears_all(ada, office, 1)
+    waited = await ada.page.evaluate("told.states.find(({ state }) => state === 'waiting')")
     assert waited["reason"] == f"Stopping: connect again in {waited['milliseconds']} ms."
 
 
-async def test_a_connection_that_has_gone_silent_is_given_up(office: Office, page: Page) -> None:
+async def test_a_connection_that_has_gone_silent_is_given_up(office: Office, browser: Browser) -> None:
     ticket_id = await office.ticket()
-    async with Doorman(office.teller.port) as doorman:
-        await listen(page, doorman.url, "{ pingSeconds: 1 }")
-        await eventually(lambda: transport(page), "websocket")
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT)
+        await listen(ada, "{ pingSeconds: 1 }")
+        await eventually(lambda: transport(ada), "websocket")
         doorman.freeze()
         await office.order(ticket_id, 2)
-        await hears_all(page, office, 2)
-        assert "The connection was silent for too long." in await page.run("told.states.map(({ reason }) => reason)")
+        await hears_all(ada, office, 2)
+        assert "The connection was silent for too long." in await ada.page.evaluate(
+            "told.states.map(({ reason }) => reason)"
+        )
 
 
-async def test_a_page_that_was_asleep_hears_what_it_slept_through(office: Office, page: Page) -> None:
+async def test_a_page_that_was_asleep_hears_what_it_slept_through(office: Office, browser: Browser) -> None:
     ticket_id = await office.ticket()
-    async with Doorman(office.teller.port) as doorman:
-        await listen(page, doorman.url, "{ pingSeconds: 1, url: '/api/notifications', after: null }")
-        await eventually(lambda: transport(page), "websocket")
-        await page.call("Page.setWebLifecycleState", state="frozen")
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT)
+        await listen(ada, "{ pingSeconds: 1, url: '/api/notifications', after: null }")
+        await eventually(lambda: transport(ada), "websocket")
+        await ada.session.send("Page.setWebLifecycleState", {"state": "frozen"})
         doorman.freeze()  # as when a laptop sleeps: nobody hangs up
         await office.order(ticket_id, 2)
 
@@ -350,21 +360,21 @@ async def test_a_page_that_was_asleep_hears_what_it_slept_through(office: Office
             return len(await office.raised())
 
         await eventually(raised, 2)
-        await page.call("Page.setWebLifecycleState", state="active")
-        await hears_all(page, office, 2)
+        await ada.session.send("Page.setWebLifecycleState", {"state": "active"})
+        await hears_all(ada, office, 2)
 
 
-async def test_what_a_page_fails_to_take_is_not_acknowledged_and_given_to_it_again(office: Office, page: Page) -> None:
+async def test_what_a_page_fails_to_take_is_not_acknowledged_and_given_to_it_again(office: Office, ada: Person) -> None:
     ticket_id = await office.ticket()
     failing = """{ onNotification: ({ cursor }) => {
         told.cursors.push(cursor);
         if (told.cursors.length === 1) throw new Error("no room");
     } }"""
-    await listen(page, office.teller.url, failing)
+    await listen(ada, failing)
     await office.order(ticket_id, 3)
 
     async def taken() -> list[int]:
-        return await cursors(page)
+        return await cursors(ada)
 
     async def raised() -> int:
         return len(await office.raised())
@@ -372,15 +382,14 @@ async def test_what_a_page_fails_to_take_is_not_acknowledged_and_given_to_it_aga
     await eventually(raised, 3)
     first, second, third = await office.raised()
     await eventually(taken, [first, second, third, first])
-    assert await page.run("told.errors") == ["Error: no room"]
+    assert await ada.page.evaluate("told.errors") == ["Error: no room"]
     await eventually(office.acknowledged, [True] * 3)
 
 
-async def test_nothing_is_acknowledged_past_what_a_page_never_takes(office: Office, page: Page) -> None:
+async def test_nothing_is_acknowledged_past_what_a_page_never_takes(office: Office, ada: Person) -> None:
     ticket_id = await office.ticket()
     await listen(
-        page,
-        office.teller.url,
+        ada,
         """{ onNotification: ({ cursor }) => {
             told.cursors.push(cursor);
             if (told.cursors[1] === cursor) throw new Error("never");
@@ -389,14 +398,14 @@ async def test_nothing_is_acknowledged_past_what_a_page_never_takes(office: Offi
     await office.order(ticket_id, 3)
 
     async def given_again() -> bool:
-        told = await cursors(page)
+        told = await cursors(ada)
         return told.count(told[1]) > 2 if len(told) > 2 else False
 
     await eventually(given_again, True)
     assert await office.acknowledged() == [False, False, True], "the newest first"
     first, second, third = await office.raised()
-    assert (await page.run("heard.cursor")) == second - 1
-    assert [each for each in await cursors(page) if each != second] == [first, third]
+    assert (await ada.page.evaluate("heard.cursor")) == second - 1
+    assert [each for each in await cursors(ada) if each != second] == [first, third]
 
 
 COUNTED = """
@@ -425,105 +434,112 @@ COUNTED = """
 
 
 @pytest.mark.parametrize("judge", [everything, no_upgrade, no_stream, nothing])
-async def test_a_page_that_has_closed_keeps_nothing(office: Office, page: Page, judge: Judge) -> None:
+async def test_a_page_that_has_closed_keeps_nothing(office: Office, browser: Browser, judge: Judge) -> None:
     listeners_before = 0
-    async with Doorman(office.teller.port) as doorman:
-        await page.go(f"{doorman.url}/api/notifications/client.js")
-        listeners_before = await listeners(page)
-        await page.run(COUNTED)
-        await page.run("import('/api/notifications/client.js')")
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT, "403")
+        await ada.page.goto(CLIENT)
+        listeners_before = await listeners(ada)
+        await ada.page.evaluate(COUNTED)
+        await ada.page.evaluate(f"import('{CLIENT}').then(() => 0)")
         doorman.judge = judge
         await office.order(await office.ticket())
-        await page.run(LISTEN.replace("OPTIONS", "{ onNotification() { throw new Error('keep a timer') } }"))
+        await ada.page.evaluate(LISTEN.replace("OPTIONS", "{ onNotification() { throw new Error('keep a timer') } }"))
         if judge is nothing:
-            await eventually(lambda: page.run("told.states.some(({ state }) => state === 'waiting')"), True)
+            await eventually(lambda: ada.page.evaluate("told.states.some(({ state }) => state === 'waiting')"), True)
         else:
-            await eventually(lambda: page.run("told.errors.length > 0"), True)
-        assert await page.run("open.timers.size") > 0
-        assert await listeners(page) > listeners_before
-        await page.run("heard.close(); heard.close()")
-        assert await page.run("[open.timers.size, told.states.at(-1).why]") == [0, "closed"]
-        assert await listeners(page) == listeners_before
-        await eventually(lambda: page.run("[open.sockets.size, open.requests]"), [0, 0])
+            await eventually(lambda: ada.page.evaluate("told.errors.length > 0"), True)
+        assert await ada.page.evaluate("open.timers.size") > 0
+        assert await listeners(ada) > listeners_before
+        await ada.page.evaluate("heard.close(); heard.close()")
+        assert await ada.page.evaluate("[open.timers.size, told.states.at(-1).why]") == [0, "closed"]
+        assert await listeners(ada) == listeners_before
+        await eventually(lambda: ada.page.evaluate("[open.sockets.size, open.requests]"), [0, 0])
         seen = len(doorman.seen)
-        count = await page.run("told.states.length")
-        await page.run("dispatchEvent(new Event('online')); document.dispatchEvent(new Event('visibilitychange'))")
+        count = await ada.page.evaluate("told.states.length")
+        await ada.page.evaluate(
+            "dispatchEvent(new Event('online')); document.dispatchEvent(new Event('visibilitychange'))"
+        )
         await office.order(await office.ticket())
 
         async def raised() -> int:
             return len(await office.raised())
 
         await eventually(raised, 2)
-        assert (len(doorman.seen), await page.run("told.states.length")) == (seen, count)
+        assert (len(doorman.seen), await ada.page.evaluate("told.states.length")) == (seen, count)
 
 
-async def listeners(page: Page) -> int:
+async def listeners(ada: Person) -> int:
     """How many listeners the window and the document have."""
     count = 0
     for thing in ("globalThis", "document"):
-        found = await page.call("Runtime.evaluate", expression=thing)
-        told = await page.call("DOMDebugger.getEventListeners", objectId=found["result"]["objectId"])
+        found = await ada.session.send("Runtime.evaluate", {"expression": thing})
+        told = await ada.session.send("DOMDebugger.getEventListeners", {"objectId": found["result"]["objectId"]})
         count += len(told["listeners"])
     return count
 
 
-async def test_the_server_keeps_no_connection_of_a_page_that_has_closed(office: Office, page: Page) -> None:
-    async with Doorman(office.teller.port) as doorman:
+async def test_the_server_keeps_no_connection_of_a_page_that_has_closed(office: Office, browser: Browser) -> None:
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT)
         cases: list[tuple[Judge, str]] = [(everything, "websocket"), (no_upgrade, "sse")]
         for doorman.judge, used in cases:
-            await listen(page, doorman.url)
-            await eventually(lambda: transport(page), used)
+            await listen(ada)
+            await eventually(lambda: transport(ada), used)
             assert await office.open_connections() == 1
-            await page.run("heard.close()")
+            await ada.page.evaluate("heard.close()")
             await eventually(office.open_connections, 0)
 
 
 @pytest.mark.parametrize("judge", [everything, no_upgrade, no_stream])
 async def test_a_page_with_the_cursor_of_another_log_is_told_so_and_hears_what_comes(
-    office: Office, page: Page, judge: Judge
+    office: Office, browser: Browser, judge: Judge
 ) -> None:
     ticket_id = await office.ticket()
-    async with Doorman(office.teller.port) as doorman:
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT)
         doorman.judge = judge
-        await listen(page, doorman.url, "{ after: 1e12 }")
-        await eventually(lambda: page.run("told.resumed.map(({ recovered }) => recovered)[0]"), False)
+        await listen(ada, "{ after: 1e12 }")
+        await eventually(lambda: ada.page.evaluate("told.resumed.map(({ recovered }) => recovered)[0]"), False)
         await office.order(ticket_id, 2)
-        await hears_all(page, office, 2)
+        await hears_all(ada, office, 2)
 
 
 @pytest.mark.parametrize("judge", [everything, no_upgrade, no_stream])
 async def test_a_page_hands_back_of_which_log_its_cursor_is_and_is_told_when_it_was_replaced(
-    office: Office, page: Page, judge: Judge
+    office: Office, browser: Browser, judge: Judge
 ) -> None:
     ticket_id = await office.ticket()
-    async with Doorman(office.teller.port) as doorman:
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT)
         doorman.judge = judge
         await office.order(ticket_id, 2)
-        await listen(page, doorman.url)
-        await hears_all(page, office, 2)
-        log = await page.run("heard.log")
+        await listen(ada)
+        await hears_all(ada, office, 2)
+        log = await ada.page.evaluate("heard.log")
         doorman.hang_up()
         await office.order(ticket_id)
-        await hears_all(page, office, 3)
-        assert {(told["recovered"], told["log"]) for told in await page.run("told.resumed")} == {(True, log)}
+        await hears_all(ada, office, 3)
+        assert {(told["recovered"], told["log"]) for told in await ada.page.evaluate("told.resumed")} == {(True, log)}
         assert any(f"log={log}" in line for line in doorman.seen)
-        await page.run("heard.close()")
-        await listen(page, doorman.url, "{ after: 1, log: 'another' }")
-        await eventually(lambda: page.run("told.resumed[0]?.recovered"), False)
-        assert await page.run("[told.resumed[0].log, heard.log]") == [log, log]
+        await ada.page.evaluate("heard.close()")
+        await listen(ada, "{ after: 1, log: 'another' }")
+        await eventually(lambda: ada.page.evaluate("told.resumed[0]?.recovered"), False)
+        assert await ada.page.evaluate("[told.resumed[0].log, heard.log]") == [log, log]
         await office.order(ticket_id)
         newest = [(await office.raised())[-1]]
-        await eventually(lambda: cursors(page), newest)
+        await eventually(lambda: cursors(ada), newest)
 
 
-async def test_a_token_that_is_not_believed_is_the_end(office: Office, page: Page) -> None:
-    await listen(page, office.teller.url, "{ token: 'nobody' }")
+async def test_a_token_that_is_not_believed_is_the_end(ada: Person) -> None:
+    ada.allow("401")
+    await listen(ada, "{ token: 'nobody' }")
 
     async def end() -> Any:
-        return await page.run("told.states.at(-1)?.why")
+        return await ada.page.evaluate("told.states.at(-1)?.why")
 
     await eventually(end, "unauthorized")
-    assert "Bearer dev:<name>" in await page.run("told.states.at(-1).reason")
+    assert "Bearer dev:<name>" in await ada.page.evaluate("told.states.at(-1).reason")
 
 
 LOGGED_IN = """
@@ -536,84 +552,91 @@ LOGGED_IN = """
 AS_LOGGED_IN = "{ token: undefined }"
 
 
-async def forget(page: Page, url: str, *cookies: str) -> None:
+async def forget(ada: Person, *cookies: str) -> None:
     """Take cookies from the browser, as time does."""
     for name in cookies:
-        await page.call("Network.deleteCookies", name=f"boxoffice-{name}", url=url)
+        await ada.context.clear_cookies(name=f"boxoffice-{name}")
 
 
 @pytest.mark.parametrize(("judge", "used"), [(everything, "websocket"), (no_upgrade, "sse"), (no_stream, "poll")])
 async def test_a_page_on_which_somebody_is_logged_in_needs_no_token(
-    office: Office, page: Page, judge: Judge, used: str
+    office: Office, browser: Browser, judge: Judge, used: str
 ) -> None:
     ticket_id = await office.ticket()
-    async with Doorman(office.teller.port) as doorman:
-        await page.go(f"{doorman.url}/api/notifications/client.js")
-        assert await page.run(LOGGED_IN) == 200
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT, "401")
+        await ada.page.goto(CLIENT)
+        assert await ada.page.evaluate(LOGGED_IN) == 200
         doorman.judge = judge
-        await forget(page, doorman.url, "session")  # what is believed for some minutes only: it is renewed
-        await listen(page, doorman.url, AS_LOGGED_IN)
-        await eventually(lambda: transport(page), used)
+        await forget(ada, "session")  # what is believed for some minutes only: it is renewed
+        await listen(ada, AS_LOGGED_IN)
+        await eventually(lambda: transport(ada), used)
         assert any("/api/auth/refresh" in line for line in doorman.seen)
         await office.order(ticket_id, 2)
-        await hears_all(page, office, 2)
-        await forget(page, doorman.url, "session")
+        await hears_all(ada, office, 2)
+        await forget(ada, "session")
         doorman.hang_up()
         await office.order(ticket_id)
-        await hears_all(page, office, 3)
+        await hears_all(ada, office, 3)
         if used == "sse":
             await eventually(office.acknowledged, [True] * 3)
-        assert await page.run("told.errors") == []
-        await page.run("heard.close()")
-        await forget(page, doorman.url, "session", "refresh", "csrf")
+        assert await ada.page.evaluate("told.errors") == []
 
 
-async def test_a_page_on_which_nobody_is_logged_in_any_more_is_told_so(office: Office, page: Page) -> None:
-    await page.go(f"{office.teller.url}/api/notifications/client.js")
-    assert await page.run(LOGGED_IN) == 200
-    await listen(page, office.teller.url, AS_LOGGED_IN)
-    await eventually(lambda: transport(page), "websocket")
-    await forget(page, office.teller.url, "session", "refresh")
-    await page.run("heard.close()")
-    await listen(page, office.teller.url, AS_LOGGED_IN)
+async def test_a_page_on_which_nobody_is_logged_in_any_more_is_told_so(ada: Person) -> None:
+    ada.allow("401")
+    await ada.page.goto(CLIENT)
+    assert await ada.page.evaluate(LOGGED_IN) == 200
+    await listen(ada, AS_LOGGED_IN)
+    await eventually(lambda: transport(ada), "websocket")
+    await forget(ada, "session", "refresh")
+    await ada.page.evaluate("heard.close()")
+    await listen(ada, AS_LOGGED_IN)
 
     async def end() -> Any:
-        return await page.run("told.states.at(-1)?.why")
+        return await ada.page.evaluate("told.states.at(-1)?.why")
 
     await eventually(end, "unauthorized")
-    assert "Log in" in await page.run("told.states.at(-1).reason")
+    assert "Log in" in await ada.page.evaluate("told.states.at(-1).reason")
 
 
-async def test_a_server_that_refuses_for_good_is_not_asked_for_ever(office: Office, page: Page) -> None:
-    async with Doorman(office.teller.port) as doorman:
-        await page.go(f"{doorman.url}/api/notifications/client.js")
-        await page.run("import('/api/notifications/client.js')")
+async def test_a_server_that_refuses_for_good_is_not_asked_for_ever(office: Office, browser: Browser) -> None:
+    async with Doorman(office.teller.port) as doorman, Person.enters(browser, doorman.url) as ada:
+        ada.allow(*CUT, "403")
+        await ada.page.goto(CLIENT)
+        await ada.page.evaluate(f"import('{CLIENT}').then(() => 0)")
         doorman.judge = nothing
-        await page.run(LISTEN.replace("OPTIONS", "{}"))
+        await ada.page.evaluate(LISTEN.replace("OPTIONS", "{}"))
 
         async def end() -> Any:
-            return await page.run("told.states.at(-1)?.why")
+            return await ada.page.evaluate("told.states.at(-1)?.why")
 
         await eventually(end, "refused")
 
 
-async def test_a_server_with_no_room_says_when_to_come_again(platform: Platform, home: Path, page: Page) -> None:
+async def test_a_server_with_no_room_says_when_to_come_again(platform: Platform, home: Path, browser: Browser) -> None:
     few = {"BOXOFFICE_CONNECTIONS_PER_USER": "1", "BOXOFFICE_SIGNING_KEY": new_signing_key()}
-    async with ServiceProcess("notification identity", platform.settings, home, **few) as teller:
-        await listen(page, teller.url)
-        await eventually(lambda: transport(page), "websocket")
-        await page.run("globalThis.first = heard")
-        await page.run(LISTEN.replace("OPTIONS", "{}"))
+    async with (
+        ServiceProcess("notification identity", platform.settings, home, **few) as teller,
+        Person.enters(browser, teller.url) as ada,
+    ):
+        ada.allow("WebSocket", "429")
+        await listen(ada)
+        await eventually(lambda: transport(ada), "websocket")
+        await ada.page.evaluate("globalThis.first = heard")
+        await ada.page.evaluate(LISTEN.replace("OPTIONS", "{}"))
 
         async def busy() -> Any:
-            return await page.run("told.states.some(({ reason }) => reason?.startsWith('You have 1 connections'))")
+            return await ada.page.evaluate(
+                "told.states.some(({ reason }) => reason?.startsWith('You have 1 connections'))"
+            )
 
         await eventually(busy, True)
-        waits = await page.run("told.states.flatMap(({ reason, milliseconds }) => [[reason, milliseconds]])")
+        waits = await ada.page.evaluate("told.states.flatMap(({ reason, milliseconds }) => [[reason, milliseconds]])")
         asked = next(milliseconds for reason, milliseconds in waits if reason and reason.startswith("You have"))
         assert asked >= 1000, "Retry-After is 1"
-        await page.run("first.close()")
-        await eventually(lambda: transport(page), "websocket")
+        await ada.page.evaluate("first.close()")
+        await eventually(lambda: transport(ada), "websocket")
 
 
 STREAM = (
@@ -629,8 +652,8 @@ EVENTS = [
 ]
 
 
-async def test_events_are_the_same_wherever_their_bytes_are_cut(office: Office, page: Page) -> None:
-    await page.go(f"{office.teller.url}/api/notifications/client.js")
+async def test_events_are_the_same_wherever_their_bytes_are_cut(ada: Person) -> None:
+    await ada.page.goto(CLIENT)
     script = """
     (async () => {
         const { EventStreamParser } = await import("/api/notifications/client.js");
@@ -645,5 +668,5 @@ async def test_events_are_the_same_wherever_their_bytes_are_cut(office: Office, 
         return [...found];
     })()
     """
-    found = await page.run(script.replace("BYTES", str(list(STREAM))))
+    found = await ada.page.evaluate(script.replace("BYTES", str(list(STREAM))))
     assert [msgspec.json.decode(each) for each in found] == [EVENTS]

@@ -251,6 +251,7 @@ async def test_that_nats_is_away_is_told_with_what_was_last_known(
         ServiceProcess(" ".join(SERVICES), platform.settings, home) as process,
         Person.enters(browser, process.url) as olga,
     ):
+        olga.allow("503")
         await olga.is_known_as("olga", "operator")
         await olga.page.goto("/system")
         await olga.sees("As of")
