@@ -217,14 +217,17 @@ async def transport(ada: Person) -> Any:
     return state["transport"] if state.get("state") == "open" else None
 
 
-async def hears_all(ada: Person, office: Office, count: int) -> None:
-    """Wait until the page was told so many; it has to be all there is, in order, and each once."""
+async def hears_all(ada: Person, office: Office, count: int, before: int = 0) -> None:
+    """Wait until the page was told so many; it has to be all there is, in order, and each once.
+
+    `before`: how many there were at first, which it is not told.
+    """
 
     async def so_many() -> tuple[int, int]:
-        return len(await office.raised()), len(await cursors(ada))
+        return len(await office.raised()) - before, len(await cursors(ada))
 
     await eventually(so_many, (count, count), within=60)
-    assert await cursors(ada) == await office.raised()
+    assert await cursors(ada) == (await office.raised())[before:]
 
 
 async def test_a_page_is_told_over_a_websocket_once_and_acknowledges(office: Office, ada: Person) -> None:
@@ -527,8 +530,7 @@ async def test_a_page_hands_back_of_which_log_its_cursor_is_and_is_told_when_it_
         await eventually(lambda: ada.page.evaluate("told.resumed[0]?.recovered"), False)
         assert await ada.page.evaluate("[told.resumed[0].log, heard.log]") == [log, log]
         await office.order(ticket_id)
-        newest = [(await office.raised())[-1]]
-        await eventually(lambda: cursors(ada), newest)
+        await hears_all(ada, office, 1, before=3)
 
 
 async def test_a_token_that_is_not_believed_is_the_end(ada: Person) -> None:
