@@ -233,6 +233,30 @@ async def test_where_no_websocket_can_be_opened_notices_come_another_way(
         await has_unread(ada.page, 4)
 
 
+async def test_the_bell_rings_over_long_polling_where_nothing_else_gets_through(
+    shop: ServiceProcess, enter: Enter
+) -> None:
+    ticket_id = await sell(shop, "Polled")
+    ada = await enter("ada-poll")
+    ada.allow("ERR_FAILED")
+    await ada.page.route_web_socket("**/api/notifications/ws*", lambda socket: socket.close())
+    await ada.page.route("**/api/notifications/stream*", lambda route: route.abort())
+    await ada.page.goto("/?q=nothing-like-that")
+    await hears_over(ada.page, "long-polling")
+    await has_unread(ada.page, 0)
+    news = ada.page.get_by_role("complementary", name="New notices")
+    for count in (1, 2):
+        await hold(shop, ticket_id, "ada-poll", count, 600)
+        await expect(news).to_contain_text(f"You hold {count} of Polled until")
+        await has_unread(ada.page, count)
+
+    async def acknowledged() -> list[bool]:
+        return [item["acknowledged"] for item in (await inbox(shop, "ada-poll"))["items"]]
+
+    await eventually(acknowledged, [True, True])
+    await hears_over(ada.page, "long-polling")
+
+
 async def test_a_tab_listens_from_login_to_logout_over_one_connection(enter: Enter) -> None:
     ada = await enter()
     opened: list[str] = []
