@@ -89,33 +89,133 @@ async def test_a_template_is_written_tried_kept_and_deleted(shop: ServiceProcess
     assert (await template_of(shop, name, template_id))["status"] == 404
 
 
-async def test_a_page_is_previewed_where_nothing_of_it_runs(shop: ServiceProcess, enter: Enter) -> None:
-    evil = (
-        "<style>h1 { color: red }</style><h1 style='color:red' onclick='top.stolen=1'>{{ show }}</h1>"
-        "<script>top.stolen = 1; parent.document.title = 'stolen'</script><img src=x onerror='top.stolen=1'>"
-        "<meta http-equiv=refresh content='0;url=/api/tickets'><form action=/login><button>Send</button></form>"
-    )
+EVIL = """<!doctype html><html onclick="top.stolen=1"><head>
+<base href="https://evil.example/" target="_top"><title>Stolen</title>
+<meta http-equiv="refresh" content="0;url=/api/tickets?evil"><meta http-equiv="refresh" content="0;url=https://evil.example/">
+<link rel="stylesheet" href="https://evil.example/link.css"><link rel="preload" as="image" href="https://evil.example/link.png">
+<style>@import "https://evil.example/import.css"; @import url(/api/tickets?evil);
+@font-face { font-family: evil; src: url(https://evil.example/font) }
+h1 { background: url(https://evil.example/style) rgb(1, 2, 3); font-family: evil; cursor: url(/api/tickets?evil), auto }
+b { background: u\\72l(https://evil.example/escaped); list-style: image-set("https://evil.example/set" 1x) }
+b { --it: u\\72l(https://evil.example/kept); background: var(--it) url(https://evil.example/variable) }
+b::after { content: url(https://evil.example/content) }
+@media all { b { border-image: url(https://evil.example/media) 1 } }</style>
+<style onload=top.stolen=1>b { color: red }</style>
+<script src="https://evil.example/script.js"></script></head>
+<body onload="top.stolen=1" background="https://evil.example/body" style="background: url(https://evil.example/body)">
+<h1 onclick="top.stolen=1"style='color:red'>{{ show }}</h1>
+<script>top.stolen = 1; parent.document.title = 'stolen'</script>
+<p><a href="javascript:top.stolen=1">Run</a>
+<a href="https://evil.example/link" target="_blank" ping="/evil">Lead away</a></p>
+<b/onclick="top.stolen=1"/style="background:u\\72l(https://evil.example/inline)">on style</b>
+<img src="x?evil" onerror="top.stolen=1">
+<img src="https://evil.example/1.png" srcset="https://evil.example/2.png 2x" alt="Map">
+<img src="data:image/png;base64,evil!" onerror="top.stolen=1">
+<picture><source srcset="https://evil.example/source.png"><img alt="Plan"></picture>
+<form action="/login?evil" method="post" target="_blank">
+<input name="a" autofocus onfocus="top.stolen=1"><button>Send</button></form>
+<iframe src="https://evil.example/frame"></iframe><iframe srcdoc="<script>top.stolen=1</script>"></iframe>
+<object data="https://evil.example/object"></object><embed src="/api/tickets?evil">
+<video src="https://evil.example/video" poster="/api/tickets?evil" autoplay></video>
+<svg width="20" height="20" onload="top.stolen=1"><script>top.stolen=1</script>
+<style>path{fill:url(//evil.example/a)}</style>
+<image href="https://evil.example/svg"/><path d="wrong"/>
+<a href="javascript:top.stolen=1"><text y="9">Svg</text></a></svg>
+<math><mi href="javascript:top.stolen=1" xlink:href="javascript:top.stolen=1">math</mi></math>
+<noscript><img src="https://evil.example/noscript"></noscript>
+<template shadowrootmode="open"><script>top.stolen=1</script></template>
+<details open ontoggle="top.stolen=1"><summary>More</summary>Less</details>
+<p title="</style><style>p { background: url(//evil.example/title) }">The end</p></body></html>"""
+
+
+async def previewed(person: Person, template: dict[str, Any], data: str = "{}") -> Any:
+    """Have a template shown as the page that it makes; the frame."""
+    await person.page.goto(f"/jobs/templates/{template['id']}")
+    await person.page.get_by_label("Data").fill(data)
+    await press(person, "Preview")
+    return person.page.frame_locator("iframe[title=Preview]")
+
+
+async def test_nothing_of_a_previewed_page_runs_leads_away_or_comes_from_elsewhere(
+    shop: ServiceProcess, enter: Enter
+) -> None:
     name = somebody()
-    template = await kept(shop, name, format="html", body=evil)
+    template = await kept(shop, name, format="html", body=EVIL)
     ada = await enter(name)
-    ada.allow("about:srcdoc", "ERR_BLOCKED_BY_RESPONSE.NotSameOrigin")  # what the browser refused to the frame
-    await ada.page.goto(f"/jobs/templates/{template['id']}")
-    await ada.page.get_by_label("Data").fill('{"show": "<b>Night</b>"}')
-    await press(ada, "Preview")
-    frame = ada.page.frame_locator("iframe[title=Preview]")
+    asked, said, opened = list[str](), list[str](), list[str]()
+    ada.context.on("request", lambda request: asked.append(request.url))
+    ada.context.on("console", lambda message: said.append(message.text))
+    ada.context.on("page", lambda page: opened.append(page.url))
+    frame = await previewed(ada, template, '{"show": "<b>Night</b>"}')
     await expect(frame.get_by_role("heading")).to_have_text("<b>Night</b>")
+    for text in ("Run", "Lead away", "on style", "The end"):
+        await frame.get_by_text(text, exact=True).click()
     await frame.get_by_role("heading").click()
-    await ada.sees("Its styles, its scripts and pictures from other addresses are left out here")
+    await frame.get_by_text("More").click()  # which closes it
+    await expect(frame.locator("body")).to_contain_text(re.compile("Send.*math", re.DOTALL))
+    await expect(frame.get_by_text("Lead away")).to_have_attribute("title", "https://evil.example/link")
+    await expect(frame.get_by_role("img", name="Map")).to_be_attached()
+    await expect(frame.locator("b")).to_have_css("background-image", "none")
+    await ada.sees(
+        "Left out here: 13 scripts, 3 parts of forms, 4 pages in the page, 1 film, sound or drawing, "
+        "5 pictures from elsewhere, 14 styles that load something, 2 jumps to other pages, "
+        "3 links that can be followed. The download has all of it."
+    )
     await ada.show("template-preview")
-    assert await ada.page.locator("iframe").get_attribute("sandbox") == ""
+    there = await ada.page.evaluate(
+        """() => {
+            const all = [...document.querySelector("iframe").contentDocument.querySelectorAll("*")];
+            const names = all.flatMap((each) => [...each.attributes].map(({ name }) => name));
+            const sources = all.filter((each) => each.src).map((each) => each.src.slice(0, 11));
+            return [[...new Set(all.map((each) => each.localName))], [...new Set(names)], sources];
+        }"""
+    )
+    assert set(there[0]) == {"html", "head", "body", "h1", "p", "a", "b", "img", "details", "summary"}
+    assert set(there[1]) == {"style", "title", "alt", "width", "height", "src"}
+    assert there[2] == ["data:image/"]  # the drawing
+    assert await ada.page.locator("iframe").get_attribute("sandbox") == "allow-same-origin"
     assert await ada.page.evaluate("[typeof stolen, document.title]") == ["undefined", "Template · Boxoffice"]
+    assert ada.page.url.endswith(f"/jobs/templates/{template['id']}")
+    assert [each for each in asked if "evil" in each or not each.startswith((shop.url, "data:image/", "blob:"))] == []
+    assert (said, opened) == ([], [])
     policy = (await ada.context.request.get("/jobs/templates")).headers["content-security-policy"]
     assert "script-src 'self'" in policy
     assert "unsafe" not in policy
     assert "frame-src" not in policy
     async with ada.page.expect_download() as download:
         await ada.page.get_by_role("link", name="Download the HTML").click()
-    assert "<style>" in (await (await download.value).path()).read_text()
+    assert (await (await download.value).path()).read_text() == EVIL.replace("{{ show }}", "&lt;b&gt;Night&lt;/b&gt;")
+
+
+async def test_a_previewed_page_looks_as_it_is_styled(shop: ServiceProcess, enter: Enter) -> None:
+    body = """<!doctype html><html lang="de"><head><style>
+        h1 { color: rgb(1, 2, 3); background: linear-gradient(red, blue) }
+        body.night > p { --it: rgb(4, 5, 6); color: var(--it) }
+        @media only screen { .seat b { font-size: 30px } } /* "quoted" on style= */
+    </style><style media="only print">h1 { color: red }</style></head>
+    <body class="night" style="background-color: rgb(7, 8, 9)"><h1>{{ show }}</h1><p>A style='x' on="y"</p>
+    <p class="seat" style="text-align: right"><b style="color: rgb(10, 11, 12)">Seat</b></p>
+    <img alt="Dot" src="data:image/gif;base64,R0lGODlhAQABAIAAAP///wAAACwAAAAAAQABAAACAkQBADs=" width="40">
+    <table bgcolor="#0d0e0f"><tr><td colspan="2">Row 1</table>{{ qr(show) }}</body></html>"""
+    name = somebody()
+    template = await kept(shop, name, format="html", body=body)
+    ada = await enter(name)
+    frame = await previewed(ada, template, '{"show": "Night"}')
+    heading = frame.get_by_role("heading", name="Night")
+    await expect(heading).to_have_css("color", "rgb(1, 2, 3)")
+    await expect(heading).to_have_css("background-image", re.compile("^linear-gradient"))
+    await expect(frame.get_by_text("A style='x' on=\"y\"")).to_have_css("color", "rgb(4, 5, 6)")
+    await expect(frame.locator("body")).to_have_css("background-color", "rgb(7, 8, 9)")
+    await expect(frame.get_by_text("Seat")).to_have_css("color", "rgb(10, 11, 12)")
+    await expect(frame.get_by_text("Seat")).to_have_css("font-size", "30px")
+    await expect(frame.locator(".seat")).to_have_css("text-align", "right")
+    await expect(frame.get_by_role("table")).to_have_css("background-color", "rgb(13, 14, 15)")
+    await expect(frame.locator("html[lang=de]")).to_have_count(1)
+    for picture in (frame.get_by_role("img", name="Dot"), frame.locator("img.segno")):
+        await expect(picture).to_have_js_property("complete", True)
+        assert await picture.evaluate("image => image.naturalWidth") > 0
+    await ada.show("template-preview-styled")
+    await expect(ada.page.get_by_text("Left out here")).to_have_count(0)
 
 
 async def test_the_line_of_a_template_that_is_wrong_is_shown(shop: ServiceProcess, enter: Enter) -> None:

@@ -5,6 +5,7 @@ import { Deed, Field, For, Sure, Told, Trouble, Waiting } from "./parts.js";
 import { ask, Problem, response } from "./ask.js";
 import { useData, useDeed } from "./data.js";
 import { Again, Conflict, dropDraft, useDraft, useFields } from "./draft.js";
+import { Page } from "./preview.js";
 import { go } from "./way.js";
 import { moment } from "./words.js";
 
@@ -135,9 +136,7 @@ function Preview({ form }) {
     ${problem?.told.line && html`<${Line} text=${form.body} line=${problem.told.line} lead=${() => lead(document.querySelector("textarea[name=body]"), problem.told.line)} />`}
     <${Told}>${made && "Made; nothing of it is kept."}<//>
     ${made &&
-    html`${made.page !== null &&
-      html`<iframe class="preview" title="Preview" sandbox="" srcdoc=${made.page}></iframe>
-        <p class="quiet">Its styles, its scripts and pictures from other addresses are left out here: your browser refuses them, and says so in its console. The download has them.</p>`}
+    html`${made.page !== null && html`<${Page} source=${made.page} />`}
       <p><a class="button" href=${made.url} download="preview.${made.format}">Download the ${made.format.toUpperCase()}</a></p>`}
   </section>`;
 }
