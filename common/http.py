@@ -15,6 +15,7 @@ from litestar._openapi.schema_generation.plugins.struct import StructSchemaPlugi
 from litestar.datastructures import ResponseHeader, State
 from litestar.di import Provide
 from litestar.enums import HttpMethod, OpenAPIMediaType, ScopeType
+from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, Schema, SecurityScheme
@@ -38,6 +39,7 @@ from common.problems import (
     keep_failure,
     problems,
     refuse_what_would_be_ignored,
+    tell_http_error,
     telling_failures,
 )
 from common.runtime import Service, running
@@ -303,6 +305,7 @@ def create_app(
         async with running([worker for service in services for worker in service.workers]):
             yield
 
+    nowhere = next((service.nowhere for service in services if service.nowhere), None)
     assets = create_static_files_router("/api/docs/assets", [SWAGGER], include_in_schema=False)
     documentation = Router(
         "/api/docs",
@@ -312,7 +315,7 @@ def create_app(
     )
     app = Litestar(
         route_handlers=[
-            *([] if any(service.at_home for service in services) else [root]),
+            *([] if nowhere else [root]),
             live,
             ready,
             metrics,
@@ -321,7 +324,7 @@ def create_app(
             *(route for service in services for route in service.routes),
         ],
         before_request=refuse_what_would_be_ignored,
-        exception_handlers=TELL,
+        exception_handlers={**TELL, NotFoundException: nowhere or tell_http_error},
         after_exception=[keep_failure],
         request_class=JsonRequest,
         plugins=[StructSchemas()],

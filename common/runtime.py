@@ -4,7 +4,7 @@ import asyncio
 import gc
 import re
 import resource
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -13,6 +13,8 @@ import asyncpg
 import msgspec
 import nats.errors
 import structlog
+from litestar import Request, Response
+from litestar.exceptions import NotFoundException
 from litestar.types import ControllerRouterHandler
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -47,12 +49,15 @@ class Worker(Protocol):
 
 
 class Service(msgspec.Struct, frozen=True):
-    """What a service brings into a process: its HTTP doors and its workers. `at_home`: `/` is a door of its own."""
+    """What a service brings into a process: its HTTP doors and its workers.
+
+    `nowhere`: how an address is answered that none of the process knows, by a service that has `/` too.
+    """
 
     name: str
     routes: Sequence[ControllerRouterHandler] = ()
     workers: Sequence[Worker] = ()
-    at_home: bool = False
+    nowhere: Callable[[Request[Any, Any, Any], NotFoundException], Response[Any]] | None = None
 
 
 class Platform(msgspec.Struct, frozen=True):

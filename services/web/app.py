@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from litestar import Router
 
@@ -15,5 +16,6 @@ from services.web.files import Files
 @asynccontextmanager
 async def create_service(_: Platform, __: Settings) -> AsyncIterator[Service]:
     """The web service: the page. What it shows, the page asks the other services for."""
-    doors = Router("/", route_handlers=[api.page, api.asset, api.clock], dependencies=given(files=Files.load()))
-    yield Service("web", [doors], at_home=True)
+    files = Files.load()
+    doors = Router("/", route_handlers=[api.page, api.asset, api.clock], dependencies=given(files=files))
+    yield Service("web", [doors], nowhere=partial(api.nowhere, files))

@@ -279,6 +279,19 @@ async def test_an_address_that_cannot_be_is_told(enter: Enter, address: str) -> 
     await ada.sees("Nothing is here")
 
 
+@pytest.mark.parametrize("address", ["/nope", "/tickets/", "/system/x"])
+async def test_where_nothing_is_the_page_says_so_and_leads_to_the_shop(enter: Enter, address: str) -> None:
+    ada = await enter("ada")
+    ada.allow("404")
+    answer = await ada.page.goto(address)
+    assert answer
+    assert answer.status == 404
+    await ada.sees("There is nothing at this address.")
+    await ada.show("nowhere")
+    await ada.page.get_by_role("link", name="To the shop").click()
+    await expect(ada.page.get_by_label("Search")).to_be_visible()
+
+
 async def test_an_operator_comes_from_a_ticket_to_its_history(shop: ServiceProcess, enter: Enter) -> None:
     ticket_id = await sell(shop, "With a history")
     olga = await enter("olga", "operator")

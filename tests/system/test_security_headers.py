@@ -1,8 +1,8 @@
 """What every answer of the system tells browsers, at every route that there is."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 
 import httpx
 import pytest
@@ -12,6 +12,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from common.headers import EVERYWHERE, HTTPS_ONLY, headers_for
+from common.problems import PROBLEM
 from common.runtime import Platform
 from services.cli.system import SERVICES, app_of, listen, server_of, url_of
 from services.web.files import Files
@@ -56,7 +57,14 @@ def of_nobody(path: str) -> str:
 
 @pytest.fixture
 async def shop(platform: Platform) -> AsyncIterator[Shop]:
-    """Behind https, as the settings say."""
+    """Every service."""
+    async with serving(platform, list(SERVICES)) as shop:
+        yield shop
+
+
+@asynccontextmanager
+async def serving(platform: Platform, names: Sequence[str]) -> AsyncIterator[Shop]:
+    """These services, behind https, as the settings say."""
     environment = {
         "BOXOFFICE_SIGNING_KEY": SIGNING_KEY,
         "BOXOFFICE_NATS_URL": platform.settings.nats_url,
@@ -66,10 +74,10 @@ async def shop(platform: Platform) -> AsyncIterator[Shop]:
         "BOXOFFICE_WEBHOOK_SECRET": "s" * 32,
         **unlimited(),
     }
-    async with app_of(list(SERVICES), environment) as app:
+    async with app_of(names, environment) as app:
         server = server_of(app)
         with closing(listen("127.0.0.1", 0)) as door:
-            serving = asyncio.create_task(server.serve(sockets=[door]))
+            task = asyncio.create_task(server.serve(sockets=[door]))
             async with httpx.AsyncClient(base_url=url_of(door), timeout=20) as http:
 
                 async def status() -> int:
@@ -78,7 +86,7 @@ async def shop(platform: Platform) -> AsyncIterator[Shop]:
                 await eventually(status, 200)
                 yield Shop(app, http)
             server.should_exit = True
-            await serving
+            await task
 
 
 def wrong_with(answer: httpx.Response) -> list[str]:
@@ -120,6 +128,30 @@ async def test_every_answer_of_every_route_has_the_headers_that_keep_browsers_in
                 found[method, path, answer.status_code] = wrong
     assert not found
     assert statuses >= {200, 204, 400, 401, 404, 405, 415}
+
+
+@pytest.mark.parametrize("names", [["web"], list(SERVICES)], ids=["the web service alone", "every service"])
+async def test_where_nothing_is_people_are_told_on_the_page_and_programs_by_a_problem(
+    platform: Platform, names: Sequence[str]
+) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+    async with serving(platform, names) as shop:
+        page = await shop.http.get("/", headers=browser)
+        assert page.status_code == 200
+        for path in ("/nope", "/tickets/", "/system/x", "/time/trace", "/%00", "/apis"):
+            told = await shop.http.get(path, headers=browser)
+            assert (told.status_code, told.text, wrong_with(told)) == (404, page.text, []), path
+            assert told.headers["content-security-policy"] == page.headers["content-security-policy"]
+            program = await shop.http.get(path)
+            assert (program.status_code, program.json()["title"], wrong_with(program)) == (404, "Not Found", []), path
+            assert told.headers["vary"] == program.headers["vary"] == "Accept, Accept-Encoding"
+            sent = await shop.http.post(path, headers=browser)
+            assert (sent.status_code, sent.headers["content-type"]) == (404, PROBLEM), path
+        for path in ("/api", "/api/nope", "/api/docs/assets/nope", "/assets/nope", "/clock/x", "/health", "/metrics/x"):
+            problem = await shop.http.get(path, headers=browser)
+            assert (problem.status_code, problem.headers["content-type"]) == (404, PROBLEM), path
+        head = await shop.http.head("/nope", headers=browser)
+        assert (head.status_code, head.text) == (404, "")
 
 
 async def test_what_somebody_may_see_is_kept_by_nobody(shop: Shop) -> None:

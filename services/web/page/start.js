@@ -147,7 +147,7 @@ function Frame() {
     <main id="main" tabindex="-1" ref=${main}>
       ${view
         ? html`<${View} key=${user} ...${view} />`
-        : html`<h1>Nothing is here</h1><p>There is no such view. <a href="/">To the shop</a></p>`}
+        : html`<h1>Nothing is here</h1><p>There is nothing at this address. <a href="/">To the shop</a></p>`}
     </main>
     <${News} />`;
 }
