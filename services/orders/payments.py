@@ -78,6 +78,9 @@ on conflict (id) do update set status = 'voided' where known.status <> 'captured
 """
 
 
+AGAIN = "The seats stay reserved until the time to pay is over: pay again, with another card."
+
+
 class FakeGateway:
     """A gateway for development and tests: `tok_ok` and `tok_slow` (3 s) pay, `tok_declined` does not.
 
@@ -97,7 +100,7 @@ class FakeGateway:
         wanted = "declined" if token == "tok_declined" else "authorised"  # noqa: S105 (no secret)
         status = await self._ask(AUTHORISE, payment_id, amount, currency, wanted)
         if status in ("declined", "voided"):
-            raise PaymentDeclined(f"The payment was {status}.")
+            raise PaymentDeclined(f"The payment was {status}. {AGAIN}")
 
     async def capture(self, payment_id: UUID) -> None:
         if not await self._ask(CAPTURE, payment_id):

@@ -1,5 +1,6 @@
 """What a buyer does: find a ticket, reserve it, pay it or lose it."""
 
+import asyncio
 import io
 import re
 
@@ -52,7 +53,7 @@ async def test_a_buyer_who_knows_nothing_buys_a_ticket(shop: ServiceProcess, ent
     await ada.show("order-reserved")
     ada.allow("402")
     await ada.page.get_by_role("button", name="declined").click()
-    await ada.sees("The payment was declined.")
+    await ada.sees("The payment was declined. The seats stay reserved until the time to pay is over: pay again")
     await ada.page.reload()
     await ada.page.get_by_role("button", name="Pay", exact=True).click()
     await ada.sees("2 seats are yours.")
@@ -65,6 +66,29 @@ async def test_a_buyer_who_knows_nothing_buys_a_ticket(shop: ServiceProcess, ent
     await ada.page.get_by_role("link", name="My orders").last.click()
     await ada.sees("Paid")
     await ada.show("orders")
+
+
+async def test_of_the_ways_to_pay_only_the_pressed_one_says_that_it_is_under_way(
+    shop: ServiceProcess, enter: Enter
+) -> None:
+    order_id = await hold(shop, await sell(shop, "Slowly"), "ada-slow", 1, 600)
+    ada = await enter("ada-slow")
+    going = asyncio.Event()
+
+    async def held(route: Route) -> None:
+        await going.wait()
+        await route.continue_()
+
+    await ada.page.route("**/payment", held)
+    await ada.page.goto(f"/orders/{order_id}")
+    ways = ada.page.get_by_role("region", name="Payment").get_by_role("button")
+    await ways.nth(1).click()
+    for place, (count, name) in enumerate([(0, "Pay"), (1, "Pay, slowly"), (0, "Pay with a card that is declined")]):
+        await expect(ways.nth(place)).to_have_text(name)
+        await expect(ways.nth(place)).to_be_disabled()
+        await expect(ways.nth(place).locator(".busy")).to_have_count(count)
+    going.set()
+    await ada.sees("1 seat is yours.")
 
 
 async def test_a_reservation_expires_on_screen_and_its_seat_is_free_for_somebody_else(

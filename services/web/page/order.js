@@ -39,7 +39,9 @@ function Mine({ id }) {
   const path = `/api/orders/${encodeURIComponent(id)}`;
   const { data: order, problem, again, set } = useData(path);
   const keys = useRef({}); // of each token's payment: what is sent again is the same payment
+  const [pressed, setPressed] = useState();
   const [pay, paying, notPaid] = useDeed(async (token) => {
+    setPressed(token);
     keys.current[token] ??= newKey();
     try {
       set(await ask(`${path}/payment`, { method: "POST", json: { token }, headers: { "Idempotency-Key": keys.current[token] } }));
@@ -67,7 +69,7 @@ function Mine({ id }) {
     </dl>
     ${open &&
     html`<${Countdown} order=${order} again=${again} />
-      <${Payment} pay=${pay} busy=${paying} problem=${notPaid ?? notCancelled} />
+      <${Payment} pay=${pay} pressed=${paying ? pressed : undefined} problem=${notPaid ?? notCancelled} />
       <p><${Deed} class="quiet" busy=${cancelling} onClick=${cancel}>Give the ${quantity === 1 ? "seat" : "seats"} back<//></p>`}
     <${Outcome} order=${order} />
     <${Trouble} problem=${problem} />`;
@@ -95,11 +97,13 @@ const TOKENS = [
 ];
 
 /** The fake gateway's tokens, as there is no other gateway yet. */
-function Payment({ pay, busy, problem }) {
+function Payment({ pay, pressed, problem }) {
   return html`<section aria-label="Payment">
     <p class="quiet">The payment gateway is a fake: no money moves.</p>
     <div class="choices">
-      ${TOKENS.map(([token, name, look]) => html`<${Deed} class=${look} busy=${busy} onClick=${() => pay(token)}>${name}<//>`)}
+      ${TOKENS.map(
+        ([token, name, look]) => html`<${Deed} class=${look} busy=${pressed === token} aria-disabled=${pressed && "true"} onClick=${() => pay(token)}>${name}<//>`,
+      )}
     </div>
     <${Trouble} problem=${problem} />
   </section>`;
