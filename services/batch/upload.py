@@ -210,7 +210,8 @@ class Rows(ABC, Generic[Row]):
             raise Invalid(self.nothing())
         if not self._readable and self._first_refused:
             first = self._first_refused
-            raise Invalid(f"None of the {self.number:,} rows can be read. Row {first.number}: {first.reason}")
+            none = "The one row cannot" if self.number == 1 else f"None of the {self.number:,} rows can"
+            raise Invalid(f"{none} be read. Row {first.number}: {first.reason}")
         return read
 
     @abstractmethod

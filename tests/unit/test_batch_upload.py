@@ -255,7 +255,7 @@ async def test_any_bytes_are_the_rows_and_the_faults_that_they_are_to_the_csv_mo
     for row, sent in zip(wanted, as_sent, strict=True):
         assert row is None or [row] == list(csv.reader([sent.decode()]))
     if not any(wanted):
-        with pytest.raises(Invalid, match="rows can be read" if wanted else "only a header"):
+        with pytest.raises(Invalid, match="be read" if wanted else "only a header"):
             await read(cut(content, cuts), CSV, Pair, limits)
         return
     operations, refused = await read(cut(content, cuts), CSV, Pair, limits)
@@ -604,6 +604,11 @@ BAD_FILES: dict[str, tuple[MediaType, str | bytes, str]] = {
         CSV,
         "title,price\nx;1\ny;2\n",
         "None of the 2 rows can be read. Row 1: Expected 2 cells as in the header, got 1",
+    ),
+    "a row that is the only one and cannot be read": (
+        CSV,
+        "title,price\nx;1\n",
+        "The one row cannot be read. Row 1: Expected 2 cells as in the header, got 1",
     ),
     "CSV for NDJSON": (NDJSON, "title,price\nx,1\n", "None of the 2 rows can be read. Row 1: Not a JSON object"),
     "a JSON list": (

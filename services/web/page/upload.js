@@ -8,7 +8,7 @@ import { useData, useDeed } from "./data.js";
 import { chosen, sent } from "./files.js";
 import { useStore } from "./store.js";
 import { go, place, setParameter } from "./way.js";
-import { percent, size } from "./words.js";
+import { jobOf, percent, size } from "./words.js";
 
 const MOST_MENDED = 300_000; // bytes of a file whose text is mended here
 const MENDABLE = [400, 413, 422]; // how the server answers to a file that is at fault
@@ -30,10 +30,10 @@ function Kinds() {
       ${" "}<a href="#columns">Its columns, and a sample</a></p>
     <div class="form">
       <${Field} label="What is to be done?" value=${kind.name} hint=${kind.about} onChange=${(event) => setParameter("kind", event.target.value)}>
-        ${kinds.map(({ name }) => html`<option value=${name} selected=${name === kind.name}>${name}</option>`)}
+        ${kinds.map(({ name }) => html`<option value=${name} selected=${name === kind.name}>${jobOf(name)}</option>`)}
       <//>
     </div>
-    ${kind.paused && html`<p class="notice">${kind.name} is paused: what you send waits until an operator resumes it.</p>`}
+    ${kind.paused && html`<p class="notice">“${jobOf(kind.name)}” is paused: what you send waits until an operator resumes it.</p>`}
     <${Send} kind=${kind} />
     <${Columns} key=${kind.name} kind=${kind} />`;
 }
@@ -50,7 +50,7 @@ function Columns({ kind }) {
       ${columns.map(
         ({ name, required, about, example }) => html`<div>
           <dt><code>${name}</code> ${required ? html`<strong>required</strong>` : html`<span class="quiet">optional</span>`}</dt>
-          <dd>${about}, such as <code>${example}</code></dd>
+          <dd>${about}${!about.endsWith(`such as ${example}`) && html`, such as <code>${example}</code>`}</dd>
         </div>`,
       )}
     </dl>
