@@ -186,8 +186,10 @@ async def test_five_thousand_rows_twenty_of_them_wrong(shop: ServiceProcess, ent
     await sam.sees("17 rows went wrong")
     await sam.sees("Done, with errors.")
     assert await counts(page) == {"Done": ROWS - 17, "Failed": 2, "Refused": 15, "Waiting": 0}
+    await expect(page.get_by_role("heading", name="Change tickets")).to_be_visible()
     await page.get_by_role("link", name="Jobs").last.click()
     await expect(page.locator(".jobs li")).to_have_count(1)
+    await sam.sees("Change tickets")
     await sam.sees("17 went wrong")
     await sam.show("jobs")
     await page.go_back()
@@ -254,7 +256,7 @@ async def test_what_is_wrong_is_seen_while_it_runs_and_it_is_cancelled(
     await pause(shop, "records.insert")
     try:
         await page.goto("/sell/upload?kind=records.insert&priority=high")
-        await sam.sees("records.insert is paused")
+        await sam.sees("“Keep records” is paused")
         wrong = "".join(f",{number}\n" for number in range(60))
         await choose(page, records(40, "cancelled") + wrong, tmp_path / "cancelled.csv")
         await page.get_by_role("button", name="Send it").click()
@@ -353,6 +355,8 @@ async def test_a_sample_is_taken_as_it_is(enter: Enter, tmp_path: Path) -> None:
     price = page.locator(".columns > div").filter(has_text=re.compile("^price"))
     await expect(price).to_contain_text("in minor units of the currency: 2500 is 25.00 EUR.")
     await expect(price).to_contain_text("A whole number from 1 to 100,000,000, such as 2500")
+    currency = page.locator(".columns > div").filter(has_text=re.compile("^currency"))
+    await expect(currency).to_have_text(re.compile("A code of ISO 4217 that people pay with, such as EUR$"))
     async with page.expect_download() as download:
         await page.get_by_role("link", name="Download a sample").click()
     sample = await download.value

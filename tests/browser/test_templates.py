@@ -21,10 +21,15 @@ def somebody() -> str:
     return f"writer-{uuid4().hex[:8]}"
 
 
+def client(shop: ServiceProcess, who: str) -> httpx.AsyncClient:
+    """What asks as somebody, without the page."""
+    return httpx.AsyncClient(base_url=shop.url, headers={"Authorization": f"Bearer dev:{who}:buyer"}, timeout=20)
+
+
 async def kept(shop: ServiceProcess, who: str, **content: str) -> dict[str, Any]:
     """Keep a template, without the page; the template."""
     what = {"name": "E-ticket", "format": "pdf", "body": BODY, **content}
-    async with httpx.AsyncClient(base_url=shop.url, headers={"Authorization": f"Bearer dev:{who}:buyer"}) as http:
+    async with client(shop, who) as http:
         made = await http.post("/api/templates", json=what)
     assert made.status_code == 201, made.text
     template: dict[str, Any] = made.json()
@@ -33,7 +38,7 @@ async def kept(shop: ServiceProcess, who: str, **content: str) -> dict[str, Any]
 
 async def template_of(shop: ServiceProcess, who: str, template_id: str) -> dict[str, Any]:
     """A template as the server has it."""
-    async with httpx.AsyncClient(base_url=shop.url, headers={"Authorization": f"Bearer dev:{who}:buyer"}) as http:
+    async with client(shop, who) as http:
         template: dict[str, Any] = (await http.get(f"/api/templates/{template_id}")).json()
     return template
 
@@ -294,10 +299,11 @@ async def test_an_operator_pauses_a_kind_and_others_see_it(shop: ServiceProcess,
     olga, ada = await enter("olga", "operator"), await enter("ada")
 
     def row(person: Person) -> Any:
-        return person.page.get_by_role("listitem").filter(has=person.page.get_by_role("heading", name=kind, exact=True))
+        return person.page.get_by_role("listitem").filter(has=person.page.get_by_text(kind, exact=True))
 
     await olga.page.goto("/jobs/kinds")
     await expect(row(olga)).to_contain_text("Runs")
+    await expect(row(olga).get_by_role("heading")).to_have_text("Keep records")
     await olga.show("kinds-operator")
     try:
         await press(olga, f"Pause {kind}")

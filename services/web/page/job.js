@@ -8,7 +8,7 @@ import { useData, useDeed, useWatch } from "./data.js";
 import { chosen, sent } from "./files.js";
 import { useStore } from "./store.js";
 import { go, place } from "./way.js";
-import { exactly, number, percent, plural, span } from "./words.js";
+import { exactly, jobOf, number, percent, plural, span } from "./words.js";
 
 const WINDOW = 15_000; // ms of what was seen, for the rate
 const SHOWN = 50; // rows on a page
@@ -48,7 +48,7 @@ function Mine({ id }) {
   const speed = useSpeed(job);
   if (!job) return html`<h1>Job</h1>${problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`}`;
   const { kind, priority, counts } = job;
-  return html`<h1>${kind}</h1>
+  return html`<h1>${jobOf(kind)}</h1>
     <dl class="facts">
       <div><dt>Status</dt><dd class="status">${statusOf(job)}</dd></div>
       <div><dt>Priority</dt><dd>${priority}</dd></div>

@@ -7,7 +7,7 @@ import { usePages, useWatch } from "./data.js";
 import { isOver, Progress, statusOf } from "./job.js";
 import { useStore } from "./store.js";
 import { place, setParameter } from "./way.js";
-import { moment, number, percent, plural } from "./words.js";
+import { jobOf, moment, number, percent, plural } from "./words.js";
 
 const STATUSES = [
   ["", "All"],
@@ -62,9 +62,9 @@ function merged(items, seen) {
 function Row({ job }) {
   const { refused, failed, operations } = job.counts;
   return html`<a href="/jobs/${job.id}">
-    <strong>${job.kind}</strong>
+    <strong>${jobOf(job.kind)}</strong>
     <span>${statusOf(job)}, ${percent(job.progress)} of ${plural(operations, "operation")}</span>
-    <${Progress} job=${job} label="Progress of ${job.kind}" />
+    <${Progress} job=${job} label="Progress of ${jobOf(job.kind)}" />
     ${refused + failed > 0 && html`<span class="wrong">${number(refused + failed)} went wrong</span>`}
     <small>${moment(job.created_at)}, priority ${job.priority}</small>
   </a>`;

@@ -7,6 +7,7 @@ import { columnsOf } from "./csv.js";
 import { useData, useDeed } from "./data.js";
 import { may, me } from "./session.js";
 import { useStore } from "./store.js";
+import { jobOf } from "./words.js";
 
 const PATH = "/api/batch-kinds";
 
@@ -41,8 +42,8 @@ function Kind({ kind, operator, change }) {
     change(await ask(`${PATH}/${encodeURIComponent(name)}/${verb.toLowerCase()}`, { method: "POST" })),
   );
   return html`<li class="kind">
-    <h2>${name}</h2>
-    <p>${about}</p>
+    <h2>${jobOf(name)}</h2>
+    <p><code>${name}</code>: ${about}</p>
     <${Told}><span class="runs ${paused ? "paused" : ""}">${paused ? "Paused" : "Runs"}</span><//>
     <${Columns} kind=${kind} />
     ${operator && html`<${Deed} class="quiet" busy=${busy} aria-label="${verb} ${name}" onClick=${() => run()}>${verb}<//>`}

@@ -93,6 +93,17 @@ export function span(milliseconds) {
   return `${value < 10 && unit !== "ms" ? value.toFixed(1).replace(/\.0$/, "") : Math.round(value)} ${unit}`;
 }
 
+const JOBS = {
+  "tickets.create": "Put tickets on sale",
+  "tickets.update": "Change tickets",
+  "orders.cancel": "Cancel orders",
+  "documents.render": "Make documents",
+  "records.insert": "Keep records",
+};
+
+/** What a kind of job does; of one that was installed beside ours, its name. */
+export const jobOf = (kind) => JOBS[kind] ?? kind;
+
 export const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 
 /** So many a second; null: nobody knows. */
