@@ -58,7 +58,9 @@ export default function Shop() {
   const who = useStore(me);
   const [words, type] = useTyped("q");
   const pages = useTickets(withQuery("/api/tickets", { q }));
-  const tickets = pages.items;
+  const found = useRef(); // what was found before stays until the answer is there, and so does whoever is at one of them
+  found.current = pages.items ?? found.current;
+  const tickets = found.current;
   return html`<h1>Tickets</h1>
     <search>
       <label for="search">Search</label>
@@ -66,12 +68,12 @@ export default function Shop() {
     </search>
     <${Trouble} problem=${pages.problem} again=${pages.again} />
     ${!tickets && !pages.problem && html`<${Waiting} />`}
-    ${tickets?.length === 0 &&
+    ${pages.items?.length === 0 &&
     (q
       ? html`<${Nothing} title="Nothing has “${q}” in its title"><p>Try fewer letters.</p><//>`
       : html`<${Nothing} title="Nothing is on sale yet">
           <p>${may(who, "seller") ? html`<a href="/sell/new">Put a ticket on sale</a>` : "It appears here as soon as somebody sells a ticket."}</p>
         <//>`)}
-    <ul class="tickets">${tickets?.map((ticket) => html`<${Ticket} key=${ticket.id} ticket=${ticket} />`)}</ul>
+    <ul class="tickets" aria-busy=${pages.items ? "false" : "true"}>${tickets?.map((ticket) => html`<${Ticket} key=${ticket.id} ticket=${ticket} />`)}</ul>
     <${More} pages=${pages} />`;
 }
