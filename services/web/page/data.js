@@ -41,51 +41,6 @@ export function useData(path) {
   return { ...(state.path === path ? state : {}), again, set };
 }
 
-/**
- * The answer to a question that is asked again and again: `{ data, problem, again }`. What was there stays while the
- * server is away; a tab that nobody sees asks nothing, and asks at once when it is seen again.
- *
- * @param {string | null} path Nothing is asked while it is null.
- */
-export function usePolled(path, every = 2_000) {
-  const [state, setState] = useState({ path });
-  const now = useRef(() => {});
-  useEffect(() => {
-    if (!path) return;
-    let timer, asked;
-    const stop = () => {
-      clearTimeout(timer);
-      asked?.abort();
-    };
-    const look = async () => {
-      stop();
-      if (document.visibilityState === "hidden") return;
-      const mine = (asked = new AbortController());
-      let pause = every;
-      try {
-        const data = await ask(path, { signal: mine.signal });
-        if (!mine.signal.aborted) setState({ path, data });
-      } catch (error) {
-        if (mine.signal.aborted) return;
-        const problem = error instanceof Problem ? error : new Problem(0, { detail: String(error) });
-        setState((before) => ({ path, problem, data: before.path === path ? before.data : undefined }));
-        if (problem.status === 401 || problem.status === 403) return;
-        if (problem.status === 429) pause = Math.max(every, 10_000);
-      }
-      if (!mine.signal.aborted) timer = setTimeout(look, pause);
-    };
-    now.current = look;
-    document.addEventListener("visibilitychange", look);
-    look();
-    return () => {
-      document.removeEventListener("visibilitychange", look);
-      stop();
-    };
-  }, [path, every]);
-  const again = useCallback(() => now.current(), []);
-  return { ...(state.path === path ? state : {}), again };
-}
-
 /** A list that comes in pages: `{ items, problem, more, busy, again, change }`; `more` is null at its end. */
 export function usePages(path) {
   const first = useData(path);
@@ -115,14 +70,17 @@ export function usePages(path) {
   };
 }
 
+const never = () => false;
+
 /**
- * The answer to a question that is asked again until it `isOver`, while somebody looks: `{ data, problem, again, set }`.
- * A server that is away is asked until it is back; what was there stays.
+ * The answer to a question that is asked again and again, until it `isOver`: `{ data, problem, again, set }`. A server
+ * that is away is asked until it is back; what was there stays. A tab that nobody sees asks nothing, and asks at once when
+ * it is seen again.
  *
  * @param {string | null} path Nothing is asked while it is null.
- * @param {(data: any) => boolean} isOver
+ * @param {{ every?: number, isOver?: (data: any) => boolean }} [how] `every`: ms.
  */
-export function useWatch(path, isOver, every = 1_000) {
+export function useWatch(path, { every = 1_000, isOver = never } = {}) {
   const [state, setState] = useState({ path });
   const watch = useRef({});
   useEffect(() => {

@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Deed, For, More, Nothing, Sure, Told, Trouble, Waiting } from "./parts.js";
 import { ask, Problem, withQuery } from "./ask.js";
-import { useData, useDeed, usePages, usePolled } from "./data.js";
+import { useData, useDeed, usePages, useWatch } from "./data.js";
 import { useStore } from "./store.js";
 import { place, setParameter } from "./way.js";
 import { exactly, moment, number, plural } from "./words.js";
@@ -51,7 +51,7 @@ function Choice({ state }) {
 }
 
 function Groups({ listener, state, moved }) {
-  const { data: groups, problem, again } = usePolled(withQuery(`${DOOR}/groups`, { listener, state: asState(state), limit: 1000 }), 5_000);
+  const { data: groups, problem, again } = useWatch(withQuery(`${DOOR}/groups`, { listener, state: asState(state), limit: 1000 }), { every: 5_000 });
   const shown = (group) => withQuery(HERE, { listener: group.listener, error: group.error.slice(0, LONGEST) || " ", state: state === "open" ? "" : state });
   return html`<${Choice} state=${state} />
     <${Heading} moved=${moved}>${listener ? `Given up on by ${listener}` : "By listener and error"}<//>

@@ -136,7 +136,7 @@ export function Flow({ system, rates }) {
   const flowing = bands.filter((band) => band.rate > 0).map((band) => `${band.stream.name} ${rate(band.rate)}`);
   return html`<section class="flow">
     <h2 id=${title}>How events flow</h2>
-    <p class="quiet">A service publishes to a stream; listeners hear it, each on its own. Rates are of the last two seconds.</p>
+    <p class="quiet">A service publishes to a stream; listeners hear it, each on its own. Rates are of the last seconds.</p>
     <div ref=${element}>
       ${drawn &&
       html`<svg width=${width} height=${height + 2} viewBox="0 -1 ${width} ${height + 2}" role="img"

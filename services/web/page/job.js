@@ -44,7 +44,7 @@ export default function Job({ id }) {
 
 function Mine({ id }) {
   const path = `/api/batches/${encodeURIComponent(id)}`;
-  const { data: job, problem, again, set } = useWatch(path, isOver);
+  const { data: job, problem, again, set } = useWatch(path, { isOver });
   const speed = useSpeed(job);
   if (!job) return html`<h1>Job</h1>${problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`}`;
   const { kind, priority, counts } = job;

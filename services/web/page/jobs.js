@@ -34,7 +34,7 @@ function Mine() {
   const status = STATUSES.some(([each]) => each === asked) ? asked : "";
   const path = withQuery("/api/batches", { status });
   const pages = usePages(path);
-  const watched = useWatch(path, (page) => page.items.every(isOver), LOOK);
+  const watched = useWatch(path, { every: LOOK, isOver: (page) => page.items.every(isOver) });
   const items = merged(pages.items, watched.data?.items);
   return html`<div class="form"><${Field} label="Show" value=${status} onChange=${(event) => setParameter("status", event.target.value)}>
       ${STATUSES.map(([value, name]) => html`<option value=${value} selected=${value === status}>${name}</option>`)}

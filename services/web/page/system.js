@@ -3,7 +3,7 @@
 import { html, useEffect, useRef, useState } from "./html.js";
 import { For, Trouble, Waiting } from "./parts.js";
 import { Chart } from "./charts.js";
-import { usePolled } from "./data.js";
+import { useWatch } from "./data.js";
 import { Flow } from "./flow.js";
 import { Table } from "./table.js";
 import { exactly, number, plural, rate, size, span } from "./words.js";
@@ -49,7 +49,7 @@ function useSamples(system) {
 }
 
 function Running() {
-  const { data, problem, again } = usePolled("/api/system");
+  const { data, problem, again } = useWatch("/api/system", { every: 2_000 });
   const { system, rates, samples } = useSamples(data);
   if (!system) return problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`;
   const until = samples.at(-1).at;
