@@ -9,8 +9,9 @@ export function columnsOf({ fields }) {
   return Object.entries(operation.properties ?? {}).map(([name, schema]) => {
     const plain = of(of(schema).anyOf?.find((each) => each.type !== "null") ?? schema);
     const required = operation.required?.includes(name) ?? false;
+    const told = plain.description?.replace(/\d{5,}/g, number);
     const isNumber = plain.type === "integer" || plain.type === "number"; // whose limits are told as well
-    const about = [plain.description, (isNumber || !plain.description) && kindOf(plain)].filter(Boolean).join(". ");
+    const about = [told, (!told || (isNumber && !told.includes("number"))) && kindOf(plain)].filter(Boolean).join(". ");
     return { name, required, about, example: exampleOf(name, plain, of(schema).default) };
   });
 }
