@@ -220,11 +220,12 @@ async def standing(pool: Reader, user_id: str) -> Standing:
 
 
 async def inbox(pool: asyncpg.Pool, user_id: str, *, limit: int, before: int | None) -> InboxPage:
-    """A page of a user's inbox."""
-    now = await standing(pool, user_id)
-    rows = await pool.fetch(PAGE, user_id, before, limit + 1)
+    """A page of a user's inbox, and how many of all are unread at the same moment: who listens adds what comes after."""
+    async with pool.acquire() as reader, reader.transaction(isolation="repeatable_read", readonly=True):
+        now = await standing(reader, user_id)
+        rows = await reader.fetch(PAGE, user_id, before, limit + 1)
+        unread = await reader.fetchval(UNREAD, user_id, now.read_to)
     items = [item_of_row(row, now) for row in rows[:limit]]
-    unread = await pool.fetchval(UNREAD, user_id, now.read_to)
     return InboxPage(items, unread, str(items[-1].notification.cursor) if len(rows) > limit else None)
 
 

@@ -71,6 +71,20 @@ async def office(platform: Platform) -> AsyncIterator[Office]:
             yield office
 
 
+async def test_an_inbox_counts_what_is_unread_at_the_moment_of_its_newest(office: Office) -> None:
+    async def raise_many() -> None:
+        for _ in range(200):
+            await office.raised()
+
+    raising, seen = asyncio.create_task(raise_many()), set[tuple[int, int]]()
+    while not raising.done():
+        page = await read_model.inbox(office.pool, "ada", limit=1_000, before=None)
+        seen.add((len(page.items), page.unread))
+    await raising
+    assert len(seen) > 1
+    assert [each for each in seen if each[0] != each[1]] == []
+
+
 @pytest.mark.parametrize("connects", [1, 4])
 async def test_what_nobody_acknowledges_is_attempted_ten_times_however_often_they_connect_and_rests_undelivered(
     office: Office, connects: int
