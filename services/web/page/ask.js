@@ -14,6 +14,16 @@ export class Problem extends Error {
   }
 }
 
+/** Whether the server may be back soon. */
+export const isAway = ({ status }) => !status || status === 429 || status >= 500;
+
+const PAUSES = [1_000, 2_000, 5_000, 10_000]; // ms
+
+/** How many ms to wait before something is asked once more: the longer, the more `tries` there were. */
+export const pauseAfter = (tries) => PAUSES[Math.min(tries, PAUSES.length - 1)];
+
+export const pause = (tries) => new Promise((resolve) => setTimeout(resolve, pauseAfter(tries)));
+
 const AWAY = "The server does not answer. It is asked again as soon as it is back.";
 const IN_DOUBT = "The server does not answer. Whether it was done is not known: look, before you try it again.";
 const WITHIN = 15_000; // ms

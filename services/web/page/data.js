@@ -1,10 +1,9 @@
 // What a view shows, asked for when it is opened, and again when the server was away.
 
 import { useCallback, useEffect, useRef, useState } from "./html.js";
-import { ask, Problem } from "./ask.js";
+import { ask, isAway, pause, pauseAfter, Problem } from "./ask.js";
 import { tell } from "./live.js";
 
-const PAUSES = [1_000, 2_000, 5_000, 10_000]; // ms
 const OFTEN = 10; // looks at the beginning, twice as often: what is short is seen to move too
 
 /**
@@ -12,16 +11,19 @@ const OFTEN = 10; // looks at the beginning, twice as often: what is short is se
  * stays while it is asked `again`; a server that is away is asked until it is back.
  *
  * @param {string | null} path Nothing is asked while it is null.
+ * @param {typeof ask} [load] What asks.
  */
-export function useData(path) {
+export function useData(path, load = ask) {
   const [state, setState] = useState({ path });
   const asked = useRef();
+  const latest = useRef();
+  latest.current = load;
   const again = useCallback(async () => {
     asked.current?.abort();
     const mine = (asked.current = new AbortController());
     for (let tries = 0; path && !mine.signal.aborted; tries++) {
       try {
-        const data = await ask(path, { signal: mine.signal });
+        const data = await latest.current(path, { signal: mine.signal });
         if (!mine.signal.aborted) setState({ path, data });
         return;
       } catch (error) {
@@ -30,7 +32,7 @@ export function useData(path) {
         setState((before) => ({ path, problem, data: before.path === path ? before.data : undefined }));
         if (problem.status && problem.status !== 503) return;
       }
-      await new Promise((resolve) => setTimeout(resolve, PAUSES[Math.min(tries, PAUSES.length - 1)]));
+      await pause(tries);
     }
   }, [path]);
   useEffect(() => {
@@ -41,33 +43,33 @@ export function useData(path) {
   return { ...(state.path === path ? state : {}), again, set };
 }
 
-/** A list that comes in pages: `{ items, problem, more, busy, again, change }`; `more` is null at its end. */
+const PAGE = 20; // items that come at a time
+const MOST = 100; // items of one answer
+
+/**
+ * A list that comes in pages: `{ items, problem, more, busy, again }`; `more` is null at its end. As many pages as were
+ * wanted are there when it is asked `again`, and for whoever comes back to this place in the browser's history.
+ */
 export function usePages(path) {
-  const first = useData(path);
-  const [rest, setRest] = useState({ items: [] });
-  const [busy, setBusy] = useState(false);
-  const [problem, setProblem] = useState(null);
-  useEffect(() => setRest({ items: [] }), [first.data]);
-  const cursor = rest.cursor !== undefined ? rest.cursor : first.data?.next_cursor;
-  const more = async () => {
-    setBusy(true);
-    setProblem(null);
-    try {
-      const next = await ask(`${path}${path.includes("?") ? "&" : "?"}cursor=${encodeURIComponent(cursor)}`);
-      setRest(({ items }) => ({ items: [...items, ...next.items], cursor: next.next_cursor }));
-    } catch (error) {
-      setProblem(error);
-    } finally {
-      setBusy(false);
+  const wanted = useRef({ path, pages: history.state?.pages ?? 1 });
+  if (wanted.current.path !== path) wanted.current = { path, pages: 1 };
+  const load = async (_, how) => {
+    const items = [];
+    for (let cursor = ""; ; ) {
+      const limit = Math.min(MOST, wanted.current.pages * PAGE - items.length);
+      const page = await ask(`${path}${path.includes("?") ? "&" : "?"}${new URLSearchParams({ limit, ...(cursor && { cursor }) })}`, how);
+      items.push(...page.items);
+      cursor = page.next_cursor;
+      if (!cursor || items.length >= wanted.current.pages * PAGE) return { items, isAll: !cursor };
     }
   };
-  return {
-    items: first.data && [...first.data.items, ...rest.items],
-    problem: first.problem ?? problem,
-    more: cursor ? more : null,
-    busy,
-    again: first.again,
-  };
+  const { data, problem, again } = useData(path, load);
+  const [more, busy] = useDeed(async () => {
+    wanted.current.pages += 1;
+    history.replaceState({ ...history.state, pages: wanted.current.pages }, "");
+    await again();
+  });
+  return { items: data?.items, problem, more: data && !data.isAll ? more : null, busy, again };
 }
 
 const never = () => false;
@@ -109,10 +111,10 @@ export function useWatch(path, { every = 1_000, isOver = never } = {}) {
       } catch (error) {
         if (mine.signal.aborted) return;
         const problem = error instanceof Problem ? error : new Problem(0, { detail: String(error) });
-        const passes = !problem.status || problem.status === 429 || problem.status >= 500;
+        const passes = isAway(problem);
         setState((before) => ({ path, problem, data: before.path === path ? before.data : undefined }));
         tell(key, passes);
-        if (passes) timer = setTimeout(look, PAUSES[Math.min(lost++, PAUSES.length - 1)]);
+        if (passes) timer = setTimeout(look, pauseAfter(lost++));
       }
     };
     const set = (data) => {

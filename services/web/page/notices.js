@@ -1,7 +1,8 @@
 // Notices: what the server tells whoever is logged in here, over one connection for each tab.
 
 import { useEffect, useRef } from "./html.js";
-import { ask } from "./ask.js";
+import { ask, isAway, pause } from "./ask.js";
+import { tell as tellLost } from "./live.js";
 import { me, whoIsIt } from "./session.js";
 import { store } from "./store.js";
 
@@ -23,7 +24,6 @@ export const news = store([]);
 export const isRead = ({ id, cursor }, { ids, to } = read.value) => ids.has(id) || cursor <= to;
 
 const CLIENT = "/api/notifications/client.js";
-const PAUSES = [1_000, 2_000, 5_000, 10_000]; // ms
 const REFUSED = 30_000; // ms until a server that refuses is asked again
 const KEPT = 500; // of what was heard
 const COUNT_AFTER = 50; // notices by which the count was changed here
@@ -126,7 +126,7 @@ async function until(signal, deed) {
       if (signal.aborted) return undefined;
       line.value = { state: "waiting", reason: error.message, was: true };
     }
-    await new Promise((resolve) => setTimeout(resolve, PAUSES[Math.min(tries, PAUSES.length - 1)]));
+    await pause(tries);
   }
   return undefined;
 }
@@ -161,6 +161,27 @@ function turn(state) {
   line.value = { ...state, was: was || state.state === "open" };
   if (state.state === "ended") startAgain();
   else look();
+  if (state.state === "waiting") untilBack();
+}
+
+let looking = false;
+
+/** Tell that the server is away, if it is; and as soon as it is back, the module, which may wait much longer by then. */
+async function untilBack() {
+  if (looking) return;
+  looking = true;
+  for (let tries = 0; line.value.state === "waiting"; tries++) {
+    try {
+      await ask("/clock");
+      if (tries) dispatchEvent(new Event("online"));
+      break;
+    } catch (error) {
+      tellLost(untilBack, isAway(error));
+      await pause(Math.min(tries, 1));
+    }
+  }
+  tellLost(untilBack, false);
+  looking = false;
 }
 
 /** After the end: is it still the same person, and does the server take them by now? */

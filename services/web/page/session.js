@@ -1,6 +1,7 @@
 // Who is logged in on this page, and how people get in.
 
-import { ask, beforeDeeds, cookie, Problem, whenLoggedOut } from "./ask.js";
+import { ask, beforeDeeds, cookie, isAway, pause, Problem, whenLoggedOut } from "./ask.js";
+import { tell } from "./live.js";
 import { forgetAll } from "./kept.js";
 import { store } from "./store.js";
 
@@ -28,6 +29,23 @@ export async function whoIsIt() {
   login = cookie("csrf");
   if (before && now && before.user_id !== now.user_id) switches.value += 1;
   me.value = now;
+}
+
+/** Ask that until it is known: nobody is taken for logged out because the server is away. */
+export async function learnWho() {
+  for (let tries = 0; ; tries++) {
+    try {
+      await whoIsIt();
+    } catch (error) {
+      if (isAway(error)) {
+        tell(learnWho, true);
+        await pause(tries);
+        continue;
+      }
+      me.value = null;
+    }
+    return tell(learnWho, false);
+  }
 }
 
 /** Notice who logs in or out in another tab. */

@@ -10,16 +10,15 @@ import { useStore } from "./store.js";
 import { place, useTyped } from "./way.js";
 import { moment, money, number } from "./words.js";
 
-const MOST_SHOWN = 100; // tickets of which one connection tells
-
+const MOST_NAMED = 100; // tickets that a connection may be asked for; of more it tells what becomes of any
 const NONE_SHOWN = 1_000; // ms that what is heard is collected, before a list with nothing in it is asked for again
 
 /** Tickets that come in pages, as they change. */
 export function useTickets(address) {
   const [news, setNews] = useState({}); // by id; what was heard since it was asked
   const pages = usePages(address);
-  const shown = pages.items?.slice(-MOST_SHOWN).map(({ id }) => id) ?? [];
-  const path = useMemo(() => pages.items && withQuery("/api/tickets/stream", { id: shown }), [!pages.items, shown.join()]);
+  const shown = pages.items?.map(({ id }) => id) ?? [];
+  const path = useMemo(() => pages.items && withQuery("/api/tickets/stream", { id: shown.length > MOST_NAMED ? [] : shown }), [!pages.items, shown.join()]);
   const timer = useRef();
   const again = useRef();
   again.current = pages.again;
@@ -29,7 +28,10 @@ export function useTickets(address) {
   };
   useEffect(() => () => clearTimeout(timer.current), []);
   useEvents(path ?? null, {
-    ticket: (ticket) => (shown.length ? setNews((before) => ({ ...before, [ticket.id]: ticket })) : (timer.current ??= setTimeout(look, NONE_SHOWN))),
+    ticket: (ticket) => {
+      if (shown.includes(ticket.id)) setNews((before) => ({ ...before, [ticket.id]: ticket }));
+      if (!shown.length) timer.current ??= setTimeout(look, NONE_SHOWN);
+    },
   });
   return { ...pages, items: pages.items?.map((ticket) => (news[ticket.id]?.version >= ticket.version ? news[ticket.id] : ticket)) };
 }

@@ -7,10 +7,10 @@ import { Bell, News } from "./bell.js";
 import { keepTime } from "./clock.js";
 import { connected } from "./live.js";
 import { followLogin, quietly } from "./notices.js";
-import { followOtherTabs, logOut, may, me, switches, whoIsIt } from "./session.js";
+import { followOtherTabs, learnWho, logOut, may, me, switches } from "./session.js";
 import { useDeed } from "./data.js";
 import { useStore } from "./store.js";
-import { followLinks, place } from "./way.js";
+import { followLinks, place, scrollToPlace } from "./way.js";
 
 /** Each view by its address: `[pattern, title, module]`. The server knows the same addresses (`services/web/api.py`). */
 const VIEWS = [
@@ -124,11 +124,11 @@ function Frame() {
   useEffect(() => setIsAnother(user > 0), [user]);
   useEffect(() => setIsAnother(false), [url.pathname]);
   useEffect(() => {
+    scrollToPlace();
     if (first.current) {
       first.current = false; // who opened the page is at its beginning
       return;
     }
-    scrollTo(0, 0);
     main.current.focus({ preventScroll: true });
   }, [url.pathname]);
   return html`<a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>Skip to content</a>
@@ -160,4 +160,4 @@ followLogin();
 followOtherTabs();
 addEventListener("load", () => setTimeout(() => VIEWS.forEach(([, , load]) => load().catch(() => {})), AGAIN)); // before they are needed
 render(html`<${Frame} />`, document.getElementById("page"));
-whoIsIt().catch(() => setTimeout(() => whoIsIt().catch(() => (me.value = null)), 2_000));
+learnWho();

@@ -11,12 +11,38 @@ export const place = store(new URL(location.href));
 /** Show another address of the page; `replace`: instead of this one, so that "back" leads before it. */
 export function go(path, { replace = false } = {}) {
   const url = new URL(path, location.href);
+  if (!replace) leave();
   if (url.href !== location.href) history[replace ? "replaceState" : "pushState"](null, "", url);
   place.value = url;
 }
 
+const SHOWN_WITHIN = 3_000; // ms; a view that takes longer begins at its top
+const BY_HAND = ["wheel", "touchmove", "keydown"]; // how people scroll
+
+/** Scroll to where this place was left, as soon as the view is long enough; to its top, if it was not here before. */
+export function scrollToPlace() {
+  const wanted = history.state?.scrolled ?? 0;
+  const begun = performance.now();
+  const stop = () => {
+    clearInterval(timer);
+    for (const name of BY_HAND) removeEventListener(name, stop);
+  };
+  const look = () => {
+    scrollTo(0, wanted);
+    if (scrollY >= wanted - 1 || performance.now() - begun > SHOWN_WITHIN) stop();
+  };
+  const timer = setInterval(look, 50);
+  for (const name of BY_HAND) addEventListener(name, stop, { passive: true });
+  look();
+}
+
+/** Remember how far it is scrolled here. */
+const leave = () => history.replaceState({ ...history.state, scrolled: scrollY }, "");
+
 /** Have links of the page lead on without loading it anew. */
 export function followLinks(isOurs) {
+  history.scrollRestoration = "manual"; // a browser would not wait for what is shown
+  addEventListener("pagehide", leave);
   addEventListener("popstate", () => (place.value = new URL(location.href)));
   document.addEventListener("click", (event) => {
     const link = event.target.closest?.("a[href]");

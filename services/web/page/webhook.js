@@ -17,7 +17,6 @@ import { exactly, moment, plural, span } from "./words.js";
 const LOOK = 1_000; // ms between two looks at what is on its way, at least
 const LONGEST = 60_000; // ms, if it is tried again much later
 const TRIES = 10; // looks for what is posted soon
-const PAGE = 20; // deliveries that come at a time
 
 export default function WebhookView({ id }) {
   return html`<p><a href="/notices/webhooks">‹ Webhooks</a></p>
@@ -109,25 +108,17 @@ function Deliveries({ path, webhook, lookAgain }) {
   const status = useStore(place).searchParams.get("status") ?? "";
   const pages = usePages(withQuery(`${path}/deliveries`, { status }));
   const [awaited, setAwaited] = useState(null); // a notice that is posted soon: `{ id, tries }`
-  const [stale, setStale] = useState(false);
-  const latest = useRef();
-  latest.current = pages;
-  const again = () => {
-    if (latest.current.items?.length > PAGE) return setStale(true); // it would take away what was asked for
-    return latest.current.again();
-  };
   useNotices((notice) => {
-    if (!notice) again();
+    if (!notice) pages.again();
     else if (webhook.enabled && (webhook.kinds?.includes(notice.kind) ?? true)) setAwaited({ id: notice.id, tries: TRIES });
   });
   useEffect(() => {
     const isThere = pages.items?.some(({ notification_id }) => notification_id === awaited?.id);
-    if (!awaited?.tries || isThere || stale) return;
-    again();
+    if (!awaited?.tries || isThere) return;
+    pages.again();
     const timer = setTimeout(() => setAwaited(({ id, tries }) => ({ id, tries: tries - 1 })), LOOK);
     return () => clearTimeout(timer);
-  }, [awaited, stale]);
-  useEffect(() => setStale(false), [status]);
+  }, [awaited]);
   return html`<h2>What was posted</h2>
     <div class="filter"><${Field} label="Show" name="status" value=${status} onChange=${(event) => setParameter("status", event.target.value)}>
       <option value="">everything</option>
@@ -135,7 +126,6 @@ function Deliveries({ path, webhook, lookAgain }) {
       <option value="delivered">what was delivered</option>
       <option value="parked">what was given up</option>
     <//></div>
-    ${stale && html`<p><button type="button" class="quiet" onClick=${() => (setStale(false), pages.again())}>Show what is new</button></p>`}
     <${Trouble} problem=${pages.problem} again=${pages.again} />
     ${!pages.items && !pages.problem && html`<${Waiting} />`}
     ${pages.items?.length === 0 &&
