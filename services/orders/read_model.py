@@ -1,5 +1,6 @@
 """What buyers see of their orders. Schema, projection and every query, together."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Self
@@ -30,14 +31,18 @@ create table orders (
     status text not null,
     version bigint not null,
     closed_at timestamptz,
-    reason text
+    reason text,
+    payments bigint not null -- under way
 );
 create index on orders (buyer_id, created_at desc, id desc);
 """
 
 
 class OrderView(msgspec.Struct, frozen=True):
-    """An order, as its buyer sees it. Money is in minor units; `reason` is there when it is cancelled."""
+    """An order, as its buyer sees it. Money is in minor units; `reason` is there when it is cancelled.
+
+    Where it is `paying`, the end of a payment is not known yet.
+    """
 
     id: UUID
     ticket_id: UUID
@@ -47,6 +52,7 @@ class OrderView(msgspec.Struct, frozen=True):
     total: int
     currency: str
     status: Status
+    paying: bool
     expires_at: datetime
     closed_at: datetime | None
     version: Annotated[int, Meta(description="Of its ticket's order book: other orders of that ticket move it, too")]
@@ -65,6 +71,7 @@ class OrderView(msgspec.Struct, frozen=True):
             order.total,
             order.currency,
             order.status,
+            bool(order.payments) and not order.is_over,
             order.expires_at,
             order.closed_at,
             order.version,
@@ -82,19 +89,20 @@ class OrderView(msgspec.Struct, frozen=True):
 
 INSERT_ORDERS = """
 insert into orders (id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at,
-                    status, version, closed_at, reason)
+                    status, version, closed_at, reason, payments)
 select id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at,
-       status, version, closed_at, reason
+       status, version, closed_at, reason, payments
 from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::text[], $8::timestamptz[],
-            $9::timestamptz[], $10::text[], $11::bigint[], $12::timestamptz[], $13::text[])
+            $9::timestamptz[], $10::text[], $11::bigint[], $12::timestamptz[], $13::text[], $14::bigint[])
     as new (id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at,
-            status, version, closed_at, reason)
+            status, version, closed_at, reason, payments)
 """
 
 CHANGE_ORDERS = """
-update orders set status = new.status, version = new.version, closed_at = new.closed_at, reason = new.reason
-from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[])
-    as new (id, status, version, closed_at, reason)
+update orders set status = new.status, version = new.version, closed_at = new.closed_at, reason = new.reason,
+                  payments = orders.payments + new.payments
+from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::bigint[])
+    as new (id, status, version, closed_at, reason, payments)
 where orders.id = new.id
 """
 
@@ -105,6 +113,7 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
     """Write new orders as the batch leaves them, and how it leaves older ones."""
     created: dict[UUID, tuple[object, ...]] = {}
     changes: dict[UUID, Change] = {}
+    payments: Counter[UUID] = Counter()  # more or fewer that are under way
     for recorded in events:
         match recorded.event:
             case OrderCreated(order_id, ticket_id, buyer_id, title, quantity, price, currency) as e:
@@ -113,22 +122,24 @@ async def project(connection: asyncpg.Connection, events: Sequence[Recorded]) ->
                 changes[order_id] = ("created", e.version, None, None)
             case PaymentStarted() | PaymentRefused() as e:
                 changes[e.order_id] = ("awaiting_payment", e.version, None, None)
+                payments[e.order_id] += 1 if isinstance(e, PaymentStarted) else -1
             case OrderCompleted() as e:
                 changes[e.order_id] = ("complete", e.version, e.at, None)
             case OrderCancelled() as e:
                 changes[e.order_id] = ("cancelled", e.version, e.at, e.reason)
     if created:
-        rows = [(*row, *changes.pop(order_id)) for order_id, row in created.items()]
+        rows = [(*row, *changes.pop(order_id), payments[order_id]) for order_id, row in created.items()]
         await connection.execute(INSERT_ORDERS, *zip(*rows, strict=True))
     if changes:
-        await connection.execute(CHANGE_ORDERS, list(changes), *zip(*changes.values(), strict=True))
+        rows = [(order_id, *change, payments[order_id]) for order_id, change in changes.items()]
+        await connection.execute(CHANGE_ORDERS, *zip(*rows, strict=True))
 
 
 READ_MODEL = ReadModel("orders", TABLES, {"ORDERS": project}, service="orders")
 
 SELECT_ORDER = """
-select id, ticket_id, title, quantity, price, price * quantity as total, currency, status, expires_at, closed_at,
-       version, created_at, reason
+select id, ticket_id, title, quantity, price, price * quantity as total, currency, status,
+       payments > 0 and closed_at is null as paying, expires_at, closed_at, version, created_at, reason
 from orders
 """
 

@@ -2,7 +2,10 @@
 
 import asyncio
 import io
+import json
 import re
+from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -10,7 +13,8 @@ from playwright.async_api import Route, expect
 from pypdf import PdfReader
 
 from tests.browser.conftest import Enter
-from tests.harness import ServiceProcess
+from tests.browser.person import Person
+from tests.harness import ServiceProcess, eventually
 
 SAM = {"Authorization": "Bearer dev:sam:seller"}
 
@@ -55,6 +59,7 @@ async def test_a_buyer_who_knows_nothing_buys_a_ticket(shop: ServiceProcess, ent
     await ada.page.get_by_role("button", name="declined").click()
     await ada.sees("The payment was declined. The seats stay reserved until the time to pay is over: pay again")
     await ada.page.reload()
+    await expect(ada.page.get_by_role("button", name="Pay", exact=True)).to_be_enabled()
     await ada.page.get_by_role("button", name="Pay", exact=True).click()
     await ada.sees("2 seats are yours.")
     await ada.show("order-paid")
@@ -88,6 +93,101 @@ async def test_of_the_ways_to_pay_only_the_pressed_one_says_that_it_is_under_way
         await expect(ways.nth(place)).to_be_disabled()
         await expect(ways.nth(place).locator(".busy")).to_have_count(count)
     going.set()
+    await ada.sees("1 seat is yours.")
+
+
+class Looks:
+    """What the page of somebody who pays is told of an order: how it is, or how it was, until this is let go."""
+
+    def __init__(self, shop: ServiceProcess, who: str, order_id: str) -> None:
+        self.url, self.headers = shop.url, {"Authorization": f"Bearer dev:{who}:buyer"}
+        self.path = f"/api/orders/{order_id}"
+        self.told: dict[str, str] = {}
+
+    async def order(self) -> dict[str, Any]:
+        """The order as it is now."""
+        async with httpx.AsyncClient(base_url=self.url, headers=self.headers) as http:
+            answer = await http.get(self.path)
+        assert answer.status_code == 200, answer.text
+        order: dict[str, Any] = answer.json()
+        return order
+
+    async def is_paying(self) -> bool:
+        """Whether a payment is under way; if so, that is what is to be told."""
+        was = await self.order()
+        self.told = {self.path: json.dumps(was), "/api/orders": json.dumps({"items": [was], "next_cursor": None})}
+        return bool(was["paying"])
+
+    async def hold(self, person: Person) -> None:
+        """From now on the page is told how the order was, however slow this machine is."""
+
+        async def tell(route: Route) -> None:
+            was = self.told.get(urlsplit(route.request.url).path) if route.request.method == "GET" else None
+            if was is None:
+                await route.continue_()
+            else:
+                await route.fulfill(content_type="application/json", body=was)
+
+        await person.page.route("**/api/orders**", tell)
+
+    def let_go(self) -> None:
+        self.told = {}
+
+
+async def test_a_payment_under_way_is_told_after_a_reload_until_it_ends(shop: ServiceProcess, enter: Enter) -> None:
+    order_id = await hold(shop, await sell(shop, "Paid meanwhile"), "ada-under-way", 2, 600)
+    ada = await enter("ada-under-way")
+    looks = Looks(shop, "ada-under-way", order_id)
+    await ada.page.goto(f"/orders/{order_id}")
+    await ada.page.get_by_role("button", name="Pay, slowly").click()
+    await eventually(looks.is_paying, True)
+    await looks.hold(ada)
+    await ada.page.reload()
+    await ada.sees("A payment is under way…")
+    for way in await ada.page.get_by_role("region", name="Payment").get_by_role("button").all():
+        await expect(way).to_be_disabled()
+    await ada.sees("To give the seats back stops the payment: nothing is paid then.")
+    await expect(ada.page.get_by_role("button", name="Give the seats back")).to_be_enabled()
+    await ada.show("order-under-way")
+    await ada.page.get_by_role("link", name="My orders").last.click()
+    row = ada.page.get_by_role("listitem").filter(has_text="Paid meanwhile")
+    await expect(row).to_contain_text("A payment is under way…")
+    looks.let_go()
+    await expect(row.get_by_text("Paid", exact=True)).to_be_visible()
+
+
+async def test_an_order_of_which_a_payment_was_under_way_becomes_paid_on_screen(
+    shop: ServiceProcess, enter: Enter
+) -> None:
+    order_id = await hold(shop, await sell(shop, "Paid on screen"), "ada-screen", 1, 600)
+    ada = await enter("ada-screen")
+    looks = Looks(shop, "ada-screen", order_id)
+    await ada.page.goto(f"/orders/{order_id}")
+    await ada.page.get_by_role("button", name="Pay, slowly").click()
+    await eventually(looks.is_paying, True)
+    await looks.hold(ada)
+    await ada.page.reload()
+    await ada.sees("A payment is under way…")
+    looks.let_go()
+    await ada.sees("1 seat is yours.")
+
+
+async def test_a_payment_whose_end_nobody_tells_may_be_made_again(shop: ServiceProcess, enter: Enter) -> None:
+    order_id = await hold(shop, await sell(shop, "Paid twice"), "ada-crash", 1, 600)
+    ada = await enter("ada-crash")
+    ada.allow("ERR_", "503", "WebSocket")
+    looks = Looks(shop, "ada-crash", order_id)
+    await ada.page.clock.install()
+    await ada.page.goto(f"/orders/{order_id}")
+    await ada.page.get_by_role("button", name="Pay, slowly").click()
+    await eventually(looks.is_paying, True)
+    await shop.kill()
+    await shop.start()
+    await ada.page.reload()
+    await ada.sees("A payment is under way…")
+    await ada.page.clock.run_for(31_000)
+    await ada.sees("How the last payment ended is not known yet. You may pay again: nothing is paid twice.")
+    await ada.page.get_by_role("button", name="Pay", exact=True).click()
     await ada.sees("1 seat is yours.")
 
 

@@ -204,8 +204,9 @@ async def test_buyers_see_the_orders_of_the_book(platform: Platform, seed: int) 
             )
             for view in seen:
                 order = mine[view.id]
-                assert (view.status, view.total, view.version, view.closed_at) == (
+                assert (view.status, view.paying, view.total, view.version, view.closed_at) == (
                     order.status,
+                    bool(order.payments) and not order.is_over,
                     order.total,
                     order.version,
                     order.closed_at,

@@ -293,6 +293,7 @@ async def test_an_order_tells_all_that_its_buyer_needs(shop: Shop) -> None:
         "total": 7500,
         "currency": "EUR",
         "status": "created",
+        "paying": False,
         "expires_at": body["expires_at"],
         "closed_at": None,
         "version": body["version"],
@@ -420,7 +421,7 @@ async def test_a_declined_payment_leaves_the_order_to_be_paid_and_a_paid_one_sta
     order = await shop.order(await shop.ticket())
     path = f"/api/orders/{order['id']}"
     problem(await shop.pay(order, "tok_declined"), 402)
-    assert {each["status"] for each in await shop.everywhere(path)} == {"awaiting_payment"}
+    assert {(each["status"], each["paying"]) for each in await shop.everywhere(path)} == {("awaiting_payment", False)}
     assert "tok_ok" in problem(await shop.pay(order, "tok_nosuch"), 422)["detail"]
     paid = await shop.pay(order)
     assert paid.status_code == 200
@@ -458,13 +459,14 @@ async def test_an_order_cancelled_while_the_bank_thinks_is_not_sold(shop: Shop) 
     payment = asyncio.create_task(shop.pay(order, "tok_slow"))
     path = f"/api/orders/{order['id']}"
 
-    async def status() -> str:
-        return str(read(await shop.there.get(path, headers=ADA))["status"])
+    async def status() -> tuple[str, bool]:
+        told = read(await shop.there.get(path, headers=ADA))
+        return told["status"], told["paying"]
 
-    await eventually(status, "awaiting_payment")
+    await eventually(status, ("awaiting_payment", True))
     assert (await shop.there.delete(path, headers=ADA)).status_code == 200
     assert problem(await payment, 409)["order_status"] == "cancelled"
-    assert await status() == "cancelled"
+    assert await status() == ("cancelled", False)
 
 
 # Who asks, and what belongs together

@@ -9,26 +9,38 @@ import { useNotices } from "./notices.js";
 import { clockface, moment, money, plural } from "./words.js";
 
 const SOON = 60_000; // ms; from then on it is urgent
-const LOOK = 400; // ms between two looks at an order whose time is over
+const LOOK = 400; // ms between two looks at an order of which something is about to be known
+const LATER = 2_000; // ms, where that takes longer
+const PATIENCE = 30_000; // ms for a payment to end: whoever was to tell of it may have crashed
 
 /** Whether it may still be paid. */
 const isOpen = (order) => order?.status === "created" || order?.status === "awaiting_payment";
 
-/** Ask again and again, for as long as `wanted`. */
-function useLook(wanted, again) {
+/** Ask again and again, each `every` ms, for as long as `wanted`. */
+function useLook(wanted, again, every = LOOK) {
   useEffect(() => {
     let timer;
     let over = !wanted;
     const look = async () => {
       await again();
-      if (!over) timer = setTimeout(look, LOOK);
+      if (!over) timer = setTimeout(look, every);
     };
     if (wanted) look();
     return () => {
       over = true;
       clearTimeout(timer);
     };
-  }, [wanted]);
+  }, [wanted, every]);
+}
+
+/** Whether something is so for longer than `patience` ms. */
+function useLate(so, patience) {
+  const [late, setLate] = useState(false);
+  useEffect(() => {
+    const timer = so && setTimeout(() => setLate(true), patience);
+    return () => (clearTimeout(timer), setLate(false));
+  }, [so]);
+  return late;
 }
 
 export default function Order({ id }) {
@@ -58,7 +70,11 @@ function Mine({ id }) {
     if (!notice) again();
     else if (notice.about === id && notice.kind !== "order.created") setEnded(true);
   });
-  useLook(ended && open, again); // what tells may be quicker than what is asked
+  const begun = open && order.paying; // a payment, be it before this was loaded or elsewhere
+  const late = useLate(begun, PATIENCE);
+  const unknown = begun && (late || notPaid?.status >= 500);
+  const underWay = paying || (begun && !unknown);
+  useLook(open && (ended || (begun && !paying)), again, unknown ? LATER : LOOK); // what tells may be quicker than what is asked
   if (!order) return html`<h1>Order</h1>${problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`}`;
   const { title, quantity, total, currency } = order;
   return html`<h1>${title}</h1>
@@ -69,8 +85,9 @@ function Mine({ id }) {
     </dl>
     ${open &&
     html`<${Countdown} order=${order} again=${again} />
-      <${Payment} pay=${pay} pressed=${paying ? pressed : undefined} problem=${notPaid ?? notCancelled} />
-      <p><${Deed} class="quiet" busy=${cancelling} onClick=${cancel}>Give the ${quantity === 1 ? "seat" : "seats"} back<//></p>`}
+      <${Payment} pay=${pay} pressed=${paying ? pressed : undefined} underWay=${underWay} unknown=${unknown} problem=${notPaid ?? notCancelled} />
+      <p><${Deed} class="quiet" busy=${cancelling} onClick=${cancel}>Give the ${quantity === 1 ? "seat" : "seats"} back<//></p>
+      ${underWay && html`<p class="quiet">To give the ${quantity === 1 ? "seat" : "seats"} back stops the payment: nothing is paid then.</p>`}`}
     <${Outcome} order=${order} />
     <${Trouble} problem=${problem} />`;
 }
@@ -97,12 +114,14 @@ const TOKENS = [
 ];
 
 /** The fake gateway's tokens, as there is no other gateway yet. */
-function Payment({ pay, pressed, problem }) {
+function Payment({ pay, pressed, underWay, unknown, problem }) {
+  const told = underWay ? "A payment is under way…" : unknown ? "How the last payment ended is not known yet. You may pay again: nothing is paid twice." : "";
   return html`<section aria-label="Payment">
     <p class="quiet">The payment gateway is a fake: no money moves.</p>
+    <${Told}>${told}<//>
     <div class="choices">
       ${TOKENS.map(
-        ([token, name, look]) => html`<${Deed} class=${look} busy=${pressed === token} aria-disabled=${pressed && "true"} onClick=${() => pay(token)}>${name}<//>`,
+        ([token, name, look]) => html`<${Deed} class=${look} busy=${pressed === token} aria-disabled=${underWay ? "true" : undefined} onClick=${() => underWay || pay(token)}>${name}<//>`,
       )}
     </div>
     <${Trouble} problem=${problem} />

@@ -8,15 +8,16 @@ import { useNotices } from "./notices.js";
 import { clockface, moment, money, plural } from "./words.js";
 
 /** What became of an order, in words. `now`: the server's time in ms, or null. */
-export function statusOf({ status, reason, expires_at }, now) {
+export function statusOf({ status, paying, reason, expires_at }, now) {
   if (status === "complete") return "Paid";
   if (status === "cancelled") return reason === "expired" ? "Not paid in time" : "Cancelled";
   const left = Date.parse(expires_at) - (now ?? NaN);
   if (left <= 0) return "The time to pay is over…";
+  if (paying) return "A payment is under way…";
   return left > 0 ? `Reserved, ${clockface(left)} left to pay` : "Reserved";
 }
 
-const LOOK = 2_000; // ms between two looks while the time of one is over, and it does not say so yet
+const LOOK = 2_000; // ms between two looks while the time of one is over, or a payment is under way
 
 export default function Orders() {
   return html`<h1>My orders</h1><${For} why="Log in to see your orders."><${List} /><//>`;
@@ -26,11 +27,11 @@ function List() {
   const pages = usePages("/api/orders");
   const now = useNow(1_000);
   useNotices(() => pages.again());
-  const over = pages.items?.some(({ closed_at, expires_at }) => !closed_at && Date.parse(expires_at) <= now);
+  const ends = pages.items?.some(({ closed_at, paying, expires_at }) => !closed_at && (paying || Date.parse(expires_at) <= now));
   useEffect(() => {
-    const timer = over && setInterval(pages.again, LOOK);
+    const timer = ends && setInterval(pages.again, LOOK);
     return () => clearInterval(timer);
-  }, [over]);
+  }, [ends]);
   if (!pages.items) return pages.problem ? html`<${Trouble} problem=${pages.problem} again=${pages.again} />` : html`<${Waiting} />`;
   if (!pages.items.length) {
     return html`<${Nothing} title="You have no orders yet"><p>Choose a ticket in <a href="/">the shop</a> and reserve it.</p><//>`;
