@@ -306,6 +306,44 @@ async def test_what_cannot_be_had_is_told_where_it_happened(shop: ServiceProcess
     await expect(ada.page.get_by_role("alert")).to_contain_text("sold out")
 
 
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_reservation_in_doubt_says_how_to_go_on_and_is_made_once(
+    shop: ServiceProcess, enter: Enter, lost: bool
+) -> None:
+    ticket_id = await sell(shop, "In doubt")
+    ada = await enter(f"ada-doubt-{lost}")
+    ada.allow("ERR_FAILED", "503")
+    keys: list[str | None] = []
+
+    async def lose_answer(route: Route) -> None:
+        keys.append(route.request.headers.get("idempotency-key"))
+        if len(keys) > 1:
+            await route.continue_()
+            return
+        await route.fetch()
+        if lost:
+            await route.abort()
+        else:
+            await route.fulfill(status=503, json={"detail": "words of the inside"})
+
+    await ada.page.goto(f"/tickets/{ticket_id}")
+    await ada.page.route("**/api/orders", lose_answer)
+    await ada.page.get_by_role("button", name="Reserve").click()
+    told = ada.page.get_by_role("alert")
+    await expect(told).to_have_text(
+        "It is not known whether your seats are reserved. Press Reserve again: nothing is ordered twice."
+        " Or look at My orders."
+    )
+    await expect(told.get_by_role("link", name="My orders")).to_have_attribute("href", "/orders")
+    await ada.show(f"reserve-in-doubt-{lost}")
+    await ada.page.get_by_role("button", name="Reserve").click()
+    await ada.page.wait_for_url(re.compile("/orders/"))
+    assert len(keys) == 2
+    assert keys[0] == keys[1]
+    await ada.page.get_by_role("link", name="My orders").last.click()
+    await expect(ada.page.get_by_role("main").get_by_role("listitem")).to_have_count(1)
+
+
 async def test_a_login_that_ended_elsewhere_is_asked_for_where_it_is_needed(enter: Enter) -> None:
     eve = await enter("eve-out")
     eve.allow("401", "WebSocket")

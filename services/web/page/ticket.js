@@ -35,6 +35,13 @@ export default function Ticket({ id }) {
     html`<p><a href="/time/orders/${id}">What became of its seats</a>, <a href="/time/tickets/${id}">how it was changed</a></p>`}`;
 }
 
+const isRefused = ({ status }) => status && status < 500;
+
+/** What to do where nobody knows what became of it. */
+const inDoubt = () => ({
+  message: html`It is not known whether your seats are reserved. Press Reserve again: nothing is ordered twice. Or look at <a href="/orders">My orders</a>.`,
+});
+
 function Reserve({ ticket }) {
   const who = useStore(me);
   const [quantity, setQuantity] = useState(1);
@@ -48,7 +55,7 @@ function Reserve({ ticket }) {
       const order = await ask("/api/orders", { method: "POST", json, headers: { "Idempotency-Key": key.current } });
       go(`/orders/${order.id}`);
     } catch (error) {
-      if (error.status && error.status < 500) key.current = null; // it was refused: the next one is another wish
+      if (isRefused(error)) key.current = null; // the next one is another wish
       throw error;
     }
   });
@@ -61,7 +68,7 @@ function Reserve({ ticket }) {
         hint="${most} at most" onInput=${(event) => (setQuantity(event.target.value), (key.current = null))} />
       <p class="total">${Number(quantity) >= 1 && Number(quantity) <= most && money(ticket.price * Number(quantity), ticket.currency)}</p>
       <${Deed} type="submit" busy=${busy}>Reserve<//>
-      <${Trouble} problem=${problem} />
+      <${Trouble} problem=${!problem || isRefused(problem) ? problem : inDoubt()} />
     </form>
     ${asking && !who && html`<${Login} why="Tell us who you are, so that the seats are yours." done=${reserve} />`}`;
 }
