@@ -297,6 +297,7 @@ async def test_what_cannot_be_had_is_told_where_it_happened(shop: ServiceProcess
     await ada.show("shop-nothing-found")
     await ada.page.goto("/tickets/01920c3c-7a3e-7cc4-8a3e-3d1f0c5b9a10")
     await ada.sees("There is no ticket 01920c3c")
+    await expect(ada.page.get_by_role("button", name="Try again")).to_have_count(0)
     await ada.page.route("**/api/tickets/stream*", lambda route: route.abort())  # it does not hear of it
     await ada.page.goto(f"/tickets/{ticket_id}")
     await ada.sees("2 left")

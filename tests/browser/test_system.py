@@ -179,8 +179,18 @@ async def test_an_operator_retries_a_group_and_drops_what_cannot_be_mended(
     await expect(olga.page.get_by_role("button", name="Retry")).to_have_count(0)
 
 
+CUT = """
+[...document.querySelectorAll(".flow .node")]
+    .map((node) => [node.querySelector("text").textContent, node.querySelector("title")?.textContent ?? ""])
+    .filter(([shown]) => shown.endsWith("…"))
+    .map(([shown, whole]) => [shown.slice(0, -1), whole])
+"""
+"""Names that are cut in the drawing: what is shown, and the whole one."""
+
+
 async def test_the_flow_has_every_stream_and_listener_on_a_phone_and_a_desk(enter: Enter) -> None:
     olga = await enter("olga", "operator")
+    cut = 0
     for width in (360, 1200):
         await olga.page.set_viewport_size({"width": width, "height": 800})
         await olga.page.goto("/system")
@@ -190,6 +200,10 @@ async def test_the_flow_has_every_stream_and_listener_on_a_phone_and_a_desk(ente
         assert {await each.get_attribute("data-consumer") for each in await shown.all()} == {
             each.durable for each in CONSUMERS
         }
+        for shown, whole in await olga.page.evaluate(CUT):
+            assert whole.startswith(shown), (shown, whole)
+            cut += 1
+    assert cut
     await olga.page.get_by_text("The same as a table").click()
     table = olga.page.get_by_role("table", name="Who publishes, and who listens")
     for stream in STREAMS:

@@ -399,6 +399,17 @@ async def test_what_is_not_there_is_told(enter: Enter) -> None:
     await olga.show("trace-unknown")
 
 
+@pytest.mark.parametrize("within", ["abc", "-5", "0", ""])
+async def test_a_trace_within_what_is_no_time_is_of_a_day(shop: ServiceProcess, enter: Enter, within: str) -> None:
+    ticket_id = await sell(shop, "Within a day")
+    olga = await enter("olga", "operator")
+    await olga.page.goto(f"/time/trace/{ticket_id}?within={within}")
+    await olga.sees("ticket created")
+    choice = olga.page.get_by_label("What happened within")
+    await expect(choice).to_have_value("")
+    await expect(choice.get_by_role("option")).to_have_text(["a day", "a week", "30 days"])
+
+
 @pytest.mark.parametrize("role", ["buyer", "seller"])
 async def test_only_operators_look(shop: ServiceProcess, enter: Enter, role: str) -> None:
     ticket_id = await sell(shop, "Not for everybody")

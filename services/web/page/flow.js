@@ -41,9 +41,11 @@ const cut = (text, width) => {
 
 /** A box with a name, and a word at its right end. */
 function Node({ x, y, width, kind, name, more = "", ...data }) {
+  const shown = cut(name, width - (more ? more.length * 7 + 8 : 0));
   return html`<g class="node ${kind}" ...${data}>
+    ${shown !== name && html`<title>${name}</title>`}
     <rect x=${x} y=${y} width=${width} height=${NODE} rx="6" />
-    <text x=${x + 9} y=${y + NODE / 2 + 5}>${cut(name, width - (more ? more.length * 7 + 8 : 0))}</text>
+    <text x=${x + 9} y=${y + NODE / 2 + 5}>${shown}</text>
     ${more && html`<text class="more" x=${x + width - 9} y=${y + NODE / 2 + 5} text-anchor="end">${more}</text>`}
   </g>`;
 }

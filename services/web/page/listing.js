@@ -114,7 +114,7 @@ function Change({ id }) {
   const who = useStore(me);
   const path = `/api/tickets/${encodeURIComponent(id)}`;
   const { data, problem, again } = useData(path);
-  if (!data) return html`<h1>Ticket</h1>${problem ? html`<${Trouble} problem=${problem} again=${problem.status === 404 ? undefined : again} />` : html`<${Waiting} />`}`;
+  if (!data) return html`<h1>Ticket</h1>${problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`}`;
   if (data.seller_id !== who.user_id) {
     return html`<h1>${data.title}</h1>
       <p>Somebody else sells this ticket: only they can change it.</p>

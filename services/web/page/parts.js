@@ -6,12 +6,12 @@ import { beDeveloper, may, me } from "./session.js";
 import { useStore } from "./store.js";
 import { place } from "./way.js";
 
-/** What went wrong, where it did. `again`: what asks once more. */
+/** What went wrong, where it did. `again`: what asks once more, which is no use where nothing is. */
 export function Trouble({ problem, again }) {
   if (!problem) return null;
   return html`<div class="trouble" role="alert">
     <p>${problem.message}</p>
-    ${again && html`<button type="button" onClick=${() => again()}>Try again</button>`}
+    ${again && problem.status !== 404 && html`<button type="button" onClick=${() => again()}>Try again</button>`}
   </div>`;
 }
 

@@ -40,7 +40,7 @@ function Existing({ id }) {
     if (problem?.status === 404) dropDraft();
   }, [problem]);
   if (data) return html`<${Mine} path=${path} loaded=${data} />`;
-  return html`<h1>Template</h1>${problem ? html`<${Trouble} problem=${problem} again=${problem.status === 404 ? undefined : again} />` : html`<${Waiting} />`}`;
+  return html`<h1>Template</h1>${problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`}`;
 }
 
 function Mine({ path, loaded }) {

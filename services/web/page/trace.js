@@ -27,7 +27,7 @@ export default function Trace({ id }) {
 
 function Traces({ id }) {
   const query = useStore(place).searchParams;
-  const within = query.get("within") ?? "";
+  const within = Number(query.get("within")) > 0 ? query.get("within") : "";
   const path = withQuery(`/api/events/trace/${encodeURIComponent(id)}`, { since: query.get("since"), within });
   const { data: traces, problem, again } = useData(path);
   const offered = WITHIN.some(([value]) => value === within) ? WITHIN : [...WITHIN, [within, span(Number(within) * 1000)]];

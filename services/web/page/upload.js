@@ -12,6 +12,7 @@ import { jobOf, percent, size } from "./words.js";
 
 const MOST_MENDED = 300_000; // bytes of a file whose text is mended here
 const MENDABLE = [400, 413, 422]; // how the server answers to a file that is at fault
+const USUAL = "tickets.create";
 const PRIORITIES = ["high", "normal", "low"];
 
 export default function Upload() {
@@ -22,10 +23,10 @@ export default function Upload() {
 /** What can be done in bulk, and which of it is meant. */
 function Kinds() {
   const { data: kinds, problem, again } = useData("/api/batch-kinds");
-  const wanted = useStore(place).searchParams.get("kind") ?? "tickets.create";
+  const wanted = useStore(place).searchParams.get("kind");
   if (!kinds) return problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`;
   if (!kinds.length) return html`<${Nothing} title="Nothing can be done in bulk here"><p>No kind of job is installed.</p><//>`;
-  const kind = kinds.find(({ name }) => name === wanted) ?? kinds[0];
+  const kind = kinds.find(({ name }) => name === wanted) ?? kinds.find(({ name }) => name === USUAL) ?? kinds[0];
   return html`<p>A file has one thing to do on each row. It is checked while it comes in, and what is wrong with a row is told by its line.
       ${" "}<a href="#columns">Its columns, and a sample</a></p>
     <div class="form">
