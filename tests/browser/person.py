@@ -61,7 +61,7 @@ class Person:
 
         Whatever went wrong in it (an error in the console, what the policy forbids) fails the test when it is left.
         """
-        context = await browser.new_context(base_url=url, locale="en-GB", **how)
+        context = await browser.new_context(base_url=url, **{"locale": "en-GB", **how})
         context.set_default_timeout(SECONDS * 1000)
         await context.add_init_script(VIOLATIONS)
         page = await context.new_page()

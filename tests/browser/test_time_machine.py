@@ -410,6 +410,25 @@ async def test_a_trace_within_what_is_no_time_is_of_a_day(shop: ServiceProcess, 
     await expect(choice.get_by_role("option")).to_have_text(["a day", "a week", "30 days"])
 
 
+@pytest.mark.parametrize(
+    ("locale", "shown"),
+    [
+        ("en-GB", r"\d\d/\d\d/\d{4} \d\d:\d\d:\d\d\.\d{3}"),
+        ("en-US", r"\d{1,2}/\d{1,2}/\d{4} \d{1,2}:\d\d:\d\d\.\d{3}\s[AP]M"),
+    ],
+)
+async def test_a_moment_to_the_millisecond_reads_as_where_one_lives(
+    shop: ServiceProcess, enter: Enter, locale: str, shown: str
+) -> None:
+    ticket_id = await sell(shop, "To the millisecond")
+    olga = await enter("olga", "operator", locale=locale, timezone_id="Asia/Kolkata")
+    await olga.page.goto(f"/time/trace/{ticket_id}")
+    time = olga.page.locator("time", has_text=re.compile(rf"^{shown}$")).first
+    await expect(time).to_be_visible()
+    at = await time.evaluate("(time) => [time.dateTime, time.textContent.match(/\\.(\\d+)/)[1]]")
+    assert datetime.fromisoformat(at[0]).microsecond // 1000 == int(at[1])
+
+
 @pytest.mark.parametrize("role", ["buyer", "seller"])
 async def test_only_operators_look(shop: ServiceProcess, enter: Enter, role: str) -> None:
     ticket_id = await sell(shop, "Not for everybody")

@@ -3,6 +3,7 @@
 import { html } from "./html.js";
 import { withQuery } from "./ask.js";
 import { Trouble } from "./parts.js";
+import { precisely } from "./words.js";
 
 const UUID = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}$/i;
 
@@ -33,12 +34,6 @@ export const named = (type) => (type || "unknown").replaceAll("_", " ");
 /** How something ended, as far as its type says. */
 export const ending = (type) =>
   /cancelled|refused|withdrawn/.test(type) ? "warn" : /failed|given_up/.test(type) ? "bad" : /completed/.test(type) ? "good" : "";
-
-/** A moment to the millisecond. */
-export const precisely = (text) => {
-  const at = new Date(text);
-  return `${at.toLocaleDateString()} ${at.toLocaleTimeString()}.${String(at.getMilliseconds()).padStart(3, "0")}`;
-};
 
 export function Time({ of }) {
   return html`<time datetime=${of} title=${of}>${precisely(of)}</time>`;

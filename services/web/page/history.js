@@ -4,11 +4,11 @@ import { html, useEffect, useMemo, useRef, useState } from "./html.js";
 import { For, Told, Waiting } from "./parts.js";
 import { withQuery } from "./ask.js";
 import { useData } from "./data.js";
-import { ending, named, precisely, Refused, short, Time, traceOf } from "./events.js";
+import { ending, named, Refused, short, Time, traceOf } from "./events.js";
 import { ENTRIES, State } from "./state.js";
 import { useStore } from "./store.js";
 import { place, setParameter } from "./way.js";
-import { number, plural, span } from "./words.js";
+import { number, plural, precisely, span } from "./words.js";
 
 const PAGE = 100; // events that are in the document at a time
 const SETTLED = 150; // ms; what is passed over faster is not asked for

@@ -58,6 +58,12 @@ export function local(text) {
 /** The same to the second. */
 export const exactly = (text) => new Date(text).toLocaleString(language, { dateStyle: "short", timeStyle: "medium" });
 
+const date = new Intl.DateTimeFormat(language);
+const millisecond = new Intl.DateTimeFormat(language, { hour: "numeric", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
+
+/** The same to the millisecond, which no style of both has. */
+export const precisely = (text) => `${date.format(new Date(text))} ${millisecond.format(new Date(text))}`;
+
 /** A span of milliseconds, as 14:59 or 1:02:03. */
 export function clockface(milliseconds) {
   const seconds = Math.max(0, Math.ceil(milliseconds / 1000));
