@@ -269,6 +269,19 @@ async def test_somebody_elses_ticket_and_none_at_all_are_answered_clearly(shop: 
     await eve.sees("Log in as a seller")
 
 
+async def test_a_buyer_becomes_a_seller_where_it_is_needed(enter: Enter) -> None:
+    name = somebody()
+    ada = await enter(name)
+    await ada.page.goto("/sell/upload?kind=nope")
+    await ada.sees(f"You are logged in as {name}, a buyer. An operator can make you a seller.")
+    await expect(ada.page.get_by_label("You are")).to_have_value("seller")
+    await ada.page.get_by_label("Your name").fill(name)
+    await ada.page.get_by_role("region", name="Log in").get_by_role("button", name="Log in").click()
+    await expect(ada.page.get_by_label("What is to be done?")).to_have_value("tickets.create")
+    await expect(ada.page.get_by_role("link", name="Sell", exact=True)).to_be_visible()
+    await expect(ada.page).to_have_url(re.compile(r"/sell/upload\?kind=nope$"))
+
+
 async def test_the_list_is_live_for_a_ticket_that_somebody_changes(shop: ServiceProcess, enter: Enter) -> None:
     name = somebody()
     ticket = await listed(shop, name, "Old name")

@@ -2,6 +2,7 @@
 
 import { html, useEffect, useId, useRef, useState } from "./html.js";
 import { useData, useDeed } from "./data.js";
+import { quietly } from "./notices.js";
 import { beDeveloper, may, me } from "./session.js";
 import { useStore } from "./store.js";
 import { place } from "./way.js";
@@ -92,13 +93,16 @@ export function Told({ children }) {
   return html`<p class="told" role="status">${children}</p>`;
 }
 
-/** How people get in; shown where it is needed. `why`: for what. */
-export function Login({ why, done }) {
+const ROLES = ["buyer", "seller", "operator"];
+const a = (role) => (role === "operator" ? "an operator" : `a ${role}`);
+
+/** How people get in; shown where it is needed. `why`: for what. `role`: what one has to be for it. */
+export function Login({ why, done, role = "buyer" }) {
   const found = useData("/api/auth/providers");
   const first = useRef();
   const [enter, busy, refused] = useDeed(async (event) => {
-    const { name, role } = Object.fromEntries(new FormData(event.target));
-    await beDeveloper(name, role);
+    const given = Object.fromEntries(new FormData(event.target));
+    await quietly(() => beDeveloper(given.name, given.role)); // somebody else may be logged in
     await done?.();
   });
   useEffect(() => first.current?.focus(), [found.data]);
@@ -125,9 +129,7 @@ export function Login({ why, done }) {
           title="Letters, digits and _ . @ -" autocomplete="username" />
       </div>
       <${Field} label="You are" name="role">
-        <option value="buyer">a buyer</option>
-        <option value="seller">a seller</option>
-        <option value="operator">an operator</option>
+        ${ROLES.map((each) => html`<option value=${each} selected=${each === role}>${a(each)}</option>`)}
       <//>
       <${Trouble} problem=${refused} />
       <${Deed} type="submit" busy=${busy}>Log in<//>
@@ -140,13 +142,12 @@ export function Login({ why, done }) {
 export function For({ role = "buyer", why, children }) {
   const who = useStore(me);
   if (who === undefined) return html`<${Waiting} />`;
-  if (who === null) return html`<${Login} why=${why} />`;
+  if (who === null) return html`<${Login} why=${why} role=${role} />`;
   if (!may(who, role)) {
-    const a = (each) => (each === "operator" ? "an operator" : `a ${each}`);
     return html`<${Nothing} title="This is for ${role}s">
-      <p>You are logged in as ${who.name ?? who.user_id}, ${a(who.role)}.
-      ${" "}An operator can make you ${a(role)}; or <a href="/login">log in</a> as somebody else.</p>
-    <//>`;
+        <p>You are logged in as ${who.name ?? who.user_id}, ${a(who.role)}. An operator can make you ${a(role)}.</p>
+      <//>
+      <${Login} why="Or log in as somebody else." role=${role} />`;
   }
   return children;
 }
