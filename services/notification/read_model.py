@@ -220,7 +220,7 @@ async def standing(pool: Reader, user_id: str) -> Standing:
 
 
 async def inbox(pool: asyncpg.Pool, user_id: str, *, limit: int, before: int | None) -> InboxPage:
-    """A page of a user's inbox, and how many of all are unread at the same moment: who listens adds what comes after."""
+    """A page of a user's inbox, and how many of all are unread at that very moment: what comes later is added to it."""
     async with pool.acquire() as reader, reader.transaction(isolation="repeatable_read", readonly=True):
         now = await standing(reader, user_id)
         rows = await reader.fetch(PAGE, user_id, before, limit + 1)
