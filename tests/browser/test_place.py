@@ -34,6 +34,12 @@ async def more(person: Person, until: int) -> None:
         await expect(shown).to_have_count(min(count + 20, MANY))
 
 
+async def hears(person: Person) -> None:
+    """Wait until notices come."""
+    bell = person.page.get_by_role("link", name=re.compile("^Notices"))
+    await expect(bell).to_have_attribute("title", re.compile("^Live"))
+
+
 async def test_a_list_that_was_left_is_found_again_where_it_was(enter: Enter, many: list[str]) -> None:
     ada = await enter()
     await ada.page.goto("/")
@@ -73,6 +79,7 @@ async def test_a_notice_takes_nothing_from_a_list(shop: ServiceProcess, enter: E
     await expect(orders).to_have_count(20)
     await ada.page.get_by_role("button", name="More").click()
     await expect(orders).to_have_count(25)
+    await hears(ada)
     await hold(shop, ticket_id, "ada-many", 2, 3600)
     await expect(orders.first).to_contain_text("2 seats")
     await expect(orders).to_have_count(26)
@@ -104,15 +111,11 @@ async def test_a_lost_connection_is_told_where_only_notices_are_live(shop: Servi
     ada = await enter("ada-lost")
     ada.allow("ERR_", "503")
     await ada.page.goto(f"/orders/{order_id}")
-    await expect(ada.page.get_by_role("link", name=re.compile("^Notices"))).to_have_attribute(
-        "title", re.compile("Live")
-    )
+    await hears(ada)
     await shop.kill()
     try:
         await ada.sees("Connection lost")
     finally:
         await shop.start()
     await expect(ada.page.get_by_text("Connection lost")).to_have_count(0)
-    await expect(ada.page.get_by_role("link", name=re.compile("^Notices"))).to_have_attribute(
-        "title", re.compile("Live")
-    )
+    await hears(ada)

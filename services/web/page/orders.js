@@ -1,6 +1,6 @@
 // A buyer's orders.
 
-import { html, useEffect } from "./html.js";
+import { html, useEffect, useState } from "./html.js";
 import { For, More, Nothing, Trouble, Waiting } from "./parts.js";
 import { useNow } from "./clock.js";
 import { usePages } from "./data.js";
@@ -17,7 +17,7 @@ export function statusOf({ status, paying, reason, expires_at }, now) {
   return left > 0 ? `Reserved, ${clockface(left)} left to pay` : "Reserved";
 }
 
-const LOOK = 2_000; // ms between two looks while the time of one is over, or a payment is under way
+const LOOK = 2_000; // ms between two looks at what is about to change, or has changed already
 
 export default function Orders() {
   return html`<h1>My orders</h1><${For} why="Log in to see your orders."><${List} /><//>`;
@@ -26,8 +26,14 @@ export default function Orders() {
 function List() {
   const pages = usePages("/api/orders");
   const now = useNow(1_000);
-  useNotices(() => pages.again());
-  const ends = pages.items?.some(({ closed_at, paying, expires_at }) => !closed_at && (paying || Date.parse(expires_at) <= now));
+  const [told, setTold] = useState(null); // the last notice of an order: it may be here before the list has what it tells
+  useNotices((notice) => {
+    pages.again();
+    if (notice?.kind.startsWith("order.")) setTold(notice);
+  });
+  const order = pages.items?.find(({ id }) => id === told?.about);
+  const isBehind = told && (told.kind === "order.created" ? !order : order && !order.closed_at);
+  const ends = isBehind || pages.items?.some(({ closed_at, paying, expires_at }) => !closed_at && (paying || Date.parse(expires_at) <= now));
   useEffect(() => {
     const timer = ends && setInterval(pages.again, LOOK);
     return () => clearInterval(timer);
