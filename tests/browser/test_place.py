@@ -119,3 +119,20 @@ async def test_a_lost_connection_is_told_where_only_notices_are_live(shop: Servi
         await shop.start()
     await expect(ada.page.get_by_text("Connection lost")).to_have_count(0)
     await hears(ada)
+
+
+async def test_a_login_that_cannot_be_renewed_just_now_goes_on(enter: Enter) -> None:
+    ada = await enter("ada-renewed")
+    ada.allow("401", "503")
+    await ada.context.clear_cookies(name="boxoffice-session")  # what is believed for some minutes only: it is renewed
+
+    async def refuse(route: Route) -> None:
+        await route.fulfill(status=503)
+
+    await ada.page.route("**/api/auth/refresh", refuse)
+    await ada.page.goto("/orders")
+    await ada.sees("Connection lost")
+    await expect(ada.page.get_by_text("Log in")).to_have_count(0)
+    await ada.page.unroute("**/api/auth/refresh")
+    await ada.sees("You have no orders yet")
+    await expect(ada.page.get_by_text("Connection lost")).to_have_count(0)

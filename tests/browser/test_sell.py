@@ -275,9 +275,11 @@ async def test_a_buyer_becomes_a_seller_where_it_is_needed(enter: Enter) -> None
     await ada.page.goto("/sell/upload?kind=nope")
     await ada.sees(f"You are logged in as {name}, a buyer. An operator can make you a seller.")
     await expect(ada.page.get_by_label("You are")).to_have_value("seller")
-    await ada.page.get_by_label("Your name").fill(name)
+    await ada.page.get_by_label("Your name").fill(f"{name}-too")
     await ada.page.get_by_role("region", name="Log in").get_by_role("button", name="Log in").click()
     await expect(ada.page.get_by_label("What is to be done?")).to_have_value("tickets.create")
+    await expect(ada.page.get_by_role("link", name=f"{name}-too")).to_be_visible()
+    await expect(ada.page.get_by_text("has logged in with this browser")).to_have_count(0)  # that was themselves
     await expect(ada.page.get_by_role("link", name="Sell", exact=True)).to_be_visible()
     await expect(ada.page).to_have_url(re.compile(r"/sell/upload\?kind=nope$"))
 

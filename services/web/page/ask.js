@@ -52,6 +52,14 @@ function renew() {
   return renewing;
 }
 
+/** Whether a login that had run out goes on. Throws a Problem where nobody can say: that ends no login. */
+async function isRenewed() {
+  if (!cookie("csrf")) return false;
+  const answer = await renew();
+  if (isAway(answer)) throw new Problem(answer.status);
+  return answer.ok;
+}
+
 async function send(path, { method = "GET", json, body, headers = {}, signal } = {}) {
   const csrf = cookie("csrf");
   const all = { ...(csrf && { "X-CSRF-Token": csrf }), ...(json && { "Content-Type": "application/json" }), ...headers };
@@ -79,7 +87,7 @@ async function send(path, { method = "GET", json, body, headers = {}, signal } =
 export async function response(path, how) {
   if (how?.method && !path.startsWith("/api/auth/")) await check();
   let answer = await send(path, how);
-  if (answer.status === 401 && cookie("csrf") && (await renew()).ok) answer = await send(path, how);
+  if (answer.status === 401 && (await isRenewed())) answer = await send(path, how);
   if (answer.ok) return answer;
   if (answer.status === 401) loggedOut();
   throw new Problem(answer.status, await answer.json().catch(() => ({})));
@@ -147,7 +155,7 @@ export async function upload(path, file, how) {
   await check();
   await ask("/api/auth/me"); // renews the login before all of the file went for nothing
   let answer = await attempt(path, file, how);
-  if (answer.status === 401 && cookie("csrf") && (await renew()).ok) answer = await attempt(path, file, how);
+  if (answer.status === 401 && (await isRenewed())) answer = await attempt(path, file, how);
   if (answer.status >= 200 && answer.status < 300) return answer.told;
   throw new Problem(answer.status, answer.told);
 }

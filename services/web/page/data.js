@@ -39,7 +39,10 @@ export function useData(path, load = ask) {
     again();
     return () => asked.current?.abort();
   }, [again]);
-  const set = useCallback((data) => setState({ path, data }), [path]);
+  const set = useCallback((data) => {
+    asked.current?.abort(); // what is on its way is older
+    setState({ path, data });
+  }, [path]);
   return { ...(state.path === path ? state : {}), again, set };
 }
 
@@ -119,6 +122,8 @@ export function useWatch(path, { every = 1_000, isOver = never } = {}) {
     };
     const set = (data) => {
       asked?.abort();
+      lost = 0;
+      tell(key, false);
       setState({ path, data: (last = data) });
       next(data);
     };
@@ -136,6 +141,23 @@ export function useWatch(path, { every = 1_000, isOver = never } = {}) {
   const again = useCallback(() => watch.current.again?.(), []);
   const set = useCallback((data) => watch.current.set?.(data), []);
   return { ...(state.path === path ? state : {}), again, set };
+}
+
+/** Ask again and again, for as long as `wanted`; `every` ms after each answer. */
+export function useLook(wanted, again, every) {
+  useEffect(() => {
+    let timer;
+    let over = !wanted;
+    const look = async () => {
+      await again();
+      if (!over) timer = setTimeout(look, every);
+    };
+    if (wanted) look();
+    return () => {
+      over = true;
+      clearTimeout(timer);
+    };
+  }, [wanted, every]);
 }
 
 /** Do something once at a time: `[run, busy, problem, clear]`. What it throws is the problem. */

@@ -4,7 +4,7 @@ import { html, useEffect, useRef, useState } from "./html.js";
 import { Deed, For, Trouble, Told, Waiting } from "./parts.js";
 import { ask, newKey } from "./ask.js";
 import { useNow } from "./clock.js";
-import { useData, useDeed } from "./data.js";
+import { useData, useDeed, useLook } from "./data.js";
 import { useNotices } from "./notices.js";
 import { clockface, moment, money, plural } from "./words.js";
 
@@ -15,23 +15,6 @@ const PATIENCE = 30_000; // ms for a payment to end: whoever was to tell of it m
 
 /** Whether it may still be paid. */
 const isOpen = (order) => order?.status === "created" || order?.status === "awaiting_payment";
-
-/** Ask again and again, each `every` ms, for as long as `wanted`. */
-function useLook(wanted, again, every = LOOK) {
-  useEffect(() => {
-    let timer;
-    let over = !wanted;
-    const look = async () => {
-      await again();
-      if (!over) timer = setTimeout(look, every);
-    };
-    if (wanted) look();
-    return () => {
-      over = true;
-      clearTimeout(timer);
-    };
-  }, [wanted, every]);
-}
 
 /** Whether something is so for longer than `patience` ms. */
 function useLate(so, patience) {
@@ -74,7 +57,8 @@ function Mine({ id }) {
   const late = useLate(begun, PATIENCE);
   const unknown = begun && (late || notPaid?.status >= 500);
   const underWay = paying || (begun && !unknown);
-  useLook(open && (ended || (begun && !paying)), again, unknown ? LATER : LOOK); // what tells may be quicker than what is asked
+  const looks = open && (ended || (begun && !paying));
+  useLook(looks, again, unknown ? LATER : LOOK); // what tells may be quicker than what is asked
   if (!order) return html`<h1>Order</h1>${problem ? html`<${Trouble} problem=${problem} again=${again} />` : html`<${Waiting} />`}`;
   const { title, quantity, total, currency } = order;
   return html`<h1>${title}</h1>
@@ -84,7 +68,7 @@ function Mine({ id }) {
       <div><dt>Ordered</dt><dd>${moment(order.created_at)}</dd></div>
     </dl>
     ${open &&
-    html`<${Countdown} order=${order} again=${again} />
+    html`<${Countdown} order=${order} again=${again} looks=${looks} />
       <${Payment} pay=${pay} pressed=${paying ? pressed : undefined} underWay=${underWay} unknown=${unknown} problem=${notPaid ?? notCancelled} />
       <p><${Deed} class="quiet" busy=${cancelling} onClick=${cancel}>Give the ${quantity === 1 ? "seat" : "seats"} back<//></p>
       ${underWay && html`<p class="quiet">To give the ${quantity === 1 ? "seat" : "seats"} back stops the payment: nothing is paid then.</p>`}`}
@@ -93,11 +77,11 @@ function Mine({ id }) {
 }
 
 /** How long there is to pay, by the server's clock; when that is over, the order is looked at until it says so. */
-function Countdown({ order, again }) {
+function Countdown({ order, again, looks }) {
   const now = useNow(200);
   const end = Date.parse(order.expires_at);
   const over = now !== null && now >= end;
-  useLook(over, again);
+  useLook(over && !looks, again, LOOK); // two would take the questions from each other
   if (now === null) return html`<${Waiting} />`;
   const left = end - now;
   if (over) return html`<p class="countdown" role="status">The time to pay is over; the seats are given back…</p>`;

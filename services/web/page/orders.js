@@ -1,9 +1,9 @@
 // A buyer's orders.
 
-import { html, useEffect, useState } from "./html.js";
+import { html, useState } from "./html.js";
 import { For, More, Nothing, Trouble, Waiting } from "./parts.js";
 import { useNow } from "./clock.js";
-import { usePages } from "./data.js";
+import { useLook, usePages } from "./data.js";
 import { useNotices } from "./notices.js";
 import { clockface, moment, money, plural } from "./words.js";
 
@@ -32,12 +32,9 @@ function List() {
     if (notice?.kind.startsWith("order.")) setTold(notice);
   });
   const order = pages.items?.find(({ id }) => id === told?.about);
-  const isBehind = told && (told.kind === "order.created" ? !order : order && !order.closed_at);
+  const isBehind = told && pages.items && (told.kind === "order.created" ? !order : order && !order.closed_at);
   const ends = isBehind || pages.items?.some(({ closed_at, paying, expires_at }) => !closed_at && (paying || Date.parse(expires_at) <= now));
-  useEffect(() => {
-    const timer = ends && setInterval(pages.again, LOOK);
-    return () => clearInterval(timer);
-  }, [ends]);
+  useLook(Boolean(ends), pages.again, LOOK);
   if (!pages.items) return pages.problem ? html`<${Trouble} problem=${pages.problem} again=${pages.again} />` : html`<${Waiting} />`;
   if (!pages.items.length) {
     return html`<${Nothing} title="You have no orders yet"><p>Choose a ticket in <a href="/">the shop</a> and reserve it.</p><//>`;

@@ -105,7 +105,9 @@ export function Login({ why, done, role = "buyer" }) {
     await quietly(() => beDeveloper(given.name, given.role)); // somebody else may be logged in
     await done?.();
   });
-  useEffect(() => first.current?.focus(), [found.data]);
+  useEffect(() => {
+    if (me.value === null) first.current?.focus(); // else there is more to read before it
+  }, [found.data]);
   if (!found.data) return found.problem ? html`<${Trouble} problem=${found.problem} />` : html`<${Waiting} />`;
   const { providers, dev } = found.data;
   const next = encodeURIComponent(place.value.pathname + place.value.search);

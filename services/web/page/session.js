@@ -17,8 +17,8 @@ let login; // of which login `me` was told: its CSRF token
 
 whenLoggedOut(() => (me.value = null)); // what is for somebody says then how to get in
 
-/** Ask who is logged in; of a page that nobody has logged in on, without asking. */
-export async function whoIsIt() {
+/** Ask who is logged in; of a page that nobody has logged in on, without asking. `wanted`: it was done here. */
+export async function whoIsIt({ wanted = false } = {}) {
   const before = me.value;
   let now = null;
   try {
@@ -27,7 +27,7 @@ export async function whoIsIt() {
     if (!(error instanceof Problem) || error.status !== 401) throw error;
   }
   login = cookie("csrf");
-  if (before && now && before.user_id !== now.user_id) switches.value += 1;
+  if (!wanted && before && now && before.user_id !== now.user_id) switches.value += 1;
   me.value = now;
 }
 
@@ -71,7 +71,7 @@ const ANOTHER = "Somebody else has logged in or out with this browser meanwhile.
 /** Be whoever one says, where that is enough. Throws a Problem. */
 export async function beDeveloper(name, role) {
   await ask("/api/auth/dev", { method: "POST", json: { name, role, page: true } });
-  await whoIsIt();
+  await whoIsIt({ wanted: true });
   tabs.postMessage("in");
 }
 

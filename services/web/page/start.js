@@ -124,12 +124,13 @@ function Frame() {
   useEffect(() => setIsAnother(user > 0), [user]);
   useEffect(() => setIsAnother(false), [url.pathname]);
   useEffect(() => {
-    scrollToPlace();
+    const stop = scrollToPlace();
     if (first.current) {
       first.current = false; // who opened the page is at its beginning
-      return;
+      return stop;
     }
     main.current.focus({ preventScroll: true });
+    return stop;
   }, [url.pathname]);
   return html`<a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>Skip to content</a>
     <header>

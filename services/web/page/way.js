@@ -17,9 +17,13 @@ export function go(path, { replace = false } = {}) {
 }
 
 const SHOWN_WITHIN = 3_000; // ms; a view that takes longer begins at its top
-const BY_HAND = ["wheel", "touchmove", "keydown"]; // how people scroll
+const BY_HAND = ["wheel", "touchmove", "keydown", "pointerdown", "mousedown"]; // how people scroll
 
-/** Scroll to where this place was left, as soon as the view is long enough; to its top, if it was not here before. */
+/**
+ * Scroll to where this place was left, as soon as the view is long enough; to its top, if it was not here before.
+ *
+ * @returns {() => void} which ends it
+ */
 export function scrollToPlace() {
   const wanted = history.state?.scrolled ?? 0;
   const begun = performance.now();
@@ -34,6 +38,7 @@ export function scrollToPlace() {
   const timer = setInterval(look, 50);
   for (const name of BY_HAND) addEventListener(name, stop, { passive: true });
   look();
+  return stop;
 }
 
 /** Remember how far it is scrolled here. */
