@@ -16,15 +16,17 @@ MOST_KB, MOST_MS = 100, 1_000
 TICKETS = 20
 
 USABLE = """
-new MutationObserver((_, observer) => {
-  if (document.querySelectorAll(".tickets a").length < %d || !document.querySelector("#search")) return;
-  observer.disconnect();
-  globalThis.usable = performance.now();
-}).observe(document, { childList: true, subtree: true });
+globalThis.usable = new Promise((resolve) =>
+  new MutationObserver((_, observer) => {
+    if (document.querySelectorAll(".tickets a").length < %d || !document.querySelector("#search")) return;
+    observer.disconnect();
+    resolve(performance.now());
+  }).observe(document, { childList: true, subtree: true }),
+);
 """
-"""Notes when the tickets are there, and what they are searched with, in ms since the page was asked for."""
+"""Tells when the tickets are there, and what they are searched with, in ms since the page was asked for."""
 
-LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+LOADED = "new Promise((tell) => setTimeout(() => tell(performance.getEntriesByType('navigation')[0].loadEventEnd)))"
 
 
 async def opened(browser: Browser, url: str, script: str, figure: str) -> tuple[float, float]:
@@ -38,7 +40,6 @@ async def opened(browser: Browser, url: str, script: str, figure: str) -> tuple[
         sizes: list[float] = []
         session.on("Network.loadingFinished", lambda each: sizes.append(each["encodedDataLength"]))
         await page.goto(url)
-        await page.wait_for_function(f"{figure} > 0")
         return float(await page.evaluate(figure)), sum(sizes) / 1000
     finally:
         await context.close()

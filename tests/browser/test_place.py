@@ -10,7 +10,7 @@ from playwright.async_api import Route, expect
 from tests.browser.conftest import Enter
 from tests.browser.person import Person
 from tests.browser.test_shop import SAM, hold, sell
-from tests.harness import ServiceProcess
+from tests.harness import ServiceProcess, eventually
 
 MANY = 130  # tickets: more than a connection may be asked for by their ids
 
@@ -48,6 +48,10 @@ async def test_a_list_that_was_left_is_found_again_where_it_was(enter: Enter, ma
     await link.scroll_into_view_if_needed()
     where = await ada.page.evaluate("scrollY")
     assert where > 0
+
+    async def is_there() -> bool:
+        return bool(abs(await ada.page.evaluate("scrollY") - where) < 2)
+
     await link.click()
     await expect(ada.page.get_by_role("heading", name="Show")).to_be_visible()
     assert await ada.page.evaluate("scrollY") == 0
@@ -55,7 +59,7 @@ async def test_a_list_that_was_left_is_found_again_where_it_was(enter: Enter, ma
         await back()
         await expect(ada.page.locator(".tickets > li")).to_have_count(60)
         await expect(link).to_be_in_viewport()
-        await ada.page.wait_for_function(f"Math.abs(scrollY - {where}) < 2")
+        await eventually(is_there, True)
 
 
 async def test_all_tickets_that_are_shown_are_live(shop: ServiceProcess, enter: Enter, many: list[str]) -> None:
