@@ -114,11 +114,11 @@ class Looks:
         order: dict[str, Any] = answer.json()
         return order
 
-    async def is_paying(self) -> bool:
-        """Whether a payment is under way; if so, that is what is to be told."""
+    async def has_begun(self) -> bool:
+        """Whether a payment has begun; if it is under way, that is what is to be told."""
         was = await self.order()
         self.told = {self.path: json.dumps(was), "/api/orders": json.dumps({"items": [was], "next_cursor": None})}
-        return bool(was["paying"])
+        return bool(was["status"] != "created")
 
     async def hold(self, person: Person) -> None:
         """From now on the page is told how the order was, however slow this machine is."""
@@ -136,13 +136,18 @@ class Looks:
         self.told = {}
 
 
+async def pay_slowly(shop: ServiceProcess, person: Person, who: str, title: str) -> Looks:
+    """Begin a payment for two seats; return while it is under way, or was a moment ago."""
+    looks = Looks(shop, who, order_id := await hold(shop, await sell(shop, title), who, 2, 600))
+    await person.page.goto(f"/orders/{order_id}")
+    await person.page.get_by_role("button", name="Pay, slowly").click()
+    await eventually(looks.has_begun, True)
+    return looks
+
+
 async def test_a_payment_under_way_is_told_after_a_reload_until_it_ends(shop: ServiceProcess, enter: Enter) -> None:
-    order_id = await hold(shop, await sell(shop, "Paid meanwhile"), "ada-under-way", 2, 600)
     ada = await enter("ada-under-way")
-    looks = Looks(shop, "ada-under-way", order_id)
-    await ada.page.goto(f"/orders/{order_id}")
-    await ada.page.get_by_role("button", name="Pay, slowly").click()
-    await eventually(looks.is_paying, True)
+    looks = await pay_slowly(shop, ada, "ada-under-way", "Paid meanwhile")
     await looks.hold(ada)
     await ada.page.reload()
     await ada.sees("A payment is under way…")
@@ -161,36 +166,31 @@ async def test_a_payment_under_way_is_told_after_a_reload_until_it_ends(shop: Se
 async def test_an_order_of_which_a_payment_was_under_way_becomes_paid_on_screen(
     shop: ServiceProcess, enter: Enter
 ) -> None:
-    order_id = await hold(shop, await sell(shop, "Paid on screen"), "ada-screen", 1, 600)
     ada = await enter("ada-screen")
-    looks = Looks(shop, "ada-screen", order_id)
-    await ada.page.goto(f"/orders/{order_id}")
-    await ada.page.get_by_role("button", name="Pay, slowly").click()
-    await eventually(looks.is_paying, True)
+    looks = await pay_slowly(shop, ada, "ada-screen", "Paid on screen")
     await looks.hold(ada)
     await ada.page.reload()
     await ada.sees("A payment is under way…")
     looks.let_go()
-    await ada.sees("1 seat is yours.")
+    await ada.sees("2 seats are yours.")
 
 
 async def test_a_payment_whose_end_nobody_tells_may_be_made_again(shop: ServiceProcess, enter: Enter) -> None:
-    order_id = await hold(shop, await sell(shop, "Paid twice"), "ada-crash", 1, 600)
     ada = await enter("ada-crash")
     ada.allow("ERR_", "503", "WebSocket")
-    looks = Looks(shop, "ada-crash", order_id)
     await ada.page.clock.install()
-    await ada.page.goto(f"/orders/{order_id}")
-    await ada.page.get_by_role("button", name="Pay, slowly").click()
-    await eventually(looks.is_paying, True)
-    await shop.kill()
-    await shop.start()
+    for turn in range(5):  # a machine may be too slow to kill it before the payment ends
+        looks = await pay_slowly(shop, ada, "ada-crash", f"Paid twice {turn}")
+        await shop.kill()
+        await shop.start()
+        if (await looks.order())["paying"]:
+            break
     await ada.page.reload()
     await ada.sees("A payment is under way…")
     await ada.page.clock.run_for(31_000)
     await ada.sees("How the last payment ended is not known yet. You may pay again: nothing is paid twice.")
     await ada.page.get_by_role("button", name="Pay", exact=True).click()
-    await ada.sees("1 seat is yours.")
+    await ada.sees("2 seats are yours.")
 
 
 async def test_a_reservation_expires_on_screen_and_its_seat_is_free_for_somebody_else(
