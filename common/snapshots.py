@@ -100,7 +100,7 @@ async def load(client: Client, snapshot: Snapshot, chunks: Iterable[bytes], *, r
         wanted = {"config": snapshot.config | {"num_replicas": replicas}, "state": snapshot.state}
         begun = await _ask(client, f"$JS.API.STREAM.RESTORE.{stream}", wanted)
         for chunk in chunks:
-            taken = await client.request(begun.deliver_subject, chunk, timeout=SILENCE_SECONDS)
+            taken = await _hand_over(client, begun.deliver_subject, chunk)
             if taken.data:
                 raise nats.errors.Error(taken.data.decode(errors="replace"))
         there = await _ask(client, begun.deliver_subject, None, within=SILENCE_SECONDS * 10)
@@ -179,6 +179,22 @@ async def tell_restored(client: Client) -> None:
     async with _told_as_unavailable("Nobody could be told that the log is restored"):
         await client.publish(RESTORED)
         await client.flush()
+
+
+async def _hand_over(client: Client, subject: str, chunk: bytes) -> Msg:
+    """What is said to a piece, which nobody may take yet. Raises what nats-py raises.
+
+    In a cluster the answer that names the subject may be here before our node knows who listens to it: the two come
+    by connections of their own.
+    """
+    deadline = asyncio.get_running_loop().time() + SILENCE_SECONDS
+    while True:
+        try:
+            return await client.request(subject, chunk, timeout=SILENCE_SECONDS)
+        except nats.errors.NoRespondersError:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise
+        await asyncio.sleep(0.05)
 
 
 async def _ask(client: Client, subject: str, question: object, *, within: float = 10) -> _Answer:

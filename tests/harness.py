@@ -28,7 +28,9 @@ UNLIMITED = dict.fromkeys(("login", "refused", "orders", "batches", "changes", "
 """Rates of a system that a few users may ask as much as tests and benchmarks want."""
 
 T = TypeVar("T")
-Fate = Literal["pass", "drop", "cut"]
+Fate = Literal["pass", "drop", "cut"] | bytes
+"""What becomes of a frame; bytes: these go instead of it."""
+
 Judge = Callable[[bytes], Fate]
 
 
@@ -217,3 +219,6 @@ class Proxy:
                     await writer.drain()
                 case "cut":
                     raise ConnectionResetError
+                case bytes() as other:
+                    writer.write(other)
+                    await writer.drain()

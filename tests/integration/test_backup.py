@@ -19,7 +19,7 @@ from common.runtime import Platform, running
 from services.cli.backup import MANIFEST, ORDER, Manifest, back_up, lost_by, restore_log, told_losses, verified
 from services.cli.doctor import log as log_findings
 from tests.facts import draft, tell
-from tests.harness import Proxy, command, eventually
+from tests.harness import Fate, Proxy, command, eventually
 
 STREAM, DURABLE = "EXPIRATION", "orders-cancel-expired"
 
@@ -225,6 +225,28 @@ async def test_a_backup_is_replaced_only_when_asked_for_and_by_a_complete_one(
     second = await back_up(platform.settings, folder, silent, force=True)
     assert await verified(folder, silent) == second != first
     assert len(list(folder.iterdir())) == len(ORDER) + 1
+
+
+async def test_a_piece_is_given_again_as_long_as_nobody_is_known_to_take_it(
+    platform: Platform, proxy: Proxy, home: Path
+) -> None:
+    """In a cluster a node may learn who restores a stream after the answer that says where its pieces go."""
+    await tell(platform.event_log, *range(1, 10))
+    before = await everything(platform)
+    manifest = await back_up(platform.settings, home / "backup", silent)
+    lost: list[bytes] = []
+
+    def elsewhere(frame: bytes) -> Fate:
+        if len(lost) == 3 or not frame.startswith(b"PUB $JS.SNAPSHOT.RESTORE."):
+            return "pass"
+        lost.append(frame.split(b" ", 2)[1])
+        return frame.replace(lost[-1], lost[-1][:-1] + b"!", 1)  # nobody listens there, and the server says so
+
+    proxy.requests = elsewhere
+    near = msgspec.structs.replace(platform.settings, nats_url=proxy.url)
+    await restore_log(near, home / "backup", manifest, silent, silent, settle=0)
+    assert len(lost) == 3
+    assert await everything(platform) == before
 
 
 async def test_a_killed_backup_is_none(platform: Platform, proxy: Proxy, home: Path) -> None:
