@@ -2,7 +2,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
-LOCKS := deploy/requirements.lock deploy/requirements-test.lock deploy/requirements-audit.lock
+LOCKS := $(wildcard deploy/requirements*.lock)
+PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 
 .PHONY: help install up demo doctor check format test test-faults bench audit lock clean
 
@@ -65,9 +66,11 @@ audit: .venv-audit/installed ## Ask PyPI whether what is pinned has known vulner
 	@touch $@
 
 lock: ## Pin the dependencies again (needs uv)
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet --extra embedded --extra build -o deploy/requirements.lock
-	uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet --all-extras -c deploy/requirements.lock -o deploy/requirements-test.lock
-	echo pip-audit | uv pip compile - --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet -o deploy/requirements-audit.lock
+	$(PIN) --upgrade pyproject.toml --extra embedded --extra build -o deploy/requirements.lock
+	$(PIN) --upgrade pyproject.toml --all-extras -c deploy/requirements.lock -o deploy/requirements-test.lock
+	$(PIN) --upgrade pyproject.toml -c deploy/requirements.lock -o deploy/requirements-image.lock
+	$(PIN) --upgrade pyproject.toml --extra dev -c deploy/requirements-test.lock -o deploy/requirements-dev.lock
+	echo pip-audit | $(PIN) --upgrade - -o deploy/requirements-audit.lock
 
 clean: ## Remove the virtual environment and caches (not .boxoffice, your data)
 	rm -rf .venv .venv-audit .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
