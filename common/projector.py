@@ -51,7 +51,10 @@ create table checkpoint (
 START_CHECKPOINT = "insert into checkpoint (stream, stream_created, sequence, event_id) values ($1, $2, 0, '')"
 READ_CHECKPOINT = "select stream_created, sequence, event_id from checkpoint where stream = $1"
 MOVE_CHECKPOINT = """
-update checkpoint set sequence = $3, event_id = $4 where stream = $1 and sequence = $2 returning true
+update checkpoint set sequence = $3, event_id = $4
+where stream = $1 and sequence = $2
+    and (current_schema() <> $5 or coalesce(obj_description(to_regnamespace($5), 'pg_namespace'), $6) = $6)
+returning true
 """
 # The one active projector of a stream; and, for the length of a transaction, who may write a read model.
 TRY_ACTIVE = "select pg_try_advisory_lock(hashtextextended('boxoffice.projector.' || $1, 0))"
@@ -94,6 +97,10 @@ class CheckpointMoved(Exception):
     """Somebody else moved the checkpoint (a rebuild was swapped in): read it again and go on from there."""
 
 
+class OtherTables(Exception):
+    """The tables are those of another version of the code, which alone may write them."""
+
+
 async def connect(database_url: str, schema: str) -> asyncpg.Connection:
     """A connection of its own on which tables are found in `schema`. Commits do not wait for the disk.
 
@@ -125,7 +132,6 @@ class Projector:
         self.sequence: int | None = None
         self._model = read_model
         self._stream = stream
-        self._project = read_model.sources[stream]
         self._event_log = event_log
         self._database_url = database_url
         self._log = log.bind(projection=read_model.name, stream=stream)
@@ -145,6 +151,9 @@ class Projector:
             except CheckpointMismatch as error:
                 self.sequence = None  # it would be one of another log
                 self._complain(f"{error}; run `boxoffice projections rebuild {self._model.name}`")
+            except OtherTables as error:
+                self.sequence = None
+                self._complain(str(error))
             except UndecodableEvent as error:
                 self._complain(f"{error}; deploy the code that knows this event")
             await asyncio.sleep(1)
@@ -180,9 +189,11 @@ class Projector:
     async def _run_once(self) -> None:
         connection = await connect(self._database_url, self._model.name)
         try:
+            await require_own_tables(connection, self._model)
             if not await connection.fetchval(TRY_ACTIVE, self.name):
                 self.sequence = None
                 await self._stand_by(connection)
+                await require_own_tables(connection, self._model)
             self.sequence = sequence = await verify_checkpoint(connection, self._stream, self._event_log)
             if (await self._event_log.end(self._stream)).sequence == sequence:
                 self._go_on(sequence)  # there is nothing to write; else the first batch will tell
@@ -191,7 +202,7 @@ class Projector:
                 async for batch in batches:
                     # Four round trips: `connection.transaction()` would be six. What fails ends the connection with it.
                     await connection.execute("begin;" + MAY_WRITE.format(self._model.name))
-                    await write_batch(connection, self._stream, self._project, sequence, batch)
+                    await write_batch(connection, self._model, self._stream, sequence, batch)
                     sequence = batch[-1].sequence
                     await connection.execute(f"notify {CHANNEL}, '{self.name}:{sequence}'; commit")
                     self._go_on(sequence)
@@ -247,16 +258,26 @@ def is_of(stream_created: datetime, end: StreamEnd) -> bool:
     return abs((stream_created - end.created).total_seconds()) <= 0.001
 
 
+async def require_own_tables(connection: asyncpg.Connection, model: ReadModel) -> None:
+    """Raises OtherTables if the read model's tables are not those that this code writes; none are no others."""
+    if await fingerprint_of(connection, model.name) not in (None, model.fingerprint):
+        raise OtherTables(
+            f"the tables of read model {model.name} are those of another version: run `boxoffice migrate` of this one "
+            "if it is the one that shall run, else deploy the other"
+        )
+
+
 async def write_batch(
-    connection: asyncpg.Connection, stream: str, project: Project, after: int, batch: Sequence[Recorded]
+    connection: asyncpg.Connection, model: ReadModel, stream: str, after: int, batch: Sequence[Recorded]
 ) -> None:
     """Within the caller's transaction: move the checkpoint past `batch`, and write what it says.
 
-    Raises CheckpointMoved if the read model is not at `after`.
+    Raises CheckpointMoved if the read model is not at `after`, or is one of other tables by now.
     """
-    if not await connection.fetchval(MOVE_CHECKPOINT, stream, after, batch[-1].sequence, batch[-1].id):
+    last, own = batch[-1], (model.name, model.fingerprint)
+    if not await connection.fetchval(MOVE_CHECKPOINT, stream, after, last.sequence, last.id, *own):
         raise CheckpointMoved(stream)
-    await project(connection, [recorded for recorded in batch if recorded.event is not SKIPPED])
+    await model.sources[stream](connection, [recorded for recorded in batch if recorded.event is not SKIPPED])
 
 
 async def create(
@@ -364,7 +385,7 @@ async def catch_up(
             if batch[-1].sequence > end:
                 batch = [recorded for recorded in batch if recorded.sequence <= end]
             async with connection.transaction():
-                await write_batch(connection, stream, model.sources[stream], reached[stream], batch)
+                await write_batch(connection, model, stream, reached[stream], batch)
             reached[stream] = batch[-1].sequence
             progress(stream, reached[stream], end)
             if reached[stream] >= end:
@@ -418,6 +439,8 @@ class Projected:
                 self.problem = told(error)
             except Unavailable as error:
                 self.problem = error.detail
+            except OtherTables as error:
+                self.problem = str(error)
             await asyncio.sleep(0.5)
 
     async def _listen(self) -> None:
@@ -426,6 +449,7 @@ class Projected:
         asked = loop.time()
         try:
             connection.add_termination_listener(lambda _: lost.set())
+            await require_own_tables(connection, self._model)
             self._renewals = self._event_log.renewals
             self._passed = 0
             end = await self._event_log.end(self._stream)
@@ -440,7 +464,8 @@ class Projected:
                     await asyncio.wait_for(lost.wait(), 1)
                 if not lost.is_set() and loop.time() > asked + 10:
                     asked = loop.time()
-                    await connection.execute("select 1", timeout=5)  # a dead link is noticed here
+                    async with asyncio.timeout(5):  # a dead link is noticed here
+                        await require_own_tables(connection, self._model)
         finally:
             connection.terminate()
 

@@ -113,7 +113,7 @@ def once(numbers: range) -> dict[object, object]:
     return dict.fromkeys(numbers, 1)
 
 
-async def problem_of(worker: Projector, text: str) -> None:
+async def problem_of(worker: Projector | Projected, text: str) -> None:
     """Wait until the projector tells this problem."""
 
     async def look() -> bool:
@@ -122,7 +122,7 @@ async def problem_of(worker: Projector, text: str) -> None:
     await eventually(look, True)
 
 
-async def no_problem(worker: Projector) -> None:
+async def no_problem(worker: Projector | Projected) -> None:
     """Wait until the projector is at work again."""
 
     async def look() -> str | None:
@@ -321,6 +321,36 @@ async def test_creating_changed_tables_rebuilds_them(db: Database) -> None:
     reported.clear()
     await projector.create(changed, db.log, db.url, reported.append)
     assert reported == []
+
+
+async def test_code_of_another_version_neither_writes_nor_is_ready_until_its_own_tables_are_back(db: Database) -> None:
+    """While a new version is rolled out or taken back, processes of both run."""
+    noted = ReadModel("facts", TABLES.replace("not null)", "not null, note text)"), {STREAM: project_with_note})
+    await tell(db.log, 1)
+    listening = Projected(FACTS, STREAM, db.log, db.url)
+    async with db.projecting() as old, running([listening]), db.projecting(noted) as new:
+        await eventually(db.checkpoint, 1)
+        await problem_of(new, "those of another version: run `boxoffice migrate` of this one")
+        await projector.create(noted, db.log, db.url)  # nothing is told meanwhile, so the checkpoint stays where it was
+        await tell(db.log, 2)
+        await problem_of(old, "those of another version")
+        await problem_of(listening, "those of another version")
+        await no_problem(new)
+        await eventually(db.checkpoint, 2)
+        assert await db.query("select number, times, note from facts order by 1") == [(1, 1, "seen"), (2, 1, "seen")]
+
+        await projector.create(FACTS, db.log, db.url)  # it is taken back
+        await no_problem(old)
+        await no_problem(listening)
+        await tell(db.log, 3)
+        await problem_of(new, "those of another version")
+        await eventually(db.facts, once(range(1, 4)))
+
+
+async def project_with_note(connection: asyncpg.Connection, events: Sequence[Recorded]) -> None:
+    """What only the newer tables can hold; code that does not know of it would leave it out."""
+    await project(connection, events)
+    await connection.execute("update facts set note = 'seen' where note is null")
 
 
 async def test_two_may_create_at_the_same_time(streams: Platform, database_url: str) -> None:
