@@ -582,7 +582,7 @@ def recorded(
     try:
         return Recorded(subject, sequence, SKIPPED if tag in skipped else decode(tag, body), headers)
     except UndecodableEvent as error:
-        raise UndecodableEvent(f"the message at sequence {sequence} on {subject}: {error}") from error
+        raise type(error)(f"the message at sequence {sequence} on {subject}: {error}") from error
 
 
 def _record(sequence: int, message: Msg, skipped: Collection[str] = ()) -> Recorded:

@@ -17,7 +17,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 
 from common.errors import Invalid, Retry, Unavailable
 from common.event_log import delivery, restorations
-from common.events import OWNERS, UPCASTS, Event, UndecodableEvent, decode, type_of
+from common.events import EVENTS, OWNERS, UPCASTS, Event, UndecodableEvent, UnknownEvent, decode, type_of
 from common.telemetry import DEAD_LETTERS, HANDLED, Cause, cause
 from common.topology import CONSUMER, require_whole
 
@@ -211,7 +211,7 @@ class Subscription:
         self._asked -= 1
         self.problem = None
         tag = headers.get("ce-type", "")
-        if tag and tag not in self._listener.hears and tag not in UPCASTS:
+        if tag in EVENTS and tag not in self._listener.hears and tag not in UPCASTS:
             await self._settle(message, b"+ACK")
             return
         self._in_flight[message.reply] = asyncio.get_running_loop().time()
@@ -298,12 +298,16 @@ class Subscription:
         return failures if self._listener.waits else deliveries - excused
 
     async def _fail(self, message: Msg, error: Exception, event: Event | None = None) -> None:
-        """Back off, or give up after the last attempt. An unavailable server is no reason to give up on an event."""
+        """Back off, or give up after the last attempt. An unavailable server is no reason to give up on an event.
+
+        Nor is one that only newer code knows: while that is rolled out, a process that has it will hear it.
+        """
         deliveries, sequence, _ = delivery(message.reply)
-        attempt = self._attempts(message, failed=not isinstance(error, Unavailable))
+        passing = isinstance(error, Unavailable | UnknownEvent)
+        attempt = self._attempts(message, failed=not passing)
         told = self._log.bind(subject=message.subject, sequence=sequence, attempt=attempt, error=repr(error))
         last = attempt >= self._listener.attempts or isinstance(error, UndecodableEvent)
-        if isinstance(error, Unavailable) or not last:
+        if passing or not last:
             tries = max(1, attempt) if self._listener.waits else deliveries
             delay = random.uniform(0.5, 1) * min(60, 2 ** min(tries, 10))  # noqa: S311 (jitter)
             told.warning("listener_failed", again_in=round(delay, 1))

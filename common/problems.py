@@ -32,6 +32,7 @@ from common.errors import (
     Unauthenticated,
     Unavailable,
 )
+from common.events import UndecodableEvent
 from common.explain import explain, in_words
 from common.postgres import MISDIRECTED, NOT_MIGRATED, POSTGRES_FAILED, is_away, told
 
@@ -358,6 +359,12 @@ def tell_database_error(request: Request[Any, Any, Any], error: Exception) -> Re
     return tell_domain_error(request, Unavailable(detail))
 
 
+def tell_other_version(request: Request[Any, Any, Any], error: UndecodableEvent) -> Response[Any]:
+    """The log has an event that this process does not understand, as while a newer version is rolled out."""
+    log.error("event_not_understood", problem=f"{error}; deploy the code that knows this event")
+    return tell_domain_error(request, Unavailable("This is written by a newer version than this process; try again."))
+
+
 def tell_bug(_: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Something that nobody thought of. It is logged; the caller learns nothing of the inside."""
     log.error("request_failed", exc_info=error)
@@ -370,6 +377,7 @@ TELL: dict[int | type[Exception], Callable[[Request[Any, Any, Any], Any], Respon
     ValidationException: tell_bad_parameters,
     HTTPException: tell_http_error,
     **dict.fromkeys(POSTGRES_FAILED, tell_database_error),
+    UndecodableEvent: tell_other_version,
     Exception: tell_bug,
 }
 """Who tells what, the most special kind first."""

@@ -187,6 +187,7 @@ __all__ = [
     "TicketUpdated",
     "TicketWithdrawn",
     "UndecodableEvent",
+    "UnknownEvent",
     "UploadContinued",
     "UserEvent",
     "UserRegistered",
@@ -236,6 +237,10 @@ class UndecodableEvent(Exception):
     """A recorded event that this code does not understand: written by newer code, or not an event at all."""
 
 
+class UnknownEvent(UndecodableEvent):
+    """An event of a type that this code does not have. Newer code wrote it, and will understand it."""
+
+
 def type_of(event: type[Event]) -> str:
     """The type tag of an event class, as it stands in the body's `type` and in the header `ce-type`."""
     tag = event.__struct_config__.tag
@@ -257,13 +262,13 @@ encode = _encoder.encode
 
 
 def decode(tag: str, body: bytes) -> Event:
-    """The event in `body`, whose type the header says to be `tag`. Raises UndecodableEvent."""
+    """The event in `body`, whose type the header says to be `tag`. Raises UnknownEvent, UndecodableEvent."""
     try:
         if tag in UPCASTS:
             shape = UPCASTS[tag](msgspec.json.decode(body))
             tag, body = shape["type"], encode(shape)
         return _BY_TAG[tag].decode(body)
     except KeyError:
-        raise UndecodableEvent(f"there is no event type {tag!r} in this code") from None
+        raise (UnknownEvent if tag else UndecodableEvent)(f"there is no event type {tag!r} in this code") from None
     except msgspec.MsgspecError as error:
         raise UndecodableEvent(f"{tag}: {error}") from error

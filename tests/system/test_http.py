@@ -858,6 +858,24 @@ async def test_it_is_live_and_ready(shop: Shop) -> None:
     assert (await shop.here.get("/health/ready")).json() == {"status": "ready", "problems": {}}
 
 
+async def test_what_a_newer_version_wrote_is_left_to_it(platform: Platform, home: Path) -> None:
+    """While that is rolled out, whoever asks an older process is told to try again: another may answer."""
+    async with (
+        ServiceProcess(ALL, platform.settings, home) as process,
+        httpx.AsyncClient(base_url=process.url, timeout=30) as client,
+    ):
+        ticket = (await client.post("/api/tickets", json=SHOW, headers=SAM)).json()["id"]
+        wanted = {"ticket_id": ticket, "quantity": 1}
+        assert (await client.post("/api/orders", json=wanted, headers=ADA)).status_code == 201
+        headers = {"ce-type": "order_postponed", "ce-id": str(uuid4())}
+        js = platform.client.jetstream()
+        await js.publish(f"orders.{ticket}", b'{"type":"order_postponed"}', headers=headers)
+        refused = await client.post("/api/orders", json=wanted, headers=ADA)
+        assert "newer version" in problem(refused, 503)["detail"]
+        assert refused.headers["retry-after"] == "1"
+        assert "deploy the code that knows this event" in process.tail()
+
+
 async def test_it_says_what_is_away_and_goes_on_when_that_is_back(nats: NatsServer, home: Path) -> None:
     postgres = PostgresServer(home / "postgres")
     await postgres.start()
