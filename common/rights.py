@@ -221,8 +221,30 @@ def postgres_take_over() -> str:
     return TAKE_OVER.format(migrate=role_of(MIGRATE))
 
 
+PASSWORD = """
+\\getenv password {variable}
+\\if :{{?password}}
+alter role {role} password :'password';
+\\unset password
+\\endif
+"""
+
+
+def password_variable(user: str) -> str:
+    """The variable in psql's environment that holds the password of a user's role."""
+    return f"BOXOFFICE_{user.upper()}_PASSWORD"
+
+
 def postgres_configuration() -> str:
-    """The same as a file for psql. Whoever runs it gives the roles their passwords."""
-    passwords = "".join(f"--   \\password {role_of(user)}\n" for user in everybody())
-    head = "-- Made by `boxoffice rights postgres`. Then give each role its password, in psql:"
-    return f"{head}\n{passwords}{postgres_roles()}"
+    """The same as a file for psql (15 or newer), with passwords from its environment.
+
+    A role whose variable is not there keeps the password that it has.
+    """
+    head = f"""\
+-- Made by `boxoffice rights postgres`. For psql (15 or newer), as the superuser or whoever may create roles; safe to repeat.
+-- Each role gets the password that psql finds in {password_variable("orders")} and so on; without one, it keeps its own.
+\\set ON_ERROR_STOP on
+begin;
+"""
+    passwords = "".join(PASSWORD.format(role=role_of(user), variable=password_variable(user)) for user in everybody())
+    return f"{head}{postgres_roles()}{passwords}commit;\n"

@@ -555,7 +555,7 @@ async def test_the_rights_that_are_printed_are_understood_and_hold_no_password(h
     nats_told, postgres_told = rights.nats_configuration(), rights.postgres_configuration()
     for user in everybody():
         assert f'"password": $NATS_PASSWORD_{user.upper()},' in nats_told
-        assert f"\\password {role_of(user)}\n" in postgres_told
+        assert f"alter role {role_of(user)} password" in postgres_told
     (home / "rights.conf").write_text(nats_told)
     given = {f"NATS_PASSWORD_{user.upper()}": f'"1-{user}"' for user in everybody()}
     for environment, understood in ((given, True), ({}, False)):
