@@ -140,15 +140,19 @@ def held(data: Path, *, fresh: bool) -> Iterator[None]:
 
 def secret(data: Path, name: str, make: Callable[[], str] = lambda: secrets.token_urlsafe(32)) -> str:
     """The secret of that name of this data folder: what `make` makes when it is first asked for."""
-    kept = data / SECRETS / name
-    if not kept.exists():
-        kept.parent.mkdir(mode=0o700, exist_ok=True)
-        made = kept.with_name(f"{name}.new")
+    return kept(data / SECRETS / name, make)
+
+
+def kept(path: Path, make: Callable[[], str]) -> str:
+    """What a file for its owner's eyes holds: what `make` makes when it is first asked for."""
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        made = path.with_name(f"{path.name}.new")
         made.unlink(missing_ok=True)
         made.touch(mode=0o600)
         made.write_text(make())
-        made.rename(kept)  # it is there whole or not at all
-    return kept.read_text().strip()
+        made.rename(path)  # it is there whole or not at all
+    return path.read_text().strip()
 
 
 def webhook_secret(data: Path) -> str:

@@ -373,6 +373,43 @@ def rights(server: str) -> None:
     click.echo(nats_configuration() if server == "nats" else postgres_configuration(), nl=False)
 
 
+@cli.command()
+@click.option("--format", "form", type=click.Choice(["compose", "kubernetes"]), required=True, help="For whom.")
+@click.option(
+    "--folder",
+    default="deploy/secrets",
+    show_default=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where they are kept. What is there already stays as it is.",
+)
+@click.option("--nats-url", default="nats://nats:4222", show_default=True, help="Where NATS is, for the services.")
+@click.option(
+    "--database-url",
+    default="postgresql://postgres:5432/boxoffice",
+    show_default=True,
+    help="Where Postgres is, for the services.",
+)
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="A file for the manifests, not the terminal.")
+def secrets(form: str, folder: Path, nats_url: str, database_url: str, output: Path | None) -> None:
+    """Make every secret that a deployment needs, once, and give them to compose or Kubernetes.
+
+    For compose as files in the folder, which deploy/compose.yaml mounts; for Kubernetes as manifests of Secrets.
+    To change one, delete its file in made/ there and run this again.
+    """
+    from services.cli.secrets import for_compose, for_kubernetes, write
+
+    try:
+        if form == "compose":
+            for_compose(folder, nats_url, database_url)
+            console.print(f"{folder} has every secret; keep a copy where only you get at it")
+        elif output:
+            write(output, for_kubernetes(folder, nats_url, database_url), mode=0o600)
+        else:
+            click.echo(for_kubernetes(folder, nats_url, database_url), nl=False)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+
+
 for group in (dead, events, projections, replay):
     cli.add_command(group)
 
