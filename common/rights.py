@@ -221,7 +221,7 @@ def postgres_take_over() -> str:
     return TAKE_OVER.format(migrate=role_of(MIGRATE))
 
 
-PASSWORD = """
+LET_IN = """
 \\getenv password {variable}
 \\if :{{?password}}
 alter role {role} password :'password';
@@ -241,10 +241,10 @@ def postgres_configuration() -> str:
     A role whose variable is not there keeps the password that it has.
     """
     head = f"""\
--- Made by `boxoffice rights postgres`. For psql (15 or newer), as the superuser or whoever may create roles; safe to repeat.
--- Each role gets the password that psql finds in {password_variable("orders")} and so on; without one, it keeps its own.
+-- Made by `boxoffice rights postgres`. For psql (15 or newer), as whoever may create roles; safe to repeat.
+-- A role gets the password that psql's environment holds, in {password_variable("orders")} and so on, or keeps its own.
 \\set ON_ERROR_STOP on
 begin;
 """
-    passwords = "".join(PASSWORD.format(role=role_of(user), variable=password_variable(user)) for user in everybody())
+    passwords = "".join(LET_IN.format(role=role_of(user), variable=password_variable(user)) for user in everybody())
     return f"{head}{postgres_roles()}{passwords}commit;\n"

@@ -24,7 +24,7 @@ from common.errors import Unavailable
 from common.event_log import RESTORATIONS, JetStreamLog, restorations
 from common.live import Connections
 from common.rights import inbox_of
-from common.settings import Settings, without_password
+from common.settings import Settings, addresses, without_password
 from common.topology import RESTORED
 
 log = structlog.get_logger()
@@ -143,8 +143,8 @@ class NotLetIn(Unavailable):
 
 
 def user_in(nats_url: str) -> tuple[str | None, str | None]:
-    """User and password of an address; None for one that names none, or a token."""
-    parts = urlsplit(nats_url)
+    """User and password of an address, or of the first of several; None for one that names none, or a token."""
+    parts = urlsplit(addresses(nats_url)[0])
     if parts.username is None or parts.password is None:
         return None, None
     return unquote(parts.username), unquote(parts.password)
@@ -187,7 +187,7 @@ async def connect(
     try:
         async with asyncio.timeout(patience):  # nats-py itself tries for ever
             await client.connect(
-                settings.nats_url,
+                addresses(settings.nats_url),
                 name=f"boxoffice {name}",
                 user=user,  # also for servers of the cluster that it is told of later
                 password=password,

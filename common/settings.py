@@ -50,6 +50,7 @@ RateText = Annotated[
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service needs to know. A service adds its own in a subclass.
 
+    `nats_url`: an address, or several of one cluster with commas between them, each with the user and the password.
     `auth`: `dev` believes whoever says who they are, `on` only what the identity service gave. `public_url`: under
     which address browsers find the system. `operators`: who may run it: addresses that a provider has verified, or
     names of developers, with commas between them.
@@ -81,9 +82,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return frozenset(name.strip() for name in self.operators.split(",")) - {""}
 
 
+def addresses(urls: str) -> list[str]:
+    """Each of several addresses with commas between them."""
+    return re.split(r",(?=[a-z]+://)", urls)
+
+
 def without_password(url: str) -> str:
     """An address as it may be shown."""
-    shown = re.sub(r"//([^:/@]*):.*@", r"//\1:***@", url)
+    shown = ",".join(re.sub(r"//([^:/@]*):.*@", r"//\1:***@", address) for address in addresses(url))
     return re.sub(r"(?i)(password=)[^&]*", r"\1***", shown)
 
 

@@ -1,5 +1,5 @@
--- Made by `boxoffice rights postgres`. For psql (15 or newer), as the superuser or whoever may create roles; safe to repeat.
--- Each role gets the password that psql finds in BOXOFFICE_ORDERS_PASSWORD and so on; without one, it keeps its own.
+-- Made by `boxoffice rights postgres`. For psql (15 or newer), as whoever may create roles; safe to repeat.
+-- A role gets the password that psql's environment holds, in BOXOFFICE_ORDERS_PASSWORD and so on, or keeps its own.
 \set ON_ERROR_STOP on
 begin;
 

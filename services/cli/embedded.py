@@ -25,7 +25,7 @@ from rich.console import Console
 from common import rights, topology
 from common.auth import is_here
 from common.http import reasons_not_ready
-from common.settings import PREFIX, BadSetting, Settings, load, named, variables, without_password
+from common.settings import PREFIX, BadSetting, Settings, addresses, load, named, variables, without_password
 from services.cli.servers import NatsServer, PostgresServer, Server, ServerFailed
 from services.cli.system import SERVICES, WebServer, app_of, listen, migrate, server_of, url_of
 from services.identity.oidc import ProviderSettings
@@ -192,11 +192,11 @@ def own_servers(data: Path, environment: Mapping[str, str]) -> dict[str, Server]
     return own
 
 
-def with_login(url: str, user: str, password: str) -> str:
-    """An address with a user in place of whom it names."""
-    scheme, _, rest = url.partition("://")
-    place = rest.rpartition("@")[2]
-    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{place}"
+def with_login(urls: str, user: str, password: str) -> str:
+    """An address, or each of several, with a user in place of whom it names."""
+    login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+    parts = [url.partition("://") for url in addresses(urls)]
+    return ",".join(f"{scheme}://{login}@{rest.rpartition('@')[2]}" for scheme, _, rest in parts)
 
 
 def logins(data: Path, setting: str, server: Server) -> dict[str, str]:

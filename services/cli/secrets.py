@@ -45,7 +45,7 @@ class Secrets(msgspec.Struct, frozen=True):
     def settings_of(self, user: str, nats_url: str, database_url: str) -> dict[str, str]:
         """The settings of a service, or of who migrates, that are secrets, with these addresses."""
         return {
-            "nats_url": ",".join(with_login(url, user, self.nats[user]) for url in nats_url.split(",")),
+            "nats_url": with_login(nats_url, user, self.nats[user]),
             "database_url": with_login(database_url, role_of(user), self.postgres[user]),
             **self.own.get(user, {}),
         }

@@ -439,6 +439,11 @@ class PostgresServer(Server):
         self._bin = Path()
         self._owner: _Account | None = None
 
+    @property
+    def programs(self) -> Path:
+        """The folder of psql and the others, once it was started."""
+        return self._bin
+
     def _prepare(self) -> None:
         self._bin, self._owner = _postgres_install()
         if self._owner is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -551,7 +552,7 @@ async def test_what_was_made_before_there_were_roles_is_taken_over(guarded: Guar
     await admin.close()
 
 
-async def test_the_rights_that_are_printed_are_understood_and_hold_no_password(home: Path, database_url: str) -> None:
+async def test_the_rights_that_are_printed_are_understood_and_hold_no_password(home: Path) -> None:
     nats_told, postgres_told = rights.nats_configuration(), rights.postgres_configuration()
     for user in everybody():
         assert f'"password": $NATS_PASSWORD_{user.upper()},' in nats_told
@@ -567,6 +568,36 @@ async def test_the_rights_that_are_printed_are_understood_and_hold_no_password(h
         )
         said, _ = await server.communicate()
         assert (b"is valid" in said) == understood, said
-    connection = await asyncpg.connect(database_url)
-    await connection.execute(postgres_told)
-    await connection.close()
+
+
+async def test_the_roles_that_are_printed_get_their_passwords_as_often_as_one_likes(
+    postgres: PostgresServer, home: Path, database_url: str
+) -> None:
+    (home / "roles.sql").write_text(rights.postgres_configuration())
+    one, *others = everybody()
+
+    async def give(**passwords: str) -> None:
+        server = await asyncio.create_subprocess_exec(
+            *(postgres.programs / "psql", "-X", "-q", database_url, "-f", home / "roles.sql"),
+            env={**os.environ, **passwords},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await server.communicate()
+        assert (server.returncode, said) == (0, b"")
+
+    async def is_let_in(user: str, password: str) -> bool:
+        try:
+            connection = await asyncpg.connect(with_login(database_url, role_of(user), password))
+        except asyncpg.InvalidPasswordError:
+            return False
+        await connection.close()
+        return True
+
+    try:
+        await give(**{rights.password_variable(one): "it's \\ new"})
+        assert await is_let_in(one, "it's \\ new")
+        assert all([await is_let_in(other, PASSWORDS[other]) for other in others])
+    finally:
+        await give(**{rights.password_variable(one): PASSWORDS[one]})
+    assert await is_let_in(one, PASSWORDS[one])

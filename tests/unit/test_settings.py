@@ -7,7 +7,7 @@ from typing import Annotated
 import pytest
 from msgspec import Meta
 
-from common.settings import BadSetting, Settings, load
+from common.settings import BadSetting, Settings, addresses, load, without_password
 from services.notification.settings import NotificationSettings
 
 
@@ -127,3 +127,9 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
             load(NotificationSettings, environment, of="notification")
         assert next(iter(environment)) in str(refused.value)
         assert "hunter2" not in str(refused.value)
+
+
+def test_of_several_addresses_no_password_is_shown() -> None:
+    several = "nats://orders:se,cret@n0:4222,nats://orders:se,cret@n1:4222"
+    assert addresses(several) == ["nats://orders:se,cret@n0:4222", "nats://orders:se,cret@n1:4222"]
+    assert without_password(several) == "nats://orders:***@n0:4222,nats://orders:***@n1:4222"
