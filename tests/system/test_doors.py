@@ -171,6 +171,13 @@ BODIES: Mapping[str, dict[str, Any]] = {
 }
 """What is sent to doors that lead to something of somebody, so that nothing but whose it is stands in the way."""
 
+MADE: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "batch_id": ("/api/batches", {"kind": KIND, "operations": [{"key": "a", "value": "1"}]}),
+    "key_id": ("/api/auth/keys", {"name": "mine", "scopes": ["orders:read"]}),
+    "webhook_id": ("/api/webhooks", {"url": "http://127.0.0.1:9/hooks"}),
+}
+"""What is somebody's after one POST: the parameter that names it -> where, and what is sent. `things` makes the rest."""
+
 
 class Door(msgspec.Struct, frozen=True):
     """An operation: who may."""
@@ -208,8 +215,8 @@ def doors() -> Iterator[Door]:
 
 
 IDS = (
-    *("order_id", "ticket_id", "batch_id", "operation_id", "document_id", "template_id"),
-    *("webhook_id", "delivery_id", "notification_id", "key_id", "session_id"),
+    *("order_id", "ticket_id", "operation_id", "document_id", "template_id", "delivery_id", "notification_id"),
+    *("session_id", *MADE),
 )
 """Parameters that name what belongs to somebody."""
 
@@ -380,18 +387,14 @@ async def things(http: httpx.AsyncClient, ada: Person) -> dict[str, str]:
     await eventually(document, 200, within=60)
     news = await http.get("/api/notifications", params={"after": 0, "wait": 20}, headers=ada.bearer())
     orders = await http.get("/api/orders", headers=ada.bearer())
-    own_key = await make("/api/auth/keys", {"name": "mine", "scopes": ["orders:read"]})
-    batch = await make("/api/batches", {"kind": KIND, "operations": [{"key": "a", "value": "1"}]})
-    return {
+    made = {name: str((await make(path, body))["id"]) for name, (path, body) in MADE.items()}
+    return made | {
         "ticket_id": ticket["id"],
         "order_id": orders.json()["items"][0]["id"],
         "template_id": template["id"],
         "operation_id": rendered["id"],
         "document_id": rendered["id"],
-        "batch_id": batch["id"],
-        "webhook_id": (await make("/api/webhooks", {"url": "http://127.0.0.1:9/hooks"}))["id"],
         "notification_id": news.json()["items"][0]["id"],
-        "key_id": own_key["id"],
         "session_id": str(ada.session),
     }
 
