@@ -362,6 +362,31 @@ def tail(url: str | None, user: str | None, after: int | None, data: Path) -> No
 
 
 @cli.command()
+@click.argument("name")
+@click.option("--aggregate", help="What the service keeps, in the singular: gift_card. [default: as it is called]")
+@click.option("--plural", help="The same in the plural, where it is not as one would think: gift_cards.")
+@click.option("--dry-run", is_flag=True, help="Show what would be changed, as a diff, and change nothing.")
+@click.option("--force", is_flag=True, help="Also where not everything is committed.")
+def new(name: str, aggregate: str | None, plural: str | None, dry_run: bool, force: bool) -> None:
+    """Make a service of that NAME in this checkout: domain, doors, listener, read model, tests, and all entries."""
+    from common.errors import DomainError
+    from services.cli.new import Checkout, names_of, told
+
+    checkout = Checkout()
+    try:
+        names = names_of(name, aggregate, plural)
+        checkout.require_sources(Path.cwd().resolve(), dirty=force or dry_run)
+        changes = checkout.changes(names)
+        if dry_run:
+            click.echo("".join(change.diff() for change in changes), nl=False)
+            return
+        checkout.write(changes)
+    except (DomainError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(told(changes, names))
+
+
+@cli.command()
 @click.argument("server", type=click.Choice(["nats", "postgres"]))
 def rights(server: str) -> None:
     """Print who may do what on a server of yours: users for NATS's configuration, or roles as SQL for Postgres.
