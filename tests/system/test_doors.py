@@ -176,7 +176,7 @@ MADE: Mapping[str, tuple[str, dict[str, Any]]] = {
     "key_id": ("/api/auth/keys", {"name": "mine", "scopes": ["orders:read"]}),
     "webhook_id": ("/api/webhooks", {"url": "http://127.0.0.1:9/hooks"}),
 }
-"""What is somebody's after one POST: the parameter that names it -> where, and what is sent. `things` makes the rest."""
+"""What one POST makes: the parameter that names it -> where, and what is sent. `things` makes the rest."""
 
 
 class Door(msgspec.Struct, frozen=True):
