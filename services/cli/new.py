@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -251,7 +252,8 @@ class Checkout:
                 beside[change.path].write_text(change.after)
         except OSError:
             for file in beside.values():
-                file.unlink(missing_ok=True)
+                with suppress(OSError):  # where there is no folder there is no file
+                    file.unlink()
             for each in sorted(made, reverse=True):
                 each.rmdir()
             raise
