@@ -3,9 +3,12 @@
 import difflib
 import io
 import keyword
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +27,17 @@ SUFFIX = ".tmpl"
 SERVICE = re.compile("[a-z]{2,20}")
 WORDS = re.compile("(?!.{25})[a-z]+(?:_[a-z]+)*")
 """So that no line of what is made is too long."""
+
+MODEL = "tickets"
+"""As this service is deployed, what is made is too: it has doors and a read model, and no variables of its own."""
+
+MANIFESTS = ("k8s/**/*.yaml", "deploy/**/*.yaml", "deploy/**/*.yml", "skaffold.yaml")
+
+PRINTED: Mapping[str, Sequence[str]] = {
+    "deploy/nats/users.conf": ("rights", "nats"),
+    "deploy/postgres/roles.sql": ("rights", "postgres"),
+}
+"""Files that are what `boxoffice` prints."""
 
 OURS = 'lint.isort.known-first-party = ["common", "services", "tests"]'
 """Ruff looks for a package on disk to tell whose it is, and one that is made is not there yet."""
@@ -215,7 +229,56 @@ class Checkout:
         for path, edit in EDITS.items():
             before = self.read(path)
             made.append(Change(path, before, edit(path, before, names)))
-        return [self.formatted(change) for change in made]
+        made = [self.formatted(change) for change in made]
+        return [*made, *self.deployed(names), *self.printed(made)]
+
+    def deployed(self, names: Names) -> Iterator[Change]:
+        """What deploys the service, in the manifests that there are. Raises NotAsExpected, Unavailable."""
+        manifests = [
+            path.relative_to(self.root).as_posix()
+            for pattern in MANIFESTS
+            for path in sorted(self.root.glob(pattern))
+            if "secrets" not in path.parts
+        ]
+        if not manifests:
+            return
+        try:
+            from services.cli.new_deployment import Deployed
+        except ModuleNotFoundError as error:
+            raise Unavailable(
+                "Manifests are read with PyYAML, which is not here: run `make .venv/tested` once."
+            ) from error
+        services = Module("common/topology.py", self.read("common/topology.py")).words("SERVICES")
+        deployed = Deployed(MODEL, services)
+        for path in manifests:
+            text = self.read(path)
+            if deployed.is_its_own(path):
+                yield Change(deployed.renamed(path, names.service), None, deployed.renamed(text, names.service))
+            elif (after := deployed.extended(path, text, names.service)) != text:
+                yield Change(path, text, after)
+
+    def printed(self, changes: Sequence[Change]) -> Iterator[Change]:
+        """Files that a command prints, as it does with these changes. Raises NotAsExpected."""
+        there = {path: words for path, words in PRINTED.items() if (self.root / path).exists()}
+        if not there:
+            return
+        with tempfile.TemporaryDirectory(prefix="boxoffice-new-") as folder:
+            changed = Path(folder)
+            for package in ("common", "services"):
+                shutil.copytree(self.root / package, changed / package, ignore=shutil.ignore_patterns("__pycache__"))
+            Checkout(changed).write([change for change in changes if change.path.startswith(("common/", "services/"))])
+            for path, words in there.items():
+                done = subprocess.run(  # noqa: S603 (a fixed command)
+                    [sys.executable, "-P", "-m", "services.cli.main", *words],
+                    cwd=folder,
+                    env={**os.environ, "PYTHONPATH": folder},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode:
+                    raise NotAsExpected(f"{path}: `boxoffice {' '.join(words)}` failed: {done.stderr.strip()}")
+                yield Change(path, self.read(path), done.stdout)
 
     def formatted(self, change: Change) -> Change:
         """As `make format` leaves it. Raises Unavailable without ruff."""
