@@ -32,11 +32,12 @@ demo: install ## Play a whole sale against the running system
 doctor: install ## Say what is wrong with this setup and how to mend it
 	@$(BIN)/boxoffice doctor $(ARGS)
 
-check: .venv/tested ## Lint, types and the rules of who may import whom
+check: .venv/tested ## Lint, types, who may import whom, and whether recorded events can still be read
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/boxoffice events compatible --recorded tests/corpus
 
 format: .venv/tested ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,7 @@ from common.telemetry import configure_logging
 from services.cli.base import DURATION, MOMENT, TIME, in_folder, progress_bars, run, service_and_id, settings_here
 from services.cli.events_files import export_events, import_events
 from services.cli.events_pytest import pytest
+from services.cli.events_schema import compatible, schema
 
 
 @click.group()
@@ -85,5 +86,5 @@ def trace(wanted: str, since: datetime | None, within: timedelta, as_json: bool,
         run(show_trace(settings_here(data), wanted, since, within, progress, as_json=as_json))
 
 
-for command in (export_events, import_events, pytest):
+for command in (export_events, import_events, pytest, schema, compatible):
     events.add_command(command)
