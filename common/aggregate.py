@@ -15,6 +15,7 @@ from common.event_log import Draft, EventLog, WrongSequence
 from common.events import Event
 from common.group_commit import BATCH_LIMIT
 from common.telemetry import CONFLICTS, Cause, current_cause
+from common.tracing import span, tracer
 
 C = TypeVar("C")  # commands
 S = TypeVar("S")  # state
@@ -108,6 +109,15 @@ class Aggregate(Generic[C, S, E]):
         `new`: its id was made for it, so there is nothing to read first; if there is after all, the guard says so.
         Raises what `decide` raises (a DomainError), or Unavailable when the log does not take it in time.
         """
+        if tracer.get() is None:
+            return await self._handled(aggregate_id, command, new)
+        with span(f"handle {type(command).__name__}") as handling:  # events name it as what they are part of
+            handled = await self._handled(aggregate_id, command, new)
+            handling.tell("boxoffice.events", len(handled.events))
+            return handled
+
+    def _handled(self, aggregate_id: UUID, command: C, new: bool) -> "asyncio.Future[Handled[S, E]]":
+        """What comes of a command, which waits for its turn from now on."""
         answer: asyncio.Future[Handled[S, E]] = asyncio.get_running_loop().create_future()
         waiting = _Waiting(command, current_cause(), new, answer)
         if (queue := self._queues.get(aggregate_id)) is not None:
@@ -117,7 +127,7 @@ class Aggregate(Generic[C, S, E]):
             writer = asyncio.create_task(self._write(aggregate_id))
             self._writers.add(writer)
             writer.add_done_callback(self._writers.discard)
-        return await waiting.answer
+        return answer
 
     async def load(self, aggregate_id: UUID, *, fresh: bool = False) -> Loaded[S]:
         """The state as this process last saw it; with `fresh`, as the log has it now."""

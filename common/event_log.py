@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Protocol, Self
 
 import msgspec
@@ -24,6 +25,7 @@ from common.events import Event, Skipped, UndecodableEvent, decode, encode, type
 from common.group_commit import BATCH_LIMIT, ApiError, GroupCommit, Guarded, PubAck
 from common.telemetry import APPENDED, IN_DOUBT, Cause, current_cause
 from common.topology import NotWhole, require_whole
+from common.tracing import LINKS, span, tracer
 
 WRONG_LAST_SEQUENCE = 10071
 WRITE_IN_FLIGHT = 10164
@@ -248,6 +250,11 @@ def _numbers(reply: str) -> list[str]:
     return tokens[at : at + 4]
 
 
+def stored_ns(reply: str) -> int:
+    """When the server stored a message, in nanoseconds of Unix time, as its reply subject says (ADR-15)."""
+    return int(_numbers(reply)[3])
+
+
 RESTORATIONS = "restorations"
 
 
@@ -279,6 +286,32 @@ class JetStreamLog:
     async def append(self, subject: str, drafts: Sequence[Draft], *, expected: int) -> int:
         if not 1 <= len(drafts) <= BATCH_LIMIT:
             raise Invalid(f"One decision may make 1 to {BATCH_LIMIT} events, this one made {len(drafts)}.")
+        if tracer.get() is None:
+            return await self._append(subject, drafts, expected)
+        first, stream = drafts[0].cause.traceparent, stream_of(subject)
+        others = {draft.cause.traceparent for draft in drafts[1:]} - {first, None}
+        with span(
+            f"append {stream}",
+            "producer",
+            {
+                "messaging.system": "nats",
+                "messaging.destination.name": stream,
+                "messaging.message.id": drafts[0].id,
+                "messaging.batch.message_count": len(drafts),
+                "boxoffice.event": type_of(type(drafts[0].event)),
+            },
+            traceparent=first,
+            links=islice(filter(None, others), LINKS),
+        ) as appending:
+            try:
+                sequence = await self._append(subject, drafts, expected)
+            except WrongSequence:
+                appending.tell("boxoffice.outcome", "conflict")
+                raise
+            appending.tell("boxoffice.sequence", sequence)
+            return sequence
+
+    async def _append(self, subject: str, drafts: Sequence[Draft], expected: int) -> int:
         stream = stream_of(subject)
         deadline = asyncio.get_running_loop().time() + self._timeout
         in_doubt, hint = False, ""  # may an earlier try of ours have been stored?
@@ -594,7 +627,7 @@ def _record(sequence: int, message: Msg, skipped: Collection[str] = ()) -> Recor
 def _stored(stream: str, sequence: int, message: Msg) -> Stored:
     headers = message.headers or {}
     if "Nats-Time-Stamp" not in headers:  # from a consumer
-        stored_at = datetime.fromtimestamp(int(_numbers(message.reply)[3]) / 1e9, UTC)
+        stored_at = datetime.fromtimestamp(stored_ns(message.reply) / 1e9, UTC)
         return Stored(stream, message.subject, sequence, headers, message.data, stored_at)
     stored_at = datetime.fromisoformat(headers["Nats-Time-Stamp"])
     kept = {name: value for name, value in headers.items() if name not in ADDED}

@@ -22,7 +22,7 @@ from litestar.openapi.spec import Components, Schema, SecurityScheme
 from litestar.response import Redirect
 from litestar.routes import HTTPRoute
 from litestar.static_files import create_static_files_router
-from litestar.types import ASGIApp, Message, Method, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPScope, Message, Method, Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from msgspec import Meta
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -42,9 +42,10 @@ from common.problems import (
     tell_http_error,
     telling_failures,
 )
-from common.runtime import Service, running
+from common.runtime import Service, serving
 from common.settings import Settings
-from common.telemetry import REQUESTS, Cause, cause
+from common.telemetry import REQUESTS, Cause, caused_by
+from common.tracing import Tracers, acting_as, span
 
 TEXT = (
     r"^[^\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]"
@@ -81,6 +82,9 @@ LOCATION_HEADER = ResponseHeader(name="Location", description="Where it is now",
 
 CORRELATION_ID = re.compile(r"[A-Za-z0-9_.-]{8,64}")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+"""Those that are told apart: whoever asks may make up others."""
+
 ASKED_AS: Mapping[str, Method] = {
     HttpMethod.HEAD: HttpMethod.GET,  # the web server leaves the body out
     HttpMethod.OPTIONS: HttpMethod.TRACE,  # refused with all that is allowed; Litestar's own answer leaves some out
@@ -124,27 +128,65 @@ DOCUMENTATION_POLICY = f"{SCRIPTS_POLICY}; style-src 'self' 'unsafe-inline'; img
 """Swagger UI sets styles in place."""
 
 
-def in_context(app: ASGIApp, headers: Sequence[Header] = EVERYWHERE) -> ASGIApp:
+class Doors:
+    """Which service a request is for, by the beginning of its path; in a process with one service, for that."""
+
+    def __init__(self, services: Sequence[Service]) -> None:
+        self._by_path: dict[str, str] = {}
+        for service in services:
+            for route in service.routes:
+                for each in route.routes if isinstance(route, Router) else ():
+                    self._by_path.setdefault(beginning(each.path), service.name)
+        self._otherwise = next((each.name for each in services if each.nowhere), services[0].name if services else "")
+
+    def service(self, path: str) -> str:
+        """The name of that service."""
+        return self._by_path.get(beginning(path), self._otherwise)
+
+
+def beginning(path: str) -> str:
+    """The first two parts of a path, which are of one service: `/api/orders`."""
+    return "/".join(path.split("/", 3)[:3])
+
+
+UNSEEN = ("/health/", "/metrics")
+"""What is asked all the time by what looks after the process. It makes no spans."""
+
+
+def in_context(
+    app: ASGIApp,
+    headers: Sequence[Header] = EVERYWHERE,
+    services: Sequence[Service] = (),
+    tracers: Tracers | None = None,
+) -> ASGIApp:
     """An app around `app` that gives each request its cause, counts and times it, and answers HEAD and OPTIONS.
 
     Every answer has `headers`, unless it has such ones itself; what is for somebody who is known, or sets a cookie, is
-    kept by nobody.
+    kept by nobody. `tracers` make a span of it, of the one of `services` that it is for.
 
     Around all of Litestar, since a middleware of its own does not see what its router refuses.
     """
 
+    doors = Doors(services)
+
     async def handle(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP:
-            await app(scope, receive, telling_failures(scope, with_headers_when_refused(send, headers)))
-            return
+        path = scope["path"]
+        with acting_as(doors.service(path), None if path.startswith(UNSEEN) else tracers):
+            if scope["type"] == ScopeType.HTTP:
+                await handle_request(scope, receive, send)
+            else:
+                await app(scope, receive, telling_failures(scope, with_headers_when_refused(send, headers)))
+
+    async def handle_request(scope: HTTPScope, receive: Receive, send: Send) -> None:
         asked = dict(scope["headers"])
         given = asked.get(b"x-correlation-id", b"").decode("latin-1")
-        trace = asked.get(b"traceparent", b"").decode("latin-1")
+        given_trace = asked.get(b"traceparent", b"").decode("latin-1")
+        trace = given_trace if TRACEPARENT.fullmatch(given_trace) else None
         request_id = new_id_text()
         correlation = given if CORRELATION_ID.fullmatch(given) else request_id
-        token = cause.set(Cause(correlation, request_id, trace if TRACEPARENT.fullmatch(trace) else None))
         method = scope["method"]
         scope = {**scope, "method": ASKED_AS.get(method, method)}
+        known = method if method in METHODS else "_OTHER"
         allowed = False  # is this the answer to OPTIONS?
         started = time.perf_counter()
         status = 500
@@ -163,12 +205,18 @@ def in_context(app: ASGIApp, headers: Sequence[Header] = EVERYWHERE) -> ASGIApp:
                 message["body"] = b""
             await send(message)
 
-        try:
-            await app(scope, receive, send_on)
-        finally:
-            cause.reset(token)
-            route = scope.get("path_template") or "unmatched"
-            REQUESTS.labels(method, route, status).observe(time.perf_counter() - started)
+        told = {"http.request.method": known, "boxoffice.correlation_id": correlation}
+        with caused_by(Cause(correlation, request_id, trace)), span(known, "server", told) as answering:
+            try:
+                await app(scope, receive, send_on)
+            finally:
+                route = scope.get("path_template") or "unmatched"
+                REQUESTS.labels(known, route, status).observe(time.perf_counter() - started)
+                answering.name(f"{known} {route}")
+                answering.tell("http.route", route)
+                answering.tell("http.response.status_code", status)
+                if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                    answering.fail(str(status))
 
     return handle
 
@@ -293,16 +341,17 @@ def create_app(
     connected: Callable[[], bool] = lambda: True,
     connections: Connections | None = None,
     credentials: Credentials | None = None,
+    tracers: Tracers | None = None,
 ) -> Litestar:
     """One app with the doors of `services`, which runs their workers as long as it lives.
 
     `connected` tells whether the event log can be reached; `connections`: those that the services keep open;
-    `credentials`: who is let in with what identity issued.
+    `credentials`: who is let in with what identity issued; `tracers`: who makes spans of what is done.
     """
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
-        async with running([worker for service in services for worker in service.workers]):
+        async with serving(services, tracers):
             yield
 
     nowhere = next((service.nowhere for service in services if service.nowhere), None)
@@ -353,5 +402,5 @@ def create_app(
         ),
     )
     document_refusals(app)
-    app.asgi_handler = in_context(app.asgi_handler, headers_for(settings.public_url))
+    app.asgi_handler = in_context(app.asgi_handler, headers_for(settings.public_url), services, tracers)
     return app

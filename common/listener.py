@@ -16,10 +16,11 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
 from common.errors import Invalid, Retry, Unavailable
-from common.event_log import delivery, restorations
+from common.event_log import delivery, restorations, stored_ns
 from common.events import EVENTS, OWNERS, UPCASTS, Event, UndecodableEvent, UnknownEvent, decode, type_of
-from common.telemetry import DEAD_LETTERS, HANDLED, Cause, cause
+from common.telemetry import DEAD_LETTERS, HANDLED, Cause, cause, heard
 from common.topology import CONSUMER, require_whole
+from common.tracing import NOTHING, Span, span, tracer
 
 E_contra = TypeVar("E_contra", bound=Event, contravariant=True)
 
@@ -222,7 +223,7 @@ class Subscription:
                 return
             key = self._listener.key(event) or message.subject
         except Exception as error:
-            self._start(self._fail(message, error))
+            self._start(self._fail_undecoded(message, error))
             return
         self._enqueue(key, message, event)
 
@@ -246,47 +247,78 @@ class Subscription:
         if not chain:
             self._chains.pop(key, None)
 
-    async def _hear(self, headers: Mapping[str, str], event: Event) -> None:
+    @staticmethod
+    def _be_caused_by(headers: Mapping[str, str]) -> None:
+        """What this task does from now on is because of that event."""
         event_id = headers.get("ce-id", "")
         cause.set(Cause(headers.get("correlation-id", event_id), event_id, headers.get("traceparent")))
-        await self._listener.on(event)
+        heard.set(event_id)
+
+    def _span(self, headers: Mapping[str, str], message: Msg | None) -> Span:
+        """That an event is heard now; before it, how long it waited to be, since the server stored it."""
+        if tracer.get() is None:
+            return NOTHING
+        told: dict[str, str | int] = {
+            "messaging.system": "nats",
+            "messaging.destination.name": self._consumer.stream,
+            "messaging.consumer.group.name": self.name,
+            "messaging.message.id": headers.get("ce-id", ""),
+            "boxoffice.event": headers.get("ce-type", ""),
+            "boxoffice.correlation_id": headers.get("correlation-id", ""),
+        }
+        if message is not None:
+            told["boxoffice.delivery"] = delivery(message.reply)[0]
+            with span(f"wait {self.name}", told=told, since=stored_ns(message.reply)):
+                pass
+        return span(f"hear {self.name}", "consumer", told)
 
     async def _repeat(self, again: _Again, event: Event) -> None:
         """One event that is heard once more; whoever wants that decides what becomes of it."""
         if again.heard.done():
             return  # they are gone
-        try:
-            await self._hear(again.headers, event)
-        except asyncio.CancelledError:
-            again.heard.cancel()
-            raise
-        except Exception as error:
-            self._outcomes["retry" if isinstance(error, Retry) else "error"].inc()
-            if not again.heard.done():
-                again.heard.set_exception(error)
-        else:
-            self._outcomes["done"].inc()
-            if not again.heard.done():
-                again.heard.set_result(None)
+        self._be_caused_by(again.headers)
+        with self._span(again.headers, None) as hearing:
+            try:
+                await self._listener.on(event)
+            except asyncio.CancelledError:
+                again.heard.cancel()
+                raise
+            except Exception as error:
+                self._count("retry" if isinstance(error, Retry) else "error", hearing, error)
+                if not again.heard.done():
+                    again.heard.set_exception(error)
+            else:
+                self._count("done", hearing)
+                if not again.heard.done():
+                    again.heard.set_result(None)
 
     async def _handle(self, message: Msg, event: Event) -> None:
         """One event, from on() to its settlement."""
-        try:
-            await self._hear(message.headers or {}, event)
-        except asyncio.CancelledError:
-            await self._settle(message, b"-NAK")
-            raise
-        except Retry as retry:
-            self._attempts(message, failed=False)
-            await self._settle(message, _later(retry.after))
-            self._outcomes["retry"].inc()
-        except Exception as error:
-            await self._fail(message, error, event)
-        else:
-            if self._known:
-                self._known.pop(delivery(message.reply)[1], None)
-            await self._settle(message, b"+ACK")
-            self._outcomes["done"].inc()
+        headers = message.headers or {}
+        self._be_caused_by(headers)
+        with self._span(headers, message) as hearing:
+            try:
+                await self._listener.on(event)
+            except asyncio.CancelledError:
+                await self._settle(message, b"-NAK")
+                raise
+            except Retry as retry:
+                self._attempts(message, failed=False)
+                await self._settle(message, _later(retry.after))
+                self._count("retry", hearing)
+            except Exception as error:
+                await self._fail(message, error, event, hearing)
+            else:
+                if self._known:
+                    self._known.pop(delivery(message.reply)[1], None)
+                await self._settle(message, b"+ACK")
+                self._count("done", hearing)
+
+    def _count(self, outcome: str, hearing: Span, error: Exception | None = None) -> None:
+        self._outcomes[outcome].inc()
+        hearing.tell("boxoffice.outcome", outcome)
+        if error and outcome != "retry":
+            hearing.fail(type(error).__name__)
 
     def _attempts(self, message: Msg, *, failed: bool) -> int:
         """How often an event was tried in vain, now that this delivery has `failed`, or did not and is put back."""
@@ -297,7 +329,13 @@ class Subscription:
             self._known[sequence] = failures, excused
         return failures if self._listener.waits else deliveries - excused
 
-    async def _fail(self, message: Msg, error: Exception, event: Event | None = None) -> None:
+    async def _fail_undecoded(self, message: Msg, error: Exception) -> None:
+        headers = message.headers or {}
+        self._be_caused_by(headers)
+        with self._span(headers, message) as hearing:
+            await self._fail(message, error, None, hearing)
+
+    async def _fail(self, message: Msg, error: Exception, event: Event | None, hearing: Span) -> None:
         """Back off, or give up after the last attempt. An unavailable server is no reason to give up on an event.
 
         Nor is one that only newer code knows: while that is rolled out, a process that has it will hear it.
@@ -312,7 +350,7 @@ class Subscription:
             delay = random.uniform(0.5, 1) * min(60, 2 ** min(tries, 10))  # noqa: S311 (jitter)
             told.warning("listener_failed", again_in=round(delay, 1))
             await self._settle(message, _later(delay))
-            self._outcomes["error"].inc()
+            self._count("error", hearing, error)
             return
         try:
             if event is not None:
@@ -325,7 +363,7 @@ class Subscription:
         self._known.pop(sequence, None)
         told.error("dead_letter")
         DEAD_LETTERS.labels(self.name).inc()
-        self._outcomes["dead"].inc()
+        self._count("dead", hearing, error)
         await self._settle(message, b"+TERM")
 
     async def _bury(self, message: Msg, attempts: int, sequence: int, error: Exception) -> None:

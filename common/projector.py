@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import datetime
 from hashlib import sha256
+from itertools import islice
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from common.progress import Progress, untold
 from common.rights import granted
 from common.status import ReadModelStats
 from common.telemetry import PROJECTED
+from common.tracing import LINKS, NOTHING, Span, is_seen, span, tracer
 
 C = TypeVar("C")
 S = TypeVar("S")
@@ -186,6 +188,26 @@ class Projector:
         finally:
             well.cancel()
 
+    def _span(self, batch: Sequence[Recorded]) -> Span:
+        """That a batch is written: a part of the first trace that somebody sees, and linked to others in the batch."""
+        if tracer.get() is None:
+            return NOTHING
+        seen = dict.fromkeys(told for each in batch if (told := each.headers.get("traceparent")) and is_seen(told))
+        first, *others = islice(seen, LINKS + 1) if seen else (batch[0].headers.get("traceparent"),)
+        return span(
+            f"project {self.name}",
+            "consumer",
+            {
+                "messaging.system": "nats",
+                "messaging.destination.name": self._stream,
+                "messaging.batch.message_count": len(batch),
+                "boxoffice.projection": self._model.name,
+                "boxoffice.sequence": batch[-1].sequence,
+            },
+            traceparent=first,
+            links=[told for told in others if told],
+        )
+
     async def _run_once(self) -> None:
         connection = await connect(self._database_url, self._model.name)
         try:
@@ -200,11 +222,12 @@ class Projector:
             following = self._event_log.follow(self._stream, sequence, skips=self._model.skips)
             async with unless_lost(connection), aclosing(following) as batches:
                 async for batch in batches:
-                    # Four round trips: `connection.transaction()` would be six. What fails ends the connection with it.
-                    await connection.execute("begin;" + MAY_WRITE.format(self._model.name))
-                    await write_batch(connection, self._model, self._stream, sequence, batch)
-                    sequence = batch[-1].sequence
-                    await connection.execute(f"notify {CHANNEL}, '{self.name}:{sequence}'; commit")
+                    with self._span(batch):
+                        # Four round trips: `connection.transaction()` would be six. What fails ends the connection.
+                        await connection.execute("begin;" + MAY_WRITE.format(self._model.name))
+                        await write_batch(connection, self._model, self._stream, sequence, batch)
+                        sequence = batch[-1].sequence
+                        await connection.execute(f"notify {CHANNEL}, '{self.name}:{sequence}'; commit")
                     self._go_on(sequence)
                     PROJECTED.labels(self._model.name, self._stream).inc(len(batch))
                     if len(batch) < BATCH_LIMIT:
@@ -412,6 +435,10 @@ class Projected:
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[bool]]] = []
 
+    def span(self) -> Span:
+        """That somebody waits here."""
+        return NOTHING if tracer.get() is None else span(f"wait for {self._model.name}.{self._stream}")
+
     async def wait(self, sequence: int, *, at_most: float = 2.0) -> bool:
         """Wait until `sequence` can be read, `at_most` seconds; whether it can."""
         if sequence <= self._passed and self._is_current:
@@ -506,7 +533,8 @@ class ReadYourWrites(Generic[C, S, E]):
     async def handle(self, aggregate_id: UUID, command: C, *, new: bool = False) -> Handled[S, E]:
         """As `Aggregate.handle`. Slow projectors do not fail it: after 2 s it answers all the same."""
         handled = await self._aggregate.handle(aggregate_id, command, new=new)
-        await self._projected.wait(handled.sequence)
+        with self._projected.span() as waiting:
+            waiting.tell("boxoffice.readable", await self._projected.wait(handled.sequence))
         return handled
 
     async def find(self, look: Callable[[], Awaitable[R]]) -> R:

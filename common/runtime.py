@@ -26,6 +26,7 @@ from common.live import Connections
 from common.rights import inbox_of
 from common.settings import Settings, addresses, without_password
 from common.topology import RESTORED
+from common.tracing import Tracers, acting_as
 
 log = structlog.get_logger()
 
@@ -239,7 +240,17 @@ def open_many_files() -> None:
 @asynccontextmanager
 async def running(workers: Sequence[Worker]) -> AsyncIterator[None]:
     """Run workers in the background; one that fails is told and started again. On leaving, all of them stop."""
-    tasks = [asyncio.create_task(_keep_running(worker), name=worker.name) for worker in workers]
+    async with serving([Service("", workers=workers)]):
+        yield
+
+
+@asynccontextmanager
+async def serving(services: Sequence[Service], tracers: Tracers | None = None) -> AsyncIterator[None]:
+    """The same with the workers of services, each as its own."""
+    tasks = []
+    for service in services:
+        with acting_as(service.name, tracers):
+            tasks += [asyncio.create_task(_keep_running(worker), name=worker.name) for worker in service.workers]
     try:
         yield
     finally:

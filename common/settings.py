@@ -47,13 +47,23 @@ RateText = Annotated[
 ]
 
 
+CollectorUrl = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(https?://[^/?#@\s]+(/[^?#@\s]*)?)?(?!\n)$",
+        description="The base address of a collector like http://otel-collector:4318, without user, ? and #",
+    ),
+]
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What every service needs to know. A service adds its own in a subclass.
 
     `nats_url`: an address, or several of one cluster with commas between them, each with the user and the password.
     `auth`: `dev` believes whoever says who they are, `on` only what the identity service gave. `public_url`: under
     which address browsers find the system. `operators`: who may run it: addresses that a provider has verified, or
-    names of developers, with commas between them.
+    names of developers, with commas between them. `otlp_endpoint`: to which collector traces are sent, empty: none are
+    made; `trace_ratio`: of how many that begin here. `metrics_port`: where `/metrics` is, 0: on `port`.
     """
 
     nats_url: str = "nats://127.0.0.1:4222"
@@ -74,6 +84,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_changes: RateText = "600/minute"
     rate_reads: RateText = "1200/minute"
     rate_address: RateText = "3000/minute"
+    otlp_endpoint: CollectorUrl = ""
+    trace_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

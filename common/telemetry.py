@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Self
 
@@ -36,9 +38,26 @@ cause: ContextVar[Cause | None] = ContextVar("cause", default=None)
 """The cause of what this task does. The HTTP door and the listener set it, `Draft` reads it."""
 
 
+service: ContextVar[str] = ContextVar("service", default="")
+"""Which service does what this task does. A process may have several."""
+
+heard: ContextVar[str] = ContextVar("heard", default="")
+"""The id of the event that this task has heard, if that is why it does something."""
+
+
 def current_cause() -> Cause:
     """The cause of what this task does, or a new one."""
     return cause.get() or Cause.new()
+
+
+@contextmanager
+def caused_by(why: Cause) -> Iterator[None]:
+    """What this task does in here has that cause."""
+    before = cause.set(why)
+    try:
+        yield
+    finally:
+        cause.reset(before)
 
 
 REQUESTS = Histogram("boxoffice_http_request_seconds", "HTTP requests", ["method", "route", "status"])
@@ -53,6 +72,7 @@ DEAD_LETTERS = Counter("boxoffice_dead_letters_total", "Events given up on", ["l
 PROJECTED = Counter("boxoffice_projected_events_total", "Events written to a read model", ["projection", "stream"])
 WEBHOOK_ATTEMPTS = Counter("boxoffice_webhook_attempts_total", "Posts to webhooks by how they ended", ["outcome"])
 WEBHOOKS_PARKED = Counter("boxoffice_webhooks_parked_total", "Posts to webhooks that are not tried again", ["reason"])
+SPANS = Counter("boxoffice_spans_total", "Spans of traces, by whether the collector took them", ["outcome"])
 LATENESS = Histogram(
     "boxoffice_expiry_lateness_seconds",
     "How long after its deadline an expiration was published",
@@ -67,9 +87,17 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus-client 
 
 
 def _add_cause(_logger: WrappedLogger, _method: str, entry: EventDict) -> EventDict:
+    if name := service.get():
+        entry.setdefault("service", name)
     if current := cause.get():
         entry.setdefault("correlation_id", current.correlation_id)
         entry.setdefault("causation_id", current.causation_id)
+        if current.traceparent and current.traceparent.count("-") >= 3:
+            _, trace_id, span_id, *_ = current.traceparent.split("-")
+            entry.setdefault("trace_id", trace_id)
+            entry.setdefault("span_id", span_id)
+    if event_id := heard.get():
+        entry.setdefault("event_id", event_id)
     return entry
 
 

@@ -27,6 +27,7 @@ from common import errors
 from common.errors import DomainError, Invalid, Unavailable
 from common.explain import explain
 from common.telemetry import Cause, cause, current_cause
+from common.tracing import Span, span
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=msgspec.Struct)  # questions
@@ -39,6 +40,9 @@ KINDS: Mapping[str, type[DomainError]] = {
 
 NOBODY = {"Status": "503"}
 """The header with which the server says that nobody answers a subject. A responder that stops says the same."""
+
+MICRO = {"rpc.system.name": "nats.micro"}
+"""What a span says of questions and answers beside the subject that it is called by."""
 
 log = structlog.get_logger()
 
@@ -132,6 +136,10 @@ class Requester:
         While nobody hears the question it is asked again; when there is no answer after `within` seconds, it raises
         Unavailable. The question may then have been heard, and asking again does no harm.
         """
+        with span(endpoint.subject, "client", MICRO):
+            return await self._ask(endpoint, question, within)
+
+    async def _ask(self, endpoint: Endpoint[Q, A], question: Q, within: float) -> A:
         reply = await self._request(endpoint, msgspec.json.encode(question), within)
         try:
             if ERROR_CODE_HEADER in (reply.headers or {}):
@@ -312,8 +320,13 @@ class _Endpoint(MicroEndpoint):
 
     async def _answer(self, message: Msg) -> Reply:
         """The answer or the failure, counted and timed."""
-        endpoint = self._answering.endpoint
         cause.set(from_headers(message.headers or {}))
+        subject = self._answering.endpoint.subject
+        with span(subject, "server", MICRO) as answering:
+            return await self._answer_in(message, answering)
+
+    async def _answer_in(self, message: Msg, answering: Span) -> Reply:
+        endpoint = self._answering.endpoint
         started = time.perf_counter_ns()
         failed: Exception | None = None
         try:
@@ -321,9 +334,11 @@ class _Endpoint(MicroEndpoint):
             return msgspec.json.encode(await self._answering.answer(question)), None
         except DomainError as error:
             failed = error
+            answering.tell("error.type", type(error).__name__)
             return failure(error)
         except Exception as error:
             failed = error
+            answering.fail(type(error).__name__)
             log.exception("request_failed", subject=endpoint.subject)
             return failure(Unavailable(f"{endpoint.service} failed to answer {endpoint.name}; it was logged there."))
         finally:

@@ -40,6 +40,7 @@ from common.requests import Requester, Responder, redelivery
 from common.runtime import Platform, Service, Worker, connect
 from common.settings import Settings, load
 from common.status import ServiceStats
+from common.tracing import acting_as, collecting
 from services.batch import engine
 from services.batch.domain import BATCHES, KINDS, OPERATION_REQUESTS, WORKS
 from services.batch.kinds import installed
@@ -165,19 +166,28 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
     connections = Connections(settings.connections)
     own = {name: load(SERVICES[name][1], environment, of=name) for name in names}
     async with AsyncExitStack() as stack:
+        tracers = await stack.enter_async_context(collecting(settings))
         platforms, made = {}, []
         for name in names:  # each is its own user, of NATS and of Postgres
-            platforms[name] = await stack.enter_async_context(connect(own[name], name, connections=connections))
-            service = await stack.enter_async_context(SERVICES[name][0](platforms[name], own[name]))
+            with acting_as(name, tracers):
+                platforms[name] = await stack.enter_async_context(connect(own[name], name, connections=connections))
+                service = await stack.enter_async_context(SERVICES[name][0](platforms[name], own[name]))
             beside = [*redelivering(service, platforms[name])]
             tell_read_models([*service.workers, *beside])
-            made += [service, Service("redelivery", workers=beside)]
+            made += [service, Service(name, workers=beside)]
         # Tickets for WebSockets are spent by a service that may: there are no others at its doors.
         spending = next((name for name in names if name in SPENT.writers), names[0])
         credentials = IssuedCredentials(platforms[spending].event_log, Requester(platforms[spending].client))
-        made.append(Service("credentials", workers=[credentials]))
+        made.append(Service(spending, workers=[credentials]))
         connected = lambda: all(platform.client.is_connected for platform in platforms.values())  # noqa: E731
-        yield create_app(made, settings, connected=connected, connections=connections, credentials=credentials)
+        yield create_app(
+            made,
+            settings,
+            connected=connected,
+            connections=connections,
+            credentials=credentials,
+            tracers=tracers,
+        )
 
 
 def rehearsed(durable: str, rehearsal: Rehearsal) -> Listener[Any]:
