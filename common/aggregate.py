@@ -98,6 +98,7 @@ class Aggregate(Generic[C, S, E]):
         self._queues: dict[UUID, list[_Waiting[C, S, E]]] = {}
         self._writers: set[asyncio.Task[None]] = set()
         self._timeout = timeout
+        self._conflicts = CONFLICTS.labels(decider.name)
 
     def subject(self, aggregate_id: UUID) -> str:
         """The one literal subject of an aggregate."""
@@ -191,7 +192,7 @@ class Aggregate(Generic[C, S, E]):
                 try:
                     sequence = await self._log.append(self.subject(aggregate_id), drafts, expected=loaded.sequence)
                 except WrongSequence:
-                    CONFLICTS.labels(self._decider.name).inc()
+                    self._conflicts.inc()
                     if asyncio.get_running_loop().time() > deadline:
                         raise Unavailable("Too many others want the same; try again.") from None
                     await asyncio.sleep(random.uniform(0, 0.005))  # noqa: S311 (jitter)

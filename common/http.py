@@ -32,6 +32,7 @@ from common.clock import new_id_text
 from common.headers import EVERYWHERE, NO_STORE, SCRIPTS_POLICY, Header, headers_for, with_headers
 from common.limits import Limited, Limits
 from common.live import Connections
+from common.metrics import registry_of
 from common.problems import (
     BODY_LIMIT,
     TELL,
@@ -254,9 +255,9 @@ def ready(state: State) -> Response[dict[str, Any]]:
 
 
 @get("/metrics", include_in_schema=False, media_type=MediaType.TEXT, sync_to_thread=False)
-def metrics() -> Response[bytes]:
+def metrics(state: State) -> Response[bytes]:
     """Prometheus metrics of this process."""
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8"))
+    return Response(generate_latest(state.metrics), media_type=CONTENT_TYPE_LATEST.removesuffix("; charset=utf-8"))
 
 
 @get("/", include_in_schema=False, sync_to_thread=False)
@@ -367,7 +368,7 @@ def create_app(
             *([] if nowhere else [root]),
             live,
             ready,
-            metrics,
+            *([] if settings.metrics_port else [metrics]),
             openapi,
             assets,
             *(route for service in services for route in service.routes),
@@ -397,6 +398,7 @@ def create_app(
                 "authenticator": Authenticator(settings, credentials),
                 "limits": Limits(settings),
                 "connected": connected,
+                "metrics": registry_of(services, connected),
                 "connections": connections or Connections(settings.connections),
             }
         ),

@@ -111,6 +111,7 @@ class Subscription:
         self._running: set[asyncio.Task[None]] = set()
         self._progress = asyncio.Event()
         self._log = log.bind(listener=listener.durable)
+        self._dead_letters = DEAD_LETTERS.labels(listener.durable)  # from the start, so that the first one is a rise
         self._outcomes = {
             outcome: HANDLED.labels(listener.durable, outcome) for outcome in ("done", "retry", "error", "dead")
         }
@@ -362,7 +363,7 @@ class Subscription:
             return
         self._known.pop(sequence, None)
         told.error("dead_letter")
-        DEAD_LETTERS.labels(self.name).inc()
+        self._dead_letters.inc()
         self._count("dead", hearing, error)
         await self._settle(message, b"+TERM")
 

@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager, suppress
 from math import ceil
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import msgspec
 import structlog
@@ -29,6 +29,12 @@ CLOSE_SECONDS = 2.0
 SLOW_SECONDS = 15.0
 """Whoever takes nothing for so long, while there is something to be sent, is closed; and resumes from its cursor."""
 
+Transport = Literal["websocket", "sse", "poll"]
+"""How events get to the other side: a WebSocket, server-sent events, or answers that wait until there is one."""
+
+for each in get_args(Transport):
+    OPEN.labels(each)  # so that none open is a figure too
+
 PING = b": ping\n\n"
 
 log = structlog.get_logger()
@@ -46,7 +52,7 @@ class Connections:
         self._none = asyncio.Event()
 
     @contextmanager
-    def opened(self, end: Callable[[], None], share: float = 1) -> Iterator[None]:
+    def opened(self, end: Callable[[], None], share: float = 1, *, transport: Transport = "sse") -> Iterator[None]:
         """Count a connection as long as it is open; `end` is called when the process stops.
 
         `share`: of all that may be open, how many may be when this one is opened, at most. Raises Unavailable.
@@ -57,11 +63,11 @@ class Connections:
             raise Unavailable(f"All {limit:,} connections that may stay open here are taken; try again.")
         key = object()
         self._ends[key] = end
-        OPEN.inc()
+        OPEN.labels(transport).inc()
         try:
             yield
         finally:
-            OPEN.dec()
+            OPEN.labels(transport).dec()
             del self._ends[key]
             if not self._ends:
                 self._none.set()

@@ -35,6 +35,10 @@ MISDIRECTED = (
 """BOXOFFICE_DATABASE_URL names what is not there, or what we may not use."""
 
 
+AWAY = "Postgres does not answer"
+"""How what is told of one that is away begins."""
+
+
 def is_away(error: Exception) -> bool:
     """Whether the connection was lost or the server is not there now: the same succeeds once it is.
 
@@ -51,7 +55,7 @@ def told(error: Exception, if_away: str = "it goes on by itself once the server 
 def what(error: Exception) -> str:
     """What is wrong."""
     said = f"{type(error).__name__}: {error}".removesuffix(": ")
-    return f"Postgres does not answer: {said}" if is_away(error) else f"Postgres refuses: {said}"
+    return f"{AWAY}: {said}" if is_away(error) else f"Postgres refuses: {said}"
 
 
 def mend(error: Exception) -> str | None:

@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     which address browsers find the system. `operators`: who may run it: addresses that a provider has verified, or
     names of developers, with commas between them. `otlp_endpoint`: to which collector traces are sent, empty: none are
     made; `trace_ratio`: of how many that begin here. `metrics_port`: where `/metrics` is, 0: on `port`.
+    `log_bytes`: what NATS may store, as its configuration has it, to tell when it is full; 0: nobody said.
     """
 
     nats_url: str = "nats://127.0.0.1:4222"
@@ -86,6 +87,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     rate_address: RateText = "3000/minute"
     otlp_endpoint: CollectorUrl = ""
     trace_ratio: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    log_bytes: Annotated[int, msgspec.Meta(ge=0)] = 0
     metrics_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

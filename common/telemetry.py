@@ -60,10 +60,11 @@ def caused_by(why: Cause) -> Iterator[None]:
         cause.reset(before)
 
 
+BUILD = Gauge("boxoffice_build_info", "1 for each service in this process", ["version", "service"])
 REQUESTS = Histogram("boxoffice_http_request_seconds", "HTTP requests", ["method", "route", "status"])
 LIMITED = Counter("boxoffice_limited_requests_total", "Requests over a rate limit, by which", ["of", "by"])
 REFUSED = Counter("boxoffice_refused_requests_total", "Requests refused before they were looked at", ["status"])
-OPEN = Gauge("boxoffice_open_connections", "Connections that stay open: streams of events")
+OPEN = Gauge("boxoffice_open_connections", "Connections that stay open, by how events get there", ["transport"])
 APPENDED = Counter("boxoffice_events_appended_total", "Events appended to the log", ["stream"])
 CONFLICTS = Counter("boxoffice_append_conflicts_total", "Appends that lost the race for a sequence", ["aggregate"])
 IN_DOUBT = Counter("boxoffice_appends_in_doubt_total", "Appends whose outcome had to be looked up", ["stream"])

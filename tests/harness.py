@@ -11,6 +11,7 @@ from typing import Literal, Self, TypeVar
 
 import asyncpg
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from common.projector import HOLD_WRITERS
 from common.rights import MIGRATE, everybody, nats_users, role_of
@@ -40,6 +41,12 @@ async def eventually(look: Callable[[], Awaitable[T]], wanted: T, within: float 
     while (seen := await look()) != wanted:
         assert asyncio.get_running_loop().time() < deadline, f"wanted {wanted!r}, still {seen!r} after {within:.0f} s"
         await asyncio.sleep(0.02)
+
+
+def figure(metrics: str, name: str, **labels: str) -> float:
+    """A metric as `/metrics` has it: the sum of all of its series that have these labels; 0 where there is none."""
+    found = [sample for family in text_string_to_metric_families(metrics) for sample in family.samples]
+    return sum(each.value for each in found if each.name == name and labels.items() <= each.labels.items())
 
 
 @asynccontextmanager

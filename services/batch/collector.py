@@ -53,6 +53,17 @@ OLDEST = Gauge(
     ["priority"],
 )
 
+WAITING = Gauge(
+    "boxoffice_batch_operations_waiting",
+    "Operations that may run and wait for their turn in this process",
+    ["priority"],
+)
+UNDER_WAY = Gauge(
+    "boxoffice_batch_statements_under_way",
+    "Statements of operations that are executed now in this process",
+    ["priority"],
+)
+
 PAUSED_SECONDS = 2.0
 """How often a piece of a paused kind looks whether it may go on."""
 
@@ -223,6 +234,8 @@ class Collector:
         self._put_back: dict[UUID, tuple[Released, float]] = {}  # and until when, by `monotonic`, it is expected
         for priority in PRIORITIES:
             OLDEST.labels(priority).set_function(partial(self.oldest, priority))
+            WAITING.labels(priority).set_function(partial(self.waiting, priority))
+            UNDER_WAY.labels(priority).set_function(partial(self.under_way, priority))
 
     async def execute(self, piece: Released) -> None:
         """Execute a piece of work; it returns when all of its results are on the log.
@@ -247,6 +260,15 @@ class Collector:
         since = [waiting.piece.since for line in lines for pieces in line.values() for waiting in pieces]
         since += [piece.since for piece, _ in self._put_back.values() if piece.priority == priority]
         return max(0.0, (now() - min(since)).total_seconds()) if since else 0.0
+
+    def waiting(self, priority: Priority) -> int:
+        """Operations that wait here."""
+        lines = [queue.lines[priority] for queue in self._queues.values()]
+        return sum(waiting.piece.size for line in lines for pieces in line.values() for waiting in pieces)
+
+    def under_way(self, priority: Priority) -> int:
+        """Statements that are executed here now."""
+        return sum(queue.under_way.count(priority) for queue in self._queues.values())
 
     async def _executed_in_turn(self, piece: Released) -> None:
         """Wait for its turn, and until it was executed. Raises Retry, Unavailable."""

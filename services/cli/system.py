@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 from uuid import UUID
 
@@ -33,6 +34,7 @@ from common.headers import headers_for
 from common.http import create_app
 from common.listener import Listener, Subscription
 from common.live import Connections, WebSockets
+from common.metrics import scraped_at
 from common.postgres import POSTGRES_FAILED, UNSTORABLE, told
 from common.projector import Projector, ReadModel
 from common.rehearsal import Rehearsal
@@ -40,6 +42,7 @@ from common.requests import Requester, Responder, redelivery
 from common.runtime import Platform, Service, Worker, connect
 from common.settings import Settings, load
 from common.status import ServiceStats
+from common.telemetry import BUILD
 from common.tracing import acting_as, collecting
 from services.batch import engine
 from services.batch.domain import BATCHES, KINDS, OPERATION_REQUESTS, WORKS
@@ -161,7 +164,10 @@ where relation.relkind in ('r', 'p', 'v', 'm') and relation.relpersistence <> 't
 
 @asynccontextmanager
 async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncIterator[Litestar]:
-    """One app with the doors and workers of these services, connected. Raises BadSetting, Unavailable."""
+    """One app with the doors and workers of these services, connected.
+
+    Raises BadSetting, Unavailable, OSError (the port for metrics is taken).
+    """
     settings = process_settings(names, environment)
     connections = Connections(settings.connections)
     own = {name: load(SERVICES[name][1], environment, of=name) for name in names}
@@ -175,12 +181,13 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
             beside = [*redelivering(service, platforms[name])]
             tell_read_models([*service.workers, *beside])
             made += [service, Service(name, workers=beside)]
+            BUILD.labels(version("boxoffice"), name).set(1)
         # Tickets for WebSockets are spent by a service that may: there are no others at its doors.
         spending = next((name for name in names if name in SPENT.writers), names[0])
         credentials = IssuedCredentials(platforms[spending].event_log, Requester(platforms[spending].client))
         made.append(Service(spending, workers=[credentials]))
         connected = lambda: all(platform.client.is_connected for platform in platforms.values())  # noqa: E731
-        yield create_app(
+        app = create_app(
             made,
             settings,
             connected=connected,
@@ -188,6 +195,9 @@ async def app_of(names: Sequence[str], environment: Mapping[str, str]) -> AsyncI
             credentials=credentials,
             tracers=tracers,
         )
+        if settings.metrics_port:
+            stack.enter_context(scraped_at(settings.host, settings.metrics_port, app.state.metrics))
+        yield app
 
 
 def rehearsed(durable: str, rehearsal: Rehearsal) -> Listener[Any]:

@@ -15,6 +15,7 @@ from common.settings import Settings
 from services.history.api import HistoryController, HistoryDesk
 from services.history.dead_api import DeadLetterController, RedeliveryController, RepairDesk
 from services.history.domain import REPAIRS
+from services.history.gauges import Gauges
 from services.history.letters import Letters
 from services.history.overview import Overview
 from services.history.system_api import SystemController
@@ -37,4 +38,4 @@ async def create_service(
     router = Router(
         "/", route_handlers=doors, dependencies=given(desk=desk, repair_desk=repair_desk, overview=overview)
     )
-    yield Service("history", [router], [letters])
+    yield Service("history", [router], [letters, Gauges(platform, letters, read_models)])

@@ -411,7 +411,7 @@ class Feed:
             )
         session = Session(self._receipts, user_id, channel, self._clock)
         session.log = self._log
-        with self._connections.opened(lambda: session.end(stopping())):
+        with self._connections.opened(lambda: session.end(stopping()), transport=channel):
             sessions = self._sessions.setdefault(user_id, set())
             sessions.add(session)  # from here on it is offered what comes after `position`
             try:

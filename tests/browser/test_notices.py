@@ -14,7 +14,7 @@ from tests.browser.person import Person
 from tests.browser.test_notifications import Doorman, everything, no_stream, no_upgrade
 from tests.browser.test_shop import hold, sell
 from tests.conftest import Migrated
-from tests.harness import ServiceProcess, eventually
+from tests.harness import ServiceProcess, eventually, figure
 from tests.receiver import Receiver
 
 HOOKS = {
@@ -446,8 +446,7 @@ async def test_a_tab_in_the_background_holds_no_stream_and_hears_later_what_came
 
     async def streams() -> int:
         async with httpx.AsyncClient(base_url=shop.url) as http:
-            lines = (await http.get("/metrics")).text.splitlines()
-        return next(int(float(line.split()[1])) for line in lines if line.startswith("boxoffice_open_connections "))
+            return int(figure((await http.get("/metrics")).text, "boxoffice_open_connections"))
 
     before = await streams()
     async with Doorman(shop.port) as doorman, Person.enters(browser, doorman.url) as ada:

@@ -17,7 +17,7 @@ from common.runtime import Platform
 from services.identity.tokens import new_signing_key
 from tests.browser.person import Person
 from tests.facts import whole
-from tests.harness import ServiceProcess, eventually
+from tests.harness import ServiceProcess, eventually, figure
 
 SAM, ADA = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "ada"))
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 1000, "max_per_order": 2}
@@ -174,8 +174,7 @@ class Office:
 
     async def open_connections(self) -> int:
         async with httpx.AsyncClient(base_url=self.teller.url) as http:
-            lines = (await http.get("/metrics")).text.splitlines()
-        return next(int(float(line.split()[1])) for line in lines if line.startswith("boxoffice_open_connections "))
+            return int(figure((await http.get("/metrics")).text, "boxoffice_open_connections"))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from services.notification.feed import Session
 from services.notification.settings import NotificationSettings
 from services.tickets import app as tickets
 from services.tickets.live import Page
-from tests.harness import eventually
+from tests.harness import eventually, figure
 
 VISITS, AT_ONCE, SEED = 1_000, 50, 4
 OF_A_VISIT = (Session, Page, WebSockets, Door)
@@ -152,9 +152,7 @@ def seen(look: Callable[[], Counter[str]]) -> Callable[[], Awaitable[Counter[str
 
 async def open_connections(http: httpx.AsyncClient) -> int:
     """How many connections stay open, as the metrics have it."""
-    lines = (await http.get("/metrics")).text.splitlines()
-    (count,) = (line.split()[1] for line in lines if line.startswith("boxoffice_open_connections "))
-    return int(float(count))
+    return int(figure((await http.get("/metrics")).text, "boxoffice_open_connections"))
 
 
 async def test_a_thousand_that_come_and_go_leave_nothing_behind(url: str, capfd: pytest.CaptureFixture[str]) -> None:

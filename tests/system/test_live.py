@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 
 from common.runtime import Platform
 from services.tickets.live import TOLD_AGAIN
-from tests.harness import ServiceProcess, eventually
+from tests.harness import ServiceProcess, eventually, figure
 
 SAM, ADA = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "ada"))
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 10, "max_per_order": 10}
@@ -152,10 +152,7 @@ async def test_pages_come_back_at_different_times_when_the_process_stops(platfor
 
 async def open_connections(shop: httpx.AsyncClient) -> int:
     """How many connections stay open, as the metrics have it."""
-    for line in (await shop.get("/metrics")).text.splitlines():
-        if line.startswith("boxoffice_open_connections "):
-            return int(float(line.split()[1]))
-    raise AssertionError("there is no such metric")
+    return int(figure((await shop.get("/metrics")).text, "boxoffice_open_connections", transport="sse"))
 
 
 async def test_pages_that_close_leave_nothing_behind(shop: httpx.AsyncClient) -> None:

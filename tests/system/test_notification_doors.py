@@ -20,7 +20,7 @@ from common.events import NotificationRaised
 from common.runtime import Platform
 from services.notification.domain import INBOXES_DECIDER, Inboxes, Raise, inbox_id_of
 from tests.facts import whole
-from tests.harness import ServiceProcess, eventually
+from tests.harness import ServiceProcess, eventually, figure
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 LARGE = "x" * 20_000
@@ -75,9 +75,7 @@ class Desk:
                 yield said
 
     async def open_connections(self) -> int:
-        lines = (await self.http.get("/metrics")).text.splitlines()
-        (count,) = (line.split()[1] for line in lines if line.startswith("boxoffice_open_connections "))
-        return int(float(count))
+        return int(figure((await self.http.get("/metrics")).text, "boxoffice_open_connections"))
 
 
 async def events(stream: httpx.Response) -> AsyncGenerator[dict[str, Any], None]:

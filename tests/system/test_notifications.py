@@ -16,7 +16,7 @@ from websockets.typing import Origin
 
 from common.live import PING_SECONDS
 from common.runtime import Platform
-from tests.harness import ServiceProcess, eventually
+from tests.harness import ServiceProcess, eventually, figure
 
 SAM, ADA, BOB = ({"Authorization": f"Bearer dev:{name}"} for name in ("sam", "ada", "bob"))
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 2, "max_per_order": 2}
@@ -339,8 +339,7 @@ async def test_one_connection_too_many_is_refused_and_not_broken_off(platform: P
 
 async def test_whoever_gives_up_waiting_takes_no_place(office: Office) -> None:
     async def open_connections() -> int:
-        lines = (await office.http.get("/metrics")).text.splitlines()
-        return next(int(float(line.split()[1])) for line in lines if line.startswith("boxoffice_open_connections "))
+        return int(figure((await office.http.get("/metrics")).text, "boxoffice_open_connections", transport="poll"))
 
     waiting = asyncio.create_task(office.poll(wait=60))
     await eventually(open_connections, 1)
