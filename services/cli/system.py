@@ -294,15 +294,16 @@ def listen(host: str, port: int) -> socket.socket:
 async def serve(names: Sequence[str], environment: Mapping[str, str]) -> None:
     """Run services until SIGTERM or SIGINT; then drain. Raises BadSetting, Unavailable, OSError (the port is taken)."""
     settings = process_settings(names, environment)
-    with contextlib.closing(listen(settings.host, settings.port)) as door:
-        async with app_of(names, environment) as app:
-            server = server_of(app)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                asyncio.get_running_loop().add_signal_handler(number, setattr, server, "should_exit", True)
-            log.info("serving", services=names, url=url_of(door))
-            await server.serve(sockets=[door])
-            log.info("stopping", services=names)
-    log.info("stopped", services=names)
+    with acting_as(names[0] if len(names) == 1 else "boxoffice", None):  # for what is no service's own
+        with contextlib.closing(listen(settings.host, settings.port)) as door:
+            async with app_of(names, environment) as app:
+                server = server_of(app)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    asyncio.get_running_loop().add_signal_handler(number, setattr, server, "should_exit", True)
+                log.info("serving", services=names, url=url_of(door))
+                await server.serve(sockets=[door])
+                log.info("stopping", services=names)
+        log.info("stopped", services=names)
 
 
 async def migrate(settings: Settings, report: Callable[[str], None]) -> int:
