@@ -45,7 +45,7 @@ from common.problems import (
 )
 from common.runtime import Service, serving
 from common.settings import Settings
-from common.telemetry import REQUESTS, Cause, caused_by
+from common.telemetry import REQUESTS, Cause, cause
 from common.tracing import Tracers, acting_as, span
 
 TEXT = (
@@ -207,17 +207,22 @@ def in_context(
             await send(message)
 
         told = {"http.request.method": known, "boxoffice.correlation_id": correlation}
-        with caused_by(Cause(correlation, request_id, trace)), span(known, "server", told) as answering:
-            try:
-                await app(scope, receive, send_on)
-            finally:
-                route = scope.get("path_template") or "unmatched"
-                REQUESTS.labels(known, route, status).observe(time.perf_counter() - started)
-                answering.name(f"{known} {route}")
-                answering.tell("http.route", route)
-                answering.tell("http.response.status_code", status)
-                if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                    answering.fail(str(status))
+        token = cause.set(Cause(correlation, request_id, trace))
+        try:
+            with span(known, "server", told) as answering:
+                try:
+                    await app(scope, receive, send_on)
+                finally:
+                    route = scope.get("path_template") or "unmatched"
+                    REQUESTS.labels(known, route, status).observe(time.perf_counter() - started)
+                    if answering.recording:
+                        answering.name(f"{known} {route}")
+                        answering.tell("http.route", route)
+                        answering.tell("http.response.status_code", status)
+                        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                            answering.fail(str(status))
+        finally:
+            cause.reset(token)
 
     return handle
 

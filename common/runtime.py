@@ -240,17 +240,28 @@ def open_many_files() -> None:
 @asynccontextmanager
 async def running(workers: Sequence[Worker]) -> AsyncIterator[None]:
     """Run workers in the background; one that fails is told and started again. On leaving, all of them stop."""
-    async with serving([Service("", workers=workers)]):
+    async with _stopped([_started(worker) for worker in workers]):
         yield
 
 
 @asynccontextmanager
 async def serving(services: Sequence[Service], tracers: Tracers | None = None) -> AsyncIterator[None]:
-    """The same with the workers of services, each as its own."""
+    """The same with the workers of services, each as its own; `tracers` make spans of what they do."""
     tasks = []
     for service in services:
         with acting_as(service.name, tracers):
-            tasks += [asyncio.create_task(_keep_running(worker), name=worker.name) for worker in service.workers]
+            tasks += [_started(worker) for worker in service.workers]
+    async with _stopped(tasks):
+        yield
+
+
+def _started(worker: Worker) -> asyncio.Task[None]:
+    return asyncio.create_task(_keep_running(worker), name=worker.name)
+
+
+@asynccontextmanager
+async def _stopped(tasks: Sequence[asyncio.Task[None]]) -> AsyncIterator[None]:
+    """On leaving, all of these are stopped together."""
     try:
         yield
     finally:

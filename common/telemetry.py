@@ -2,8 +2,6 @@
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Self
 
@@ -48,16 +46,6 @@ heard: ContextVar[str] = ContextVar("heard", default="")
 def current_cause() -> Cause:
     """The cause of what this task does, or a new one."""
     return cause.get() or Cause.new()
-
-
-@contextmanager
-def caused_by(why: Cause) -> Iterator[None]:
-    """What this task does in here has that cause."""
-    before = cause.set(why)
-    try:
-        yield
-    finally:
-        cause.reset(before)
 
 
 BUILD = Gauge("boxoffice_build_info", "1 for each service in this process", ["version", "service"])

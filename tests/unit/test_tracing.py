@@ -3,8 +3,8 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import structlog.testing
@@ -17,7 +17,7 @@ from common.memory_log import MemoryLog
 from common.otlp import done_within, exported
 from common.projector import Projector
 from common.settings import BadSetting, Settings, load
-from common.telemetry import Cause, caused_by, current_cause
+from common.telemetry import Cause, cause, current_cause
 from common.tracing import LINKS, NOTHING, Tracers, acting_as, collecting, is_seen, span
 from services.orders.read_model import READ_MODEL
 from tests.collector import Collector
@@ -33,6 +33,16 @@ TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
 async def collector() -> AsyncIterator[Collector]:
     async with Collector() as collector:
         yield collector
+
+
+@contextmanager
+def caused_by(why: Cause) -> Iterator[None]:
+    """What is done in here has that cause."""
+    before = cause.set(why)
+    try:
+        yield
+    finally:
+        cause.reset(before)
 
 
 @asynccontextmanager
