@@ -22,6 +22,7 @@ from common.clock import now
 from common.errors import Retry, Unavailable
 from common.events import Priority, Result
 from common.requests import Asks
+from common.telemetry import Cause, cause, current_cause
 from services.batch import engine
 from services.batch.domain import (
     PRIORITIES,
@@ -90,7 +91,10 @@ SLOTS: Mapping[Priority, int] = {"high": AT_ONCE, "normal": AT_ONCE - 1, "low": 
 
 
 class Released(msgspec.Struct, frozen=True):
-    """A piece of work of `size` operations that may be executed `since` then."""
+    """A piece of work of `size` operations that may be executed `since` then.
+
+    `cause`: of its results; those of several are told by one task, which may have been started for another.
+    """
 
     priority: Priority
     work_id: UUID
@@ -99,6 +103,7 @@ class Released(msgspec.Struct, frozen=True):
     run: int
     size: int
     since: datetime
+    cause: Cause | None = None
 
 
 class Waiting(msgspec.Struct, eq=False):
@@ -274,7 +279,8 @@ class Collector:
         """Wait for its turn, and until it was executed. Raises Retry, Unavailable."""
         if (queue := self._queues.get(piece.kind)) is None:
             queue = self._queues[piece.kind] = Queue(asyncio.Event())
-        waiting = Waiting(piece, asyncio.get_running_loop().create_future(), monotonic())
+        caused = msgspec.structs.replace(piece, cause=current_cause())
+        waiting = Waiting(caused, asyncio.get_running_loop().create_future(), monotonic())
         if (late := queue.put(waiting)) and not late.done.done():
             late.done.set_exception(Retry(queue.patience(piece.priority, monotonic())))
         if not queue.filled.is_set() and queue.size >= self._most(piece.kind):
@@ -436,7 +442,9 @@ class Collector:
         return engine.Due(released.work_id, piece.run, piece.attempt + 1, numbers, tasks), outdated
 
     async def _record(self, released: Released, piece: Piece, results: list[Result]) -> Exception | None:
-        """Put the results of a piece on the log; Retry if some of it is still to come."""
+        """Put the results of a piece on the log; Retry if some of it is still to come. In a task of its own."""
+        if released.cause:
+            cause.set(released.cause)
         command = RecordResults(piece.run, piece.attempt + 1, results, now())
         try:
             handled = await self._works[released.priority].handle(released.work_id, command)

@@ -22,6 +22,7 @@ from common.event_log import Draft
 from common.events import Again, Operation, OperationsExecuted, Priority, Result
 from common.memory_log import MemoryLog
 from common.requests import Endpoint
+from common.telemetry import Cause, cause
 from services.batch import collector as collecting
 from services.batch import engine
 from services.batch.collector import AT_ONCE, PAUSED_SECONDS, SLOTS, Collector, Released
@@ -453,3 +454,19 @@ async def test_a_batch_of_a_kind_that_is_not_installed_can_be_cancelled(office: 
     await office.work()
     assert {result.outcome for result in (await office.told()).values()} == {"cancelled"}
     assert (await office.counted()).status == "CANCELLED"
+
+
+async def test_results_of_each_piece_have_its_own_cause_also_where_they_are_executed_together(office: Office) -> None:
+    collector, held = office.collector(Insert()), {}
+
+    async def heard(why: Cause, work_id: UUID) -> None:
+        cause.set(why)
+        await collector.execute(Released("normal", work_id, None, "records.insert", 1, 1, now()))
+
+    for user in ("ada", "bob", "eve"):
+        held[Cause(f"the-click-of-{user}", str(new_id()))] = await office.add("normal", user)
+    await asyncio.gather(*(heard(why, work_id) for why, work_id in held.items()))
+    for why, work_id in held.items():
+        *_, told = await office.log.read(f"batch.normal.{work_id}")
+        assert isinstance(told.event, OperationsExecuted)
+        assert told.cause == why
