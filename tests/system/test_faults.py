@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -44,6 +44,12 @@ class Killable(Protocol):
     async def start(self) -> None: ...
 
 
+class Place(Protocol):
+    """Where a service is asked."""
+
+    url: str
+
+
 class KillableServer:
     """An embedded server, whose kill waits for the process to be gone."""
 
@@ -61,7 +67,7 @@ class Town:
     """The running system, and everything that its clients were answered."""
 
     def __init__(
-        self, settings: Settings, tickets: ServiceProcess, orders: list[ServiceProcess], processes: dict[str, Killable]
+        self, settings: Settings, tickets: Place, orders: Sequence[Place], processes: Mapping[str, Killable]
     ) -> None:
         self.settings = settings
         self.processes = processes
