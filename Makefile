@@ -71,6 +71,7 @@ lock: ## Pin the dependencies again (needs uv)
 	$(PIN) --upgrade pyproject.toml --all-extras -c deploy/requirements.lock -o deploy/requirements-test.lock
 	$(PIN) --upgrade pyproject.toml -c deploy/requirements.lock -o deploy/requirements-image.lock
 	$(PIN) --upgrade pyproject.toml --extra dev -c deploy/requirements-test.lock -o deploy/requirements-dev.lock
+	printf "hatchling\neditables\n" | $(PIN) --upgrade - -c deploy/requirements.lock -o deploy/requirements-build.lock
 	echo pip-audit | $(PIN) --upgrade - -o deploy/requirements-audit.lock
 
 clean: ## Remove the virtual environment and caches (not .boxoffice, your data)

@@ -82,6 +82,18 @@ class Node(NatsServer):
         return False
 
 
+class DeployedService(ServiceProcess):
+    """A service with the secrets that a container has, in files."""
+
+    def __init__(self, name: str, number: int, settings: Settings, home: Path, **variables: str) -> None:
+        self._files = own_files(home / "secrets", name)
+        super().__init__(name, settings, home, **variables)
+        self.log = home / f"{name}-{number}.log"
+
+    def own(self, _: Settings) -> dict[str, str]:
+        return self._files
+
+
 class Gateway:
     """nginx as deploy/gateway/ configures it, in front of these addresses (`host:port`) of each service."""
 
@@ -130,7 +142,7 @@ class Cluster:
         self.nodes = nodes
         self.settings = settings
         """Of an operator: `migrate` on NATS, the superuser of Postgres."""
-        self.services: dict[str, list[ServiceProcess]] = {}
+        self.services: Mapping[str, Sequence[ServiceProcess]] = {}
         self.gateway: Gateway | None = None
 
 
@@ -183,23 +195,15 @@ async def deployed(home: Path, replicas: Mapping[str, int], **variables: str) ->
                 await eventually(node.healthy, wanted=True, within=START_SECONDS)
             boxoffice = (sys.executable, "-m", "services.cli.main")
             await finished(*boxoffice, "migrate", **own_files(secrets, MIGRATE), BOXOFFICE_REPLICAS=str(NODES))
+            trusted = {"BOXOFFICE_TRUSTED_PROXIES": "127.0.0.1"}
             cluster.services = {
                 service: [
-                    ServiceProcess(
-                        service,
-                        cluster.settings,
-                        home,
-                        own=own_files(secrets, service),
-                        BOXOFFICE_TRUSTED_PROXIES="127.0.0.1",
-                        **variables,
-                    )
-                    for _ in range(replicas.get(service, 1))
+                    DeployedService(service, number, cluster.settings, home, **trusted, **variables)
+                    for number in range(replicas.get(service, 1))
                 ]
                 for service in SERVICES
             }
             processes = [process for each in cluster.services.values() for process in each]
-            for number, process in enumerate(processes):
-                process.log = process.log.with_suffix(f".{number}.log")
             for process in processes:
                 stack.push_async_callback(process.kill)
             some = asyncio.Semaphore(STARTING)

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal, Self, TypeVar
@@ -99,10 +99,7 @@ async def command(settings: Settings, *words: str) -> asyncio.subprocess.Process
 class ServiceProcess:
     """`boxoffice serve <names>` as a child, each as its own user. It can be killed and started again on its port."""
 
-    def __init__(
-        self, names: str, settings: Settings, home: Path, own: Mapping[str, str] | None = None, **variables: str
-    ) -> None:
-        """`own`: the variables that tell it where its servers are and as whom; by default logins of tests."""
+    def __init__(self, names: str, settings: Settings, home: Path, **variables: str) -> None:
         self.names = names
         self.port = int(variables.get("BOXOFFICE_PORT", 0)) or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -111,12 +108,16 @@ class ServiceProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._environment = {
             **os.environ,
-            **({**logins(settings), "BOXOFFICE_SIGNING_KEY": SIGNING_KEY} if own is None else own),
+            **self.own(settings),
             "BOXOFFICE_AUTH": settings.auth,
             "BOXOFFICE_PORT": str(self.port),
             **unlimited(),
             **variables,
         }
+
+    def own(self, settings: Settings) -> dict[str, str]:
+        """The variables that tell it where its servers are and as whom, and with what it signs."""
+        return {**logins(settings), "BOXOFFICE_SIGNING_KEY": SIGNING_KEY}
 
     async def start(self) -> None:
         """Return when it answers that it is ready; raises AssertionError with the end of its log."""

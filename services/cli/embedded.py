@@ -12,13 +12,13 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
 from urllib.parse import quote
 
 import asyncpg
 import msgspec
-import psutil  # type: ignore[import-untyped]  # psutil ships no types
 from litestar import Litestar
 from rich.console import Console
 
@@ -26,11 +26,14 @@ from common import rights, topology
 from common.auth import is_here
 from common.http import reasons_not_ready
 from common.settings import PREFIX, BadSetting, Settings, addresses, load, named, variables, without_password
-from services.cli.servers import NatsServer, PostgresServer, Server, ServerFailed
+from services.cli.servers import INSTALL, NatsServer, PostgresServer, Server, ServerFailed
 from services.cli.system import SERVICES, WebServer, app_of, listen, migrate, server_of, url_of
 from services.identity.oidc import ProviderSettings
 from services.identity.settings import IdentitySettings
 from services.identity.tokens import new_signing_key
+
+with suppress(ModuleNotFoundError):  # an image for a cluster has not the extra `embedded`, and starts no servers
+    import psutil  # type: ignore[import-untyped]  # psutil ships no types
 
 DATA = Path(".boxoffice")
 PATIENCE_SECONDS = 3.0
@@ -74,7 +77,9 @@ def find_running(data: Path = DATA) -> Running | None:
         # The clock may have been corrected meanwhile.
         same = abs(process.create_time() - running.since) < 2 and process.status() != psutil.STATUS_ZOMBIE
         return running if same else None
-    except (OSError, msgspec.MsgspecError, psutil.Error):
+    except (OSError, msgspec.MsgspecError):
+        return None
+    except psutil.Error:
         return None
 
 
@@ -299,6 +304,8 @@ def warnings_of(settings: Settings, providers: Sequence[ProviderSettings], *, be
 
 async def up(port: int | None, data: Path, *, fresh: bool, console: Console) -> None:
     """Run the whole system until Ctrl-C. Raises CannotStart, ServerFailed, BadSetting, Unavailable, OSError."""
+    if find_spec("psutil") is None:
+        raise CannotStart(f"The servers that this starts are not installed; {INSTALL}")
     environment = dict(os.environ)
     if (told_auth := named("auth", environment)) is None:
         environment[PREFIX + "AUTH"] = "on" if names_provider(environment) else "dev"

@@ -64,7 +64,8 @@ def up(port: int | None, data: Path, fresh: bool) -> None:
 @cli.command()
 @click.argument("names", nargs=-1, required=True, metavar="SERVICE...")
 @click.option("--port", type=click.IntRange(1, 65535), help="Where to listen, instead of BOXOFFICE_PORT.")
-def serve(names: tuple[str, ...], port: int | None) -> None:
+@click.option("--reload", is_flag=True, help="Start again whenever a file of the code changes, for development.")
+def serve(names: tuple[str, ...], port: int | None, reload: bool) -> None:
     """Run one service, or some, as a process of its own."""
     from services.cli.system import SERVICES
     from services.cli.system import serve as serve_services
@@ -75,7 +76,13 @@ def serve(names: tuple[str, ...], port: int | None) -> None:
     if port is not None:
         environment["BOXOFFICE_PORT"] = str(port)
     log_as("info")
-    run(serve_services(names, environment))
+    if reload:
+        from services.cli.reload import serve_again
+
+        os.environ.update(environment)  # which the children have
+        serve_again(names)
+    else:
+        run(serve_services(names, environment))
 
 
 @cli.command()

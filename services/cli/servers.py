@@ -25,10 +25,12 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import asyncpg
-import psutil  # type: ignore[import-untyped]  # psutil ships no types
 import structlog
 
 from common.settings import PREFIX
+
+with suppress(ModuleNotFoundError):  # an image for a cluster has not the extra `embedded`, and starts no servers
+    import psutil  # type: ignore[import-untyped]  # psutil ships no types
 
 START_SECONDS = 60.0  # a server that recovers a large store may take its time
 STOP_SECONDS = 10.0
@@ -221,7 +223,7 @@ class Server(ABC):
         os.pwrite(lock, str(os.getpid()).encode(), 0)
         return lock
 
-    def _members(self) -> list[psutil.Process]:
+    def _members(self) -> "list[psutil.Process]":  # which may not be installed
         """Every living process of this program that runs in this data directory, also Postgres' orphaned backends."""
         members = []
         for process in psutil.process_iter(["name"]):
