@@ -1,5 +1,6 @@
 """The HTTP door that all services share: one Litestar app, health, metrics, documentation."""
 
+import json
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import OpenAPIRenderPlugin
 from litestar.openapi.spec import Components, Schema, SecurityScheme
+from litestar.params import FromPath
 from litestar.response import Redirect
 from litestar.routes import HTTPRoute
 from litestar.static_files import create_static_files_router
@@ -29,6 +31,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from common.auth import ROLES, Authenticator, Credentials, RequiresUser, cookie_name
 from common.clock import new_id_text
+from common.errors import NotFound
 from common.headers import EVERYWHERE, NO_STORE, SCRIPTS_POLICY, Header, headers_for, with_headers
 from common.limits import Limited, Limits
 from common.live import Connections
@@ -109,8 +112,20 @@ DOCUMENTATION = b"""<!DOCTYPE html>
 <body><div id="swagger"></div></body>
 </html>
 """
-START = rb"""SwaggerUIBundle({
-  url: "/api/openapi.json",
+DOCUMENTED = ("batch", "history", "identity", "notification", "orders", "tickets")
+"""The services with doors for programs. Each tells of its own at `/api/openapi/<name>.json`, wherever it runs."""
+
+START = r"""async function documentation(addresses) {
+  if (addresses.length === 1) return { url: addresses[0] };
+  const answers = await Promise.all(addresses.map((address) => fetch(address).catch(() => ({ ok: false }))));
+  const documents = await Promise.all(answers.filter(({ ok }) => ok).map((answer) => answer.json()));
+  const parts = (name) => Object.assign({}, ...documents.map(({ components }) => components[name]));
+  const paths = Object.assign({}, ...documents.map((document) => document.paths));
+  const components = { schemas: parts("schemas"), securitySchemes: parts("securitySchemes") };
+  return { spec: { ...documents[0], paths, components } };
+}
+documentation(ADDRESSES).then((what) => SwaggerUIBundle({
+  ...what,
   dom_id: "#swagger",
   deepLinking: true,
   showExtensions: true,
@@ -120,7 +135,7 @@ START = rb"""SwaggerUIBundle({
     if (csrf) request.headers["X-CSRF-Token"] = csrf[1];
     return request;
   },
-});
+}));
 """
 """In a file of its own, as the policy of the page lets it run nothing that stands in the page. Who is logged in may try
 all that they may do."""
@@ -277,10 +292,21 @@ def openapi(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     return Response(request.app.openapi_schema.to_schema(), media_type=OpenAPIMediaType.OPENAPI_JSON)
 
 
+@get("/api/openapi/{name:str}", include_in_schema=False, sync_to_thread=False)
+def openapi_of(request: Request[Any, Any, Any], name: FromPath[str]) -> Response[dict[str, Any]]:
+    """What one service has for programs, which a process that runs it knows: `orders.json`."""
+    here = [service.name for service in request.app.state.services if service.name in DOCUMENTED]
+    if name not in {f"{each}.json" for each in here}:
+        raise NotFound(f"No {name} here; there are {', '.join(f'{each}.json' for each in here) or 'none'}.")
+    return Response(request.app.openapi_schema.to_schema(), media_type=OpenAPIMediaType.OPENAPI_JSON)
+
+
 @get("/start.js", media_type="text/javascript", sync_to_thread=False)
-def start() -> bytes:
-    """What makes the page of documentation."""
-    return START
+def start(state: State) -> str:
+    """What makes the page of documentation: of this process, or of all services if each runs by itself."""
+    here = [service.name for service in state.services if service.name in DOCUMENTED]
+    alone = [f"/api/openapi/{name}.json" for name in DOCUMENTED]
+    return START.replace("ADDRESSES", json.dumps(["/api/openapi.json"] if len(here) > 1 else alone))
 
 
 class DocumentationPlugin(OpenAPIRenderPlugin):
@@ -375,6 +401,7 @@ def create_app(
             ready,
             *([] if settings.metrics_port else [metrics]),
             openapi,
+            openapi_of,
             assets,
             *(route for service in services for route in service.routes),
         ],

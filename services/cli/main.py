@@ -414,7 +414,7 @@ def rights(server: str) -> None:
     type=click.Path(path_type=Path, file_okay=False),
     help="Where they are kept. What is there already stays as it is.",
 )
-@click.option("--nats-url", default="nats://nats:4222", show_default=True, help="Where NATS is, for the services.")
+@click.option("--nats-url", help="Where NATS is, for the services.  [default: where compose or k8s/ have it]")
 @click.option(
     "--database-url",
     default="postgresql://postgres:5432/boxoffice",
@@ -422,14 +422,15 @@ def rights(server: str) -> None:
     help="Where Postgres is, for the services.",
 )
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="A file for the manifests, not the terminal.")
-def secrets(form: str, folder: Path, nats_url: str, database_url: str, output: Path | None) -> None:
+def secrets(form: str, folder: Path, nats_url: str | None, database_url: str, output: Path | None) -> None:
     """Make every secret that a deployment needs, once, and give them to compose or Kubernetes.
 
     For compose as files in the folder, which deploy/compose.yaml mounts; for Kubernetes as manifests of Secrets.
     To change one, delete its file in made/ there and run this again.
     """
-    from services.cli.secrets import for_compose, for_kubernetes, write
+    from services.cli.secrets import IN_COMPOSE, IN_KUBERNETES, for_compose, for_kubernetes, write
 
+    nats_url = nats_url or (IN_COMPOSE if form == "compose" else IN_KUBERNETES)
     try:
         if form == "compose":
             for_compose(folder, nats_url, database_url)

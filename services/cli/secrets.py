@@ -12,10 +12,11 @@ from services.cli.embedded import kept, with_login
 from services.identity.tokens import new_signing_key
 
 FOLDER = Path("deploy/secrets")
-NATS_URL = "nats://nats:4222"
-DATABASE_URL = "postgresql://postgres:5432/boxoffice"
 NODES = ("nats-0", "nats-1", "nats-2")
 """The hosts of the nodes of NATS in compose."""
+IN_COMPOSE = ",".join(f"nats://{node}:4222" for node in NODES)
+IN_KUBERNETES = "nats://nats:4222"
+DATABASE_URL = "postgresql://postgres:5432/boxoffice"
 MADE = "made"
 """In the folder: a file for each secret. All else there is written anew from these."""
 CLUSTER_USER = "boxoffice"
@@ -79,7 +80,7 @@ def secrets_in(folder: Path) -> Secrets:
     )
 
 
-def for_compose(folder: Path, nats_url: str = NATS_URL, database_url: str = DATABASE_URL) -> None:
+def for_compose(folder: Path, nats_url: str = IN_COMPOSE, database_url: str = DATABASE_URL) -> None:
     """Write the files that deploy/compose.yaml mounts and reads.
 
     What a container reads is readable by everybody, since compose keeps owner and mode of a file and the user in a
@@ -95,7 +96,7 @@ def for_compose(folder: Path, nats_url: str = NATS_URL, database_url: str = DATA
             write(folder / user / name, value)
 
 
-def for_kubernetes(folder: Path, nats_url: str = NATS_URL, database_url: str = DATABASE_URL) -> str:
+def for_kubernetes(folder: Path, nats_url: str = IN_KUBERNETES, database_url: str = DATABASE_URL) -> str:
     """Manifests of the Secrets that k8s/ mounts."""
     made = secrets_in(folder)
     manifests = [

@@ -1,7 +1,9 @@
 """The whole system as it is deployed: three nodes of NATS, each service a process of its own, one origin in front."""
 
 import asyncio
+import json
 import random
+import re
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -12,6 +14,7 @@ import httpx
 import pytest
 import websockets
 
+from common.http import DOCUMENTED
 from common.runtime import connect
 from tests.cluster import NO_NGINX, Cluster, deployed, finished
 from tests.harness import ServiceProcess, eventually
@@ -126,6 +129,25 @@ async def test_each_path_leads_to_its_service(origin: str) -> None:
             "/health/ready": 200,
         }.items():
             assert ((await http.get(path, follow_redirects=True)).status_code, path) == (status, path)
+
+
+async def test_each_operation_is_asked_of_the_service_that_has_it(cluster: Cluster, origin: str) -> None:
+    schemas: dict[str, object] = {}
+    async with httpx.AsyncClient(base_url=origin) as http:
+        for name, (process, *_) in cluster.services.items():
+            own = (await http.get(f"{process.url}/api/openapi.json")).json()
+            through = await http.get(f"/api/openapi/{name}.json")
+            assert (through.status_code == 200) == (name in DOCUMENTED) == bool(own["paths"]), name
+            if name not in DOCUMENTED:
+                continue
+            assert through.json() == own
+            for path in own["paths"]:
+                asked = await http.options(re.sub(r"{\w+}", "01920c3c-7a3e-7cc4-8a3e-3d1f0c5b9a10", path))
+                assert (asked.status_code, path) == (204, path)
+            for schema, shape in own["components"]["schemas"].items():
+                assert schemas.setdefault(schema, shape) == shape, f"{schema} is two things; one document shows one"
+        page = await http.get("/api/docs/start.js")
+    assert json.dumps([f"/api/openapi/{name}.json" for name in DOCUMENTED]) in page.text
 
 
 async def test_what_is_too_large_is_refused_in_words(origin: str) -> None:

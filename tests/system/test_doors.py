@@ -150,6 +150,7 @@ UNLISTED = {
     "GET /login/{file:str}",
     "GET /metrics",
     "GET /api/openapi.json",
+    "GET /api/openapi/{name:str}",
     "GET /api/docs",
     "GET /api/docs/openapi.json",
     "GET /api/docs/start.js",

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from common.rights import MIGRATE, everybody, nats_configuration, postgres_configuration
 from common.settings import FILE, PREFIX, load
 from services.cli.main import cli
-from services.cli.secrets import for_compose, for_kubernetes, secrets_in
+from services.cli.secrets import IN_KUBERNETES, for_compose, for_kubernetes, secrets_in
 from services.cli.system import SERVICES
 from services.identity.tokens import Issuer
 
@@ -59,7 +59,7 @@ def test_what_the_servers_ask_for_is_there(tmp_path: Path) -> None:
 
 def test_manifests_for_kubernetes_have_the_same(tmp_path: Path) -> None:
     manifests = {each["metadata"]["name"]: each for each in yaml.safe_load_all(for_kubernetes(tmp_path))}
-    for_compose(tmp_path)
+    for_compose(tmp_path, IN_KUBERNETES)
     assert set(manifests) == {"nats-passwords", "postgres-passwords", *(f"boxoffice-{user}" for user in everybody())}
     for user in everybody():
         files = {path.name: path.read_text() for path in (tmp_path / user).iterdir()}
