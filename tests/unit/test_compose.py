@@ -31,7 +31,15 @@ def compose(**environment: str) -> dict[str, Any]:
             raise ValueError(f"{name} {demand}")
         return default or ""
 
-    told: dict[str, Any] = yaml.safe_load(VARIABLE.sub(value, (DEPLOY / "compose.yaml").read_text()))
+    def replaced(part: Any) -> Any:
+        """As compose does it: in texts, once the file was read."""
+        if isinstance(part, dict):
+            return {key: replaced(each) for key, each in part.items()}
+        if isinstance(part, list):
+            return [replaced(each) for each in part]
+        return VARIABLE.sub(value, part) if isinstance(part, str) else part
+
+    told: dict[str, Any] = replaced(yaml.safe_load((DEPLOY / "compose.yaml").read_text()))
     return told
 
 
