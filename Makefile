@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCKS := $(wildcard deploy/requirements*.lock)
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 
-.PHONY: help install up demo doctor check format test test-faults bench audit lock clean
+.PHONY: help install up demo doctor check format test test-faults test-image bench audit lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,13 +44,16 @@ format: .venv/tested ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 # A run starts hundreds of processes, which would each compile the code anew.
-test test-faults: export PYTHONDONTWRITEBYTECODE =
+test test-faults test-image: export PYTHONDONTWRITEBYTECODE =
 
 test: .venv/tested ## Unit, integration, system and browser tests, on real servers
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 test-faults: .venv/tested ## The long fault run: every process killed in turn under load
 	$(BIN)/python -m pytest -m faults
+
+test-image: .venv/tested ## The steps of the Dockerfile, and every service from what they make (needs the package index)
+	$(BIN)/python -m pytest -m image
 
 bench: .venv/tested ## Measure both sides of every promise in one run
 	$(BIN)/python -m tests.benchmarks $(ARGS)

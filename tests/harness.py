@@ -4,10 +4,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import asyncpg
 import httpx
@@ -99,6 +99,10 @@ async def command(settings: Settings, *words: str) -> asyncio.subprocess.Process
 class ServiceProcess:
     """`boxoffice serve <names>` as a child, each as its own user. It can be killed and started again on its port."""
 
+    program: Sequence[str] = (sys.executable, "-m", "services.cli.main")
+    options: Mapping[str, Any] = {}
+    """More for whoever starts it: as which user, in which folder."""
+
     def __init__(self, names: str, settings: Settings, home: Path, **variables: str) -> None:
         self.names = names
         self.port = int(variables.get("BOXOFFICE_PORT", 0)) or free_port()
@@ -123,11 +127,12 @@ class ServiceProcess:
         """Return when it answers that it is ready; raises AssertionError with the end of its log."""
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "services.cli.main", "serve", *self.names.split()),
+                *(*self.program, "serve", *self.names.split()),
                 env=self._environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                **self.options,
             )
         deadline = asyncio.get_running_loop().time() + READY_SECONDS
         async with httpx.AsyncClient() as client:
