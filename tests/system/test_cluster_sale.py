@@ -14,6 +14,7 @@ import httpx
 import pytest
 import websockets
 
+from common import topology
 from common.http import DOCUMENTED
 from common.runtime import connect
 from tests.cluster import NO_NGINX, Cluster, deployed, finished
@@ -91,6 +92,16 @@ async def test_a_node_is_killed_and_every_service_restarted_under_load(cluster: 
             assert not [kind for kind in town.answers if " " not in kind], town.answers
     finally:
         await town.close()
+
+
+async def test_what_is_acknowledged_is_on_the_disks_of_three_nodes(cluster: Cluster) -> None:
+    async with httpx.AsyncClient() as http:
+        for node in cluster.nodes.values():
+            told = (await http.get(f"{node.monitoring}/jsz")).json()
+            assert told["config"]["sync_always"] is True
+            assert (await http.get(f"{node.monitoring}/varz")).json()["auth_required"] is True
+    async with connect(cluster.settings, "operator") as platform:
+        assert [trouble async for _, trouble in topology.inspect(platform.client, replicas=3) if trouble] == []
 
 
 @pytest.fixture

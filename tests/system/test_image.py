@@ -1,6 +1,7 @@
-"""Every service from what the Dockerfile installs, by its own steps: as nobody's user, where nothing can be written."""
+"""Every service from what the Dockerfile installs, by its own steps: not as root, where nothing can be written."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,6 @@ from tests.image import build, stages
 
 pytestmark = pytest.mark.image
 
-UID = 10001
 THERE = {
     "tickets": ["/api/tickets", "/api/docs", "/api/docs/assets/swagger-ui-bundle.js"],
     "identity": ["/login", "/.well-known/jwks.json"],
@@ -59,7 +59,8 @@ class InImage(ServiceProcess):
         self.program = [str(image / "opt" / "boxoffice" / "bin" / "boxoffice")]
         nobody: dict[str, Any] = {}
         if os.geteuid() == 0 and python_for_anybody() != sys.executable:
-            nobody = {"user": UID, "group": UID, "extra_groups": []}
+            account = pwd.getpwnam("pgserver")  # the one other user who gets at the socket of Postgres
+            nobody = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
         self.options = {"cwd": image / "app", **nobody}
         own = {name: value for name, value in self._environment.items() if name.startswith("BOXOFFICE_")}
         self._environment = {**own, "PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
