@@ -43,6 +43,10 @@ class Secrets(msgspec.Struct, frozen=True):
         """The variables of psql's environment that deploy/postgres/ names."""
         return {password_variable(user): password for user, password in self.postgres.items()}
 
+    def role(self, user: str) -> dict[str, str]:
+        """The role of a user as CloudNativePG wants it."""
+        return {"username": role_of(user), "password": self.postgres[user]}
+
     def settings_of(self, user: str, nats_url: str, database_url: str) -> dict[str, str]:
         """The settings of a service, or of who migrates, that are secrets, with these addresses."""
         return {
@@ -103,6 +107,7 @@ def for_kubernetes(folder: Path, nats_url: str = IN_KUBERNETES, database_url: st
         manifest("nats-passwords", made.nats_passwords()),
         manifest("postgres-passwords", {"POSTGRES_PASSWORD": made.superuser, **made.postgres_passwords()}),
         *(manifest(f"boxoffice-{user}", made.settings_of(user, nats_url, database_url)) for user in everybody()),
+        *(manifest(f"postgres-{user}", made.role(user)) for user in everybody()),
     ]
     return "---\n".join(manifests)
 

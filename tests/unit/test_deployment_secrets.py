@@ -60,7 +60,8 @@ def test_what_the_servers_ask_for_is_there(tmp_path: Path) -> None:
 def test_manifests_for_kubernetes_have_the_same(tmp_path: Path) -> None:
     manifests = {each["metadata"]["name"]: each for each in yaml.safe_load_all(for_kubernetes(tmp_path))}
     for_compose(tmp_path, IN_KUBERNETES)
-    assert set(manifests) == {"nats-passwords", "postgres-passwords", *(f"boxoffice-{user}" for user in everybody())}
+    users = {f"{what}-{user}" for user in everybody() for what in ("boxoffice", "postgres")}
+    assert set(manifests) == {"nats-passwords", "postgres-passwords", *users}
     for user in everybody():
         files = {path.name: path.read_text() for path in (tmp_path / user).iterdir()}
         assert manifests[f"boxoffice-{user}"]["stringData"] == files
