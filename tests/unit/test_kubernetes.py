@@ -4,14 +4,12 @@
 """
 
 import ipaddress
+import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]  # it ships no types
 import pytest
@@ -31,14 +29,28 @@ from services.cli.system import SERVICES, server_of
 from services.identity.settings import IdentitySettings
 from services.identity.tokens import new_signing_key
 from services.notification.addresses import is_public
+from tests.manifests import (
+    K8S,
+    Object,
+    container,
+    environment,
+    kustomized,
+    labels,
+    matches,
+    mounted,
+    of_kind,
+    pod,
+    ports,
+    rendered,
+    services_in,
+    workloads,
+)
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed: it renders k8s/")
 
-K8S = Path("k8s")
 OVERLAYS = ("dev", "debug", "prod")
 VERSION = "1.34"
 NAMESPACE = "boxoffice"
-Object = dict[str, Any]
 
 SHOP_WITH_ALL = {"resources": ["overlays/prod"], "components": ["components/gateway-api", "components/tracing"]}
 """What no overlay has switched on."""
@@ -55,19 +67,6 @@ OF_OTHERS = {
 IMAGES = {"boxoffice", "nats", "postgres"}
 WRITABLE = {"dev", "debug"}
 """Where files are copied into the containers of services as they change."""
-
-
-def kustomized(folder: Path) -> list[Object]:
-    """What kustomize makes of a folder."""
-    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return list(yaml.safe_load_all(done.stdout))
-
-
-@cache
-def rendered(overlay: str) -> list[Object]:
-    """The objects of an overlay."""
-    return kustomized(K8S / "overlays" / overlay)
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -99,78 +98,12 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Mapping[st
     return found
 
 
-def of_kind(objects: Sequence[Object], *kinds: str) -> dict[str, Object]:
-    return {each["metadata"]["name"]: each for each in objects if each["kind"] in kinds}
-
-
-def workloads(objects: Sequence[Object]) -> dict[str, Object]:
-    return of_kind(objects, "Deployment", "StatefulSet", "Job")
-
-
-def services_in(objects: Sequence[Object]) -> dict[str, Object]:
-    return of_kind(objects, "Deployment")
-
-
-def pod(workload: Object) -> Object:
-    spec: Object = workload["spec"]["template"]["spec"]
-    return spec
-
-
-def container(workload: Object) -> Object:
-    (only,) = pod(workload)["containers"]
-    return dict(only)
-
-
-def labels(workload: Object) -> Mapping[str, str]:
-    found: Mapping[str, str] = workload["spec"]["template"]["metadata"]["labels"]
-    return found
-
-
-def ports(workload: Object) -> dict[str, int]:
-    return {port["name"]: port["containerPort"] for port in container(workload).get("ports", [])}
-
-
-def matches(selector: Object | None, given: Mapping[str, str]) -> bool:
-    """Whether labels are those that a selector wants; an empty one wants all."""
-    if selector is None:
-        return False
-    for rule in selector.get("matchExpressions", []):
-        value = given.get(rule["key"])
-        if (value in rule["values"]) != (rule["operator"] == "In"):
-            return False
-    return all(given.get(key) == value for key, value in selector.get("matchLabels", {}).items())
-
-
-def environment(
-    workload: Object, objects: Sequence[Object], secrets: Mapping[str, Mapping[str, str]]
-) -> dict[str, str]:
-    """The variables of a container, but for those that Kubernetes finds when it starts."""
-    spec = container(workload)
-    found: dict[str, str] = {}
-    for source in spec.get("envFrom", []):
-        if "configMapRef" in source:
-            found |= of_kind(objects, "ConfigMap")[source["configMapRef"]["name"]]["data"]
-        else:
-            found |= secrets[source["secretRef"]["name"]]
-    return found | {each["name"]: each["value"] for each in spec.get("env", []) if "value" in each}
-
-
-def mounted(workload: Object, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """What is in the files that Secrets are mounted as, by path."""
-    volumes = {each["name"]: each["secret"]["secretName"] for each in pod(workload)["volumes"] if "secret" in each}
-    return {
-        f"{mount['mountPath']}/{name}": value
-        for mount in container(workload)["volumeMounts"]
-        if mount["name"] in volumes
-        for name, value in secrets[volumes[mount["name"]]].items()
-    }
-
-
 # What Kubernetes says
 
 
-def test_every_object_is_valid(objects: list[Object], with_all: list[Object]) -> None:
-    for each in [*objects, *with_all]:
+def test_every_object_is_valid(with_all: list[Object]) -> None:
+    everything = [each for overlay in OVERLAYS for each in rendered(overlay)] + with_all
+    for each in {json.dumps(each, sort_keys=True, default=str): each for each in everything}.values():
         if each["kind"] in OF_OTHERS:
             version, needed = OF_OTHERS[each["kind"]]
             assert each["apiVersion"] == version
