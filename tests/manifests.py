@@ -34,7 +34,11 @@ def workloads(objects: Sequence[Object]) -> dict[str, Object]:
 
 
 def services_in(objects: Sequence[Object]) -> dict[str, Object]:
-    return of_kind(objects, "Deployment")
+    return {
+        name: each
+        for name, each in of_kind(objects, "Deployment").items()
+        if labels(each).get("app.kubernetes.io/component") == "service"
+    }
 
 
 def pod(workload: Object) -> Object:

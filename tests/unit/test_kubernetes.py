@@ -64,7 +64,7 @@ OF_OTHERS = {
 }
 """Kinds that are not Kubernetes' own, for which there are no schemas here; and what each has to say."""
 
-IMAGES = {"boxoffice", "nats", "postgres"}
+IMAGES = {"boxoffice", "nats", "nginx", "postgres"}
 WRITABLE = {"dev", "debug"}
 """Where files are copied into the containers of services as they change."""
 
@@ -351,7 +351,7 @@ def test_nobody_reaches_anybody_without_need(overlay: str) -> None:
         wanted |= {("monitoring", name, 9090) for name in SERVICES} | {("keda", "nats", 8222)}
     else:
         wanted |= {(name, "postgres", 5432) for name in WITH_DATABASE}
-        wanted |= {("front", name, 8080) for name in SERVICES if name != "expiration"} & reachable(rendered(overlay))
+        wanted |= {("gateway", name, 8080) for name in SERVICES if name != "expiration"}
     assert reachable(rendered(overlay)) == wanted
 
 
@@ -493,6 +493,16 @@ def test_every_route_leads_to_the_service_that_has_it(routes: Mapping[str, set[s
     assert set(rules) - used <= {("Prefix", "/", "web")}, "routes that nobody answers"
 
 
+def test_the_gateway_finds_every_service_that_has_doors(routes: Mapping[str, set[str]]) -> None:
+    said = re.findall(
+        r"upstream (\w+) +\{ server ([\w-]+):(\d+); \}", (K8S / "components/gateway/upstreams.conf").read_text()
+    )
+    assert sorted(name for name, _, _ in said) == sorted(name for name, its in routes.items() if its)
+    for name, host, port in said:
+        assert name == host
+        assert int(port) in {each["port"] for each in of_kind(rendered("dev"), "Service")[host]["spec"]["ports"]}
+
+
 def test_the_gateway_api_has_the_same_routes(with_all: list[Object]) -> None:
     assert not of_kind(with_all, "Ingress")
     (route,) = of_kind(with_all, "HTTPRoute").values()
@@ -516,6 +526,7 @@ def test_the_gateway_api_has_the_same_routes(with_all: list[Object]) -> None:
         ("dev", "nats-config", "nats", ["nats.conf", "users.conf"]),
         ("prod", "nats-config", "nats", ["nats.conf", "users.conf"]),
         ("dev", "postgres-roles", "postgres", ["roles.sql"]),
+        ("dev", "gateway-config", "gateway", ["nginx.conf"]),
         ("prod", "dashboard", "monitoring", ["dashboard.json"]),
     ],
 )
