@@ -682,11 +682,9 @@ def test_skaffold_builds_what_runs(skaffold: Object) -> None:
         ours = name in SERVICES or name.startswith("migrate")
         assert (container(each)["image"].partition(":")[0] == artifact["image"]) == ours
     of_developers = artifact["docker"].get("target") == "dev"
-    assert (
-        of_developers
-        == ("sync" in artifact)
-        == any("--reload" in container(each)["args"] for each in services_in(objects).values())
-    )
+    assert of_developers == ("sync" in artifact) == (Path(path).name in WRITABLE)
+    for each in services_in(objects).values():
+        assert ("--reload" in container(each)["args"]) == (of_developers and "command" not in container(each))
     for rule in artifact.get("sync", {}).get("manual", []):
         assert any(Path().glob(rule["src"])), rule
 
@@ -702,6 +700,16 @@ def test_skaffold_brings_ports_here_that_there_are(skaffold: Object) -> None:
         assert "address" not in each, "of this machine only"
     local = [each["localPort"] for each in skaffold["portForward"]]
     assert len(set(local)) == len(local)
+
+
+def test_skaffold_builds_from_stages_that_there_are(skaffold: Object) -> None:
+    (artifact,) = skaffold["build"]["artifacts"]
+    dockerfile = Path(artifact["docker"]["dockerfile"])
+    if not dockerfile.exists():
+        pytest.skip(f"{dockerfile} is not there")
+    stages = re.findall(r"^FROM \S+ AS (\S+)", dockerfile.read_text(), re.MULTILINE)
+    assert artifact["docker"].get("target", "runtime") in stages
+    assert stages[-1] == "runtime", "what is built when no stage is named"
 
 
 def test_images_are_known_and_have_a_version(objects: list[Object]) -> None:
