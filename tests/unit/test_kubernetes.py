@@ -286,8 +286,13 @@ def test_services_lead_to_ports_that_there_are(objects: list[Object]) -> None:
 
 # Who may reach whom
 
-INGRESS, MONITORING = {"boxoffice/ingress": "yes"}, {"boxoffice/monitoring": "yes"}
-KEDA, CNPG = {"kubernetes.io/metadata.name": "keda"}, {"kubernetes.io/metadata.name": "cnpg-system"}
+OUTSIDE = {
+    "ingress": {"boxoffice/ingress": "yes"},
+    "monitoring": {"boxoffice/monitoring": "yes"},
+    "keda": {"kubernetes.io/metadata.name": "keda"},
+    "cnpg": {"kubernetes.io/metadata.name": "cnpg-system"},
+}
+"""Other namespaces, by their labels."""
 WITH_DATABASE = {"batch", "identity", "migrate", "notification", "orders", "tickets"}
 
 
@@ -311,48 +316,51 @@ def opens(
     return False
 
 
-def reachable(objects: Sequence[Object]) -> set[tuple[str, str, int]]:
-    """Who reaches whom on which port."""
+def reachable(objects: Sequence[Object]) -> tuple[set[tuple[str, str, int]], set[tuple[str, str, int]]]:
+    """Whom each pod lets in on which port, and whom each pod is let out to: (from, to, port)."""
     policies = of_kind(objects, "NetworkPolicy").values()
-    pods = {
-        re.sub(r"^migrate-.*", "migrate", name): (labels(each), ports(each))
-        for name, each in workloads(objects).items()
-    }
-    outside = {"ingress": INGRESS, "monitoring": MONITORING, "keda": KEDA, "cnpg": CNPG}
-    found = set()
-    for target, (given, open_ports) in pods.items():
-        ingress = [
+    pods = {name.partition("-0.")[0]: (labels(each), ports(each)) for name, each in workloads(objects).items()}
+    for name, each in of_kind(objects, "Cluster").items():  # its pods are made by an operator
+        inherited = each["spec"]["inheritedMetadata"]["labels"]
+        pods[name] = ({**inherited, "cnpg.io/cluster": name}, {"postgresql": 5432, "status": 8000})
+
+    def rules(side: str, given: Mapping[str, str]) -> list[Object]:
+        return [
             rule
             for each in policies
             if matches(each["spec"]["podSelector"], given)
-            for rule in each["spec"].get("ingress", [])
+            for rule in each["spec"].get(side, [])
         ]
+
+    let_in, let_out = set(), set()
+    for target, (its_labels, open_ports) in pods.items():
         for key, number in open_ports.items():
-            port = {"name": key, "number": number}
-            for name, space in outside.items():
-                if opens(ingress, "from", None, space, port):
-                    found.add((name, target, number))
+            port, ingress = {"name": key, "number": number}, rules("ingress", its_labels)
+            let_in |= {
+                (name, target, number) for name, space in OUTSIDE.items() if opens(ingress, "from", {}, space, port)
+            }
             for name, (own, _) in pods.items():
-                egress = [
-                    rule
-                    for each in policies
-                    if matches(each["spec"]["podSelector"], own)
-                    for rule in each["spec"].get("egress", [])
-                ]
-                if opens(ingress, "from", own, {}, port) and opens(egress, "to", given, {}, port):
-                    found.add((name, target, number))
-    return found
+                if opens(ingress, "from", own, {}, port):
+                    let_in.add((name, target, number))
+                if opens(rules("egress", own), "to", its_labels, {}, port):
+                    let_out.add((name, target, number))
+    return let_in, let_out
 
 
 def test_nobody_reaches_anybody_without_need(overlay: str) -> None:
+    behind = {name for name in SERVICES if name != "expiration"}
     wanted = {(name, "nats", 4222) for name in [*SERVICES, "migrate"]} | {("nats", "nats", 6222)}
+    wanted |= {(name, "postgres", 5432) for name in WITH_DATABASE}
+    outside = set()
     if overlay == "prod":
-        wanted |= {("ingress", name, 8080) for name in SERVICES if name != "expiration"}
-        wanted |= {("monitoring", name, 9090) for name in SERVICES} | {("keda", "nats", 8222)}
+        wanted |= {("postgres", "postgres", port) for port in (5432, 8000)}
+        outside |= {("cnpg", "postgres", port) for port in (5432, 8000)} | {("keda", "nats", 8222)}
+        outside |= {("ingress", name, 8080) for name in behind} | {("monitoring", name, 9090) for name in SERVICES}
     else:
-        wanted |= {(name, "postgres", 5432) for name in WITH_DATABASE}
-        wanted |= {("gateway", name, 8080) for name in SERVICES if name != "expiration"}
-    assert reachable(rendered(overlay)) == wanted
+        wanted |= {("gateway", name, 8080) for name in behind}
+    let_in, let_out = reachable(rendered(overlay))
+    assert let_in == wanted | outside
+    assert let_out == wanted
 
 
 def test_whoever_has_a_read_model_reaches_postgres() -> None:
@@ -651,7 +659,7 @@ def test_traces_may_go_where_they_are_sent(with_all: list[Object]) -> None:
     load(Settings, settings)
     rules = of_kind(with_all, "NetworkPolicy")["to-collector"]["spec"]["egress"]
     number = int(settings["BOXOFFICE_OTLP_ENDPOINT"].rpartition(":")[2])
-    assert opens(rules, "to", {}, MONITORING, {"number": number})
+    assert opens(rules, "to", {}, OUTSIDE["monitoring"], {"number": number})
 
 
 # Images, and Skaffold
