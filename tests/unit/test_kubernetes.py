@@ -18,7 +18,7 @@ from litestar import Litestar
 from nats.aio.client import Client
 
 from common import topology
-from common.http import create_app
+from common.http import DOCUMENTED, create_app
 from common.live import Connections
 from common.memory_log import MemoryLog
 from common.rights import everybody, postgres_roles, role_of
@@ -461,6 +461,8 @@ async def routes() -> Mapping[str, set[str]]:
         settings = load(kind, variables)
         async with make(Platform(Client(), MemoryLog(), settings, Connections(1)), settings) as service:  # type: ignore[arg-type]  # nobody reads it
             found[name] = paths(create_app([service], settings)) - everywhere
+        if name in DOCUMENTED:  # which every service answers, for itself
+            found[name].add(f"/api/openapi/{name}.json")
     return found
 
 
@@ -708,6 +710,14 @@ def test_skaffold_brings_ports_here_that_there_are(skaffold: Object) -> None:
         assert "address" not in each, "of this machine only"
     local = [each["localPort"] for each in skaffold["portForward"]]
     assert len(set(local)) == len(local)
+
+
+def test_skaffold_makes_no_secrets_for_a_shop_that_is_open(skaffold: Object) -> None:
+    (path,) = skaffold["manifests"]["kustomize"]["paths"]
+    (hook,) = skaffold["deploy"]["kubectl"]["hooks"]["before"] if "deploy" in skaffold else []
+    script = hook["host"]["command"][2]
+    assert "delete job" in script, "which cannot be changed"
+    assert ("boxoffice secrets" in script) == (path != "k8s/overlays/prod")
 
 
 def test_skaffold_builds_from_stages_that_there_are(skaffold: Object) -> None:
