@@ -201,4 +201,9 @@ async def told_to_go(each: Pod, folder: Path) -> None:
     words = [word.replace(PID, f"{folder}/nats.pid") for word in words]
     process = await asyncio.create_subprocess_exec(str(PROGRAMS / program), *words)
     assert await process.wait() == 0
-    assert await each.ended() == 0, "a lame duck ends in order; SIGTERM alone is exit code 1"
+    assert await each.ended() == 0
+    said = folder.with_suffix(".log").read_text()
+    lame, term, end = (
+        said.find(line) for line in ("Entering lame duck", 'Trapped "terminated"', "Initiating Shutdown")
+    )
+    assert -1 < lame < term < end, "SIGTERM does not cut short what preStop began"
