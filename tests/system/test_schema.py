@@ -16,6 +16,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import Status, StopReason, events, from_schema
 
 from common.runtime import Platform
+from services.cli.system import SERVICES
 from tests.harness import ServiceProcess
 
 for module in pkgutil.walk_packages(schemathesis.specs.__path__, "schemathesis.specs."):
@@ -38,10 +39,8 @@ CONFIG: dict[str, Any] = tomllib.loads((Path(__file__).parents[2] / "schemathesi
 @pytest.fixture
 async def shop(platform: Platform, home: Path) -> AsyncIterator[ServiceProcess]:
     """Everything with doors in one process."""
-    services, secret = (
-        "tickets orders expiration batch notification identity history",
-        {"BOXOFFICE_WEBHOOK_SECRET": "s" * 32},
-    )
+    services = " ".join(name for name in SERVICES if name != "web")
+    secret = {"BOXOFFICE_WEBHOOK_SECRET": "s" * 32}
     async with ServiceProcess(services, platform.settings, home, **secret) as process:
         yield process
 
