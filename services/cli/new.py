@@ -31,7 +31,7 @@ WORDS = re.compile("(?!.{25})[a-z]+(?:_[a-z]+)*")
 MODEL = "tickets"
 """As this service is deployed, what is made is too: it has doors and a read model, and no variables of its own."""
 
-MANIFESTS = ("k8s/**/*.yaml", "deploy/**/*.yaml", "deploy/**/*.yml", "skaffold.yaml")
+MANIFESTS = ("k8s/**/*.yaml", "deploy/**/*.yaml", "deploy/**/*.yml", "deploy/gateway/*.conf", "skaffold.yaml")
 
 PRINTED: Mapping[str, Sequence[str]] = {
     "deploy/nats/users.conf": ("rights", "nats"),
@@ -254,7 +254,12 @@ class Checkout:
             text = self.read(path)
             if deployed.is_its_own(path):
                 yield Change(deployed.renamed(path, names.service), None, deployed.renamed(text, names.service))
-            elif (after := deployed.extended(path, text, names.service)) != text:
+                continue
+            if path.endswith(".conf"):
+                after = deployed.lines(text, names.service)
+            else:
+                after = deployed.extended(path, text, names.service)
+            if after != text:
                 yield Change(path, text, after)
 
     def printed(self, changes: Sequence[Change]) -> Iterator[Change]:

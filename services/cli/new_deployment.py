@@ -50,6 +50,18 @@ class Deployed:
             text = text[:place] + self.renamed(copy, name) + text[place:]
         return text
 
+    def lines(self, text: str, name: str) -> str:
+        """Configuration in which every line that is about the model alone is followed by one about the service of that
+        name, and which has it in every alternative of a pattern, `a|b|c`, that has the model.
+        """
+        told: list[str] = []
+        for line in text.split("\n"):
+            if self.names(line) == {self.model}:
+                told += [line, self.renamed(line, name)]
+            else:
+                told.append(line.replace(f"{self.model}|", f"{self.model}|{name}|"))
+        return "\n".join(told)
+
     def _copies(self, text: str, node: Node) -> Iterator[tuple[int, str]]:
         """What is to be inserted, and where."""
         for first, last in children(node):

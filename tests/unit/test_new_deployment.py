@@ -80,6 +80,14 @@ def test_what_is_about_it_alone_is_said_of_the_new_one_too(before: str, lines: l
     assert new == lines
 
 
+def test_configuration_has_a_line_more_and_patterns_an_alternative() -> None:
+    before = (
+        "~^/api/tickets(/|$)  tickets;\n~^/(?<of>tickets|orders)$ $of;\nupstream web {}\nupstream tickets_and_web {}"
+    )
+    after = "~^/api/tickets(/|$)  tickets;\n~^/api/loyalty(/|$)  loyalty;\n~^/(?<of>tickets|loyalty|orders)$ $of;"
+    assert DEPLOYED.lines(before, "loyalty") == f"{after}\nupstream web {{}}\nupstream tickets_and_web {{}}"
+
+
 def test_a_file_of_its_own_is_told_by_its_path() -> None:
     assert [
         path for path in ("a/tickets/b.yaml", "a/tickets.yaml", "tickets-a/b.yaml") if DEPLOYED.is_its_own(path)
