@@ -186,9 +186,11 @@ class Checkout:
         system = Module("services/cli/system.py", self.read("services/cli/system.py"))
         taken = {*topology.words("SERVICES"), *events.words("OWNERS"), *system.words("SIDE_SCHEMAS")}
         taken |= {each.partition(".")[0].lower() for each in topology.words("STREAMS")}
-        taken |= {*self.paths(), *NOT_SERVICES}
+        auth = Module("common/auth.py", self.read("common/auth.py"))
+        taken |= {*auth.words("Area"), *self.paths(), *NOT_SERVICES}
         if names.service in taken:
-            raise Conflict(f"name: {names.service} is taken; take another one than {', '.join(sorted(taken))}.")
+            others = ", ".join(sorted(filter(SERVICE.fullmatch, taken)))
+            raise Conflict(f"name: {names.service} is taken; take another one than {others}.")
         used = {*NOT_THINGS, *keyword.kwlist, *self.names_in_templates()}
         for word in (names.thing, names.things):
             if used & {word, f"{word}_id", pascal(word), word.upper()}:
@@ -201,7 +203,8 @@ class Checkout:
 
     def paths(self) -> set[str]:
         """With what the addresses of doors begin that there are."""
-        found = (each.read_text() for each in self.root.glob("services/*/*.py"))
+        files = (each for folder in ("common", "services") for each in (self.root / folder).rglob("*.py"))
+        found = (each.read_text() for each in files if "cli" not in each.parts)
         return {part for text in found for part in re.findall("/api/([a-z]+)", text)}
 
     def names_in_templates(self) -> set[str]:

@@ -58,7 +58,8 @@ def test_a_name_that_will_not_do_is_refused_with_one_that_would(
 
 
 @pytest.mark.parametrize(
-    "name", [*SERVICES, *OWNERS, "dead", "requests", "migrate", "templates", "docs", "fake_gateway"]
+    "name",
+    [*SERVICES, *OWNERS, "dead", "requests", "migrate", "templates", "docs", "openapi", "account", "fake_gateway"],
 )
 def test_a_name_that_is_taken_is_refused(name: str) -> None:
     with pytest.raises(Conflict, match=f"name: {name} is taken"):
