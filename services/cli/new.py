@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import json
 import keyword
 import os
 import re
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import tokenize
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,13 +32,14 @@ WORDS = re.compile("(?!.{25})[a-z]+(?:_[a-z]+)*")
 MODEL = "tickets"
 """As this service is deployed, what is made is too: it has doors and a read model, and no variables of its own."""
 
-MANIFESTS = ("k8s/**/*.yaml", "deploy/**/*.yaml", "deploy/**/*.yml", "deploy/gateway/*.conf", "skaffold.yaml")
+MANIFESTS = ("k8s/**/*.yaml", "deploy/**/*.yaml", "deploy/**/*.yml", "deploy/gateway/*.conf", "k8s/**/*.conf")
 
-PRINTED: Mapping[str, Sequence[str]] = {
-    "deploy/nats/users.conf": ("rights", "nats"),
-    "deploy/postgres/roles.sql": ("rights", "postgres"),
+MADE_BY_RIGHTS = {
+    "deploy/nats/users.conf": "nats_configuration",
+    "deploy/postgres/roles.sql": "postgres_configuration",
+    "k8s/components/postgres-cnpg/roles.sql": "postgres_roles",
 }
-"""Files that are what `boxoffice` prints."""
+"""Files that hold what a function of common/rights.py makes."""
 
 OURS = 'lint.isort.known-first-party = ["common", "services", "tests"]'
 """Ruff looks for a package on disk to tell whose it is, and one that is made is not there yet."""
@@ -233,7 +235,7 @@ class Checkout:
             before = self.read(path)
             made.append(Change(path, before, edit(path, before, names)))
         made = [self.formatted(change) for change in made]
-        return [*made, *self.deployed(names), *self.printed(made)]
+        return [*made, *self.deployed(names), *self.rights(made)]
 
     def deployed(self, names: Names) -> Iterator[Change]:
         """What deploys the service, in the manifests that there are. Raises NotAsExpected, Unavailable."""
@@ -265,28 +267,39 @@ class Checkout:
             if after != text:
                 yield Change(path, text, after)
 
-    def printed(self, changes: Sequence[Change]) -> Iterator[Change]:
-        """Files that a command prints, as it does with these changes. Raises NotAsExpected."""
-        there = {path: words for path, words in PRINTED.items() if (self.root / path).exists()}
+    def rights(self, changes: Sequence[Change]) -> Iterator[Change]:
+        """Files of rights as they are made with these changes. Raises NotAsExpected."""
+        there = {path: function for path, function in MADE_BY_RIGHTS.items() if (self.root / path).exists()}
         if not there:
             return
         with tempfile.TemporaryDirectory(prefix="boxoffice-new-") as folder:
-            changed = Path(folder)
-            for package in ("common", "services"):
-                shutil.copytree(self.root / package, changed / package, ignore=shutil.ignore_patterns("__pycache__"))
-            Checkout(changed).write([change for change in changes if change.path.startswith(("common/", "services/"))])
-            for path, words in there.items():
-                done = subprocess.run(  # noqa: S603 (a fixed command)
-                    [sys.executable, "-P", "-m", "services.cli.main", *words],
-                    cwd=folder,
-                    env={**os.environ, "PYTHONPATH": folder},
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                if done.returncode:
-                    raise NotAsExpected(f"{path}: `boxoffice {' '.join(words)}` failed: {done.stderr.strip()}")
-                yield Change(path, self.read(path), done.stdout)
+            before = self._made_by_rights(self.root, there.values())
+            shutil.copytree(self.root / "common", Path(folder) / "common")
+            Checkout(Path(folder)).write([change for change in changes if change.path.startswith("common/")])
+            after = self._made_by_rights(Path(folder), there.values())
+        for path, function in there.items():
+            text, old = self.read(path), before[function].strip()
+            if old not in text:
+                raise NotAsExpected(f"{path}: looked for what common/rights.py makes ({function}); make it anew first.")
+            yield Change(path, text, text.replace(old, after[function].strip()))
+
+    @staticmethod
+    def _made_by_rights(root: Path, functions: Iterable[str]) -> dict[str, str]:
+        """What these functions make in a process that runs on the sources in a folder."""
+        script = "import json, sys; from common import rights; "
+        script += "json.dump({name: getattr(rights, name)() for name in sys.argv[1:]}, sys.stdout)"
+        done = subprocess.run(  # noqa: S603 (a fixed command)
+            [sys.executable, "-P", "-c", script, *functions],
+            cwd=root,
+            env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise NotAsExpected(f"common/rights.py: {done.stderr.strip()}")
+        made: dict[str, str] = json.loads(done.stdout)
+        return made
 
     def formatted(self, change: Change) -> Change:
         """As `make format` leaves it. Raises Unavailable without ruff."""

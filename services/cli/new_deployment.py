@@ -33,7 +33,7 @@ class Deployed:
 
     def extended(self, path: str, text: str, name: str) -> str:
         """YAML in which every item of a list, pair of a mapping and document that is about the model alone is followed
-        by one about the service of that name. Raises Invalid.
+        by one about the service of that name, and every pattern `a|b|c` has it that has the model. Raises Invalid.
         """
         try:
             documents = [each for each in compose_all(text) if each is not None]
@@ -48,19 +48,17 @@ class Deployed:
                 places += self._copies(text, document)
         for place, copy in sorted(places, reverse=True):
             text = text[:place] + self.renamed(copy, name) + text[place:]
-        return text
+        return self._with_alternatives(text, name)
 
     def lines(self, text: str, name: str) -> str:
-        """Configuration in which every line that is about the model alone is followed by one about the service of that
-        name, and which has it in every alternative of a pattern, `a|b|c`, that has the model.
-        """
+        """Configuration in which that is so of every line that is about the model alone, and of every pattern."""
         told: list[str] = []
         for line in text.split("\n"):
-            if self.names(line) == {self.model}:
-                told += [line, self.renamed(line, name)]
-            else:
-                told.append(line.replace(f"{self.model}|", f"{self.model}|{name}|"))
-        return "\n".join(told)
+            told += [line, self.renamed(line, name)] if self.names(line) == {self.model} else [line]
+        return self._with_alternatives("\n".join(told), name)
+
+    def _with_alternatives(self, text: str, name: str) -> str:
+        return text.replace(f"{self.model}|", f"{self.model}|{name}|")
 
     def _copies(self, text: str, node: Node) -> Iterator[tuple[int, str]]:
         """What is to be inserted, and where."""
