@@ -17,7 +17,9 @@ NAMES = [Names("loyalty", "gift_card", "gift_cards"), Names("a" * 20, f"a{'_b' *
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """These sources, without what git and tools keep beside them."""
-    return shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".*", "__pycache__", "bench.json"))
+    return shutil.copytree(
+        ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".*", "__pycache__", "bench.json", "secrets")
+    )
 
 
 async def run(folder: Path, *words: str) -> str:

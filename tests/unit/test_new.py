@@ -1,11 +1,13 @@
 """`boxoffice new`: the names it takes, the lists it adds to, and that it does all of it or nothing."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from common import rights
 from common.errors import Conflict, Invalid, Unavailable
 from common.events import OWNERS
 from common.topology import SERVICES
@@ -125,6 +127,47 @@ def test_a_file_that_is_no_python_is_not_touched() -> None:
 def test_a_file_that_names_services_in_another_way_is_told_of(path: str) -> None:
     with pytest.raises(NotAsExpected, match=path):
         EDITS[path](path, "", CARDS)
+
+
+# What deploys it
+
+
+@pytest.fixture
+def deployed(tmp_path: Path) -> Path:
+    """Sources that are deployed."""
+    shutil.copytree(ROOT / "common", tmp_path / "common")
+    written = {
+        "k8s/base/kustomization.yaml": "resources:\n  - tickets\n  - web\n",
+        "k8s/base/tickets/kustomization.yaml": "name: tickets\n",
+        "deploy/gateway/nginx.conf": "upstream tickets {}\n",
+        "deploy/secrets/tickets/values.yaml": "password: secret\n",
+        "deploy/nats/users.conf": f"# Made by a command.\n{rights.nats_configuration()}",
+    }
+    for path, text in written.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    return tmp_path
+
+
+def test_it_is_deployed_as_tickets_is_and_no_secret_is_read(deployed: Path) -> None:
+    assert {change.path: change.after for change in Checkout(deployed).deployed(CARDS)} == {
+        "k8s/base/kustomization.yaml": "resources:\n  - tickets\n  - loyalty\n  - web\n",
+        "k8s/base/loyalty/kustomization.yaml": "name: loyalty\n",
+        "deploy/gateway/nginx.conf": "upstream tickets {}\nupstream loyalty {}\n",
+    }
+
+
+def test_files_of_rights_have_those_of_the_new_service(deployed: Path) -> None:
+    there = Checkout(deployed)
+    topology = "common/topology.py"
+    changed = Change(topology, there.read(topology), EDITS[topology](topology, there.read(topology), CARDS))
+    (users,) = there.rights([changed])
+    assert (users.path, users.after.startswith("# Made by a command.\n")) == ("deploy/nats/users.conf", True)
+    assert '"user": "loyalty"' in users.after
+    assert '"user": "loyalty"' not in (users.before or "")
+    (deployed / users.path).write_text("# By hand.")
+    with pytest.raises(NotAsExpected, match=r"users\.conf: looked for what common/rights\.py makes"):
+        list(there.rights([changed]))
 
 
 # The command
