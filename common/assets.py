@@ -9,7 +9,7 @@ from litestar import Request, Response
 
 
 class Asset(msgspec.Struct, frozen=True):
-    """A file, read once. Browsers keep it, and ask each time whether it still is the same."""
+    """A file, read or made once. Browsers keep it, and ask each time whether it still is the same."""
 
     source: bytes
     media_type: str
@@ -17,7 +17,11 @@ class Asset(msgspec.Struct, frozen=True):
 
     @classmethod
     def load(cls, path: Path, media_type: str) -> Self:
-        source = path.read_bytes()
+        return cls.of(path.read_bytes(), media_type)
+
+    @classmethod
+    def of(cls, source: bytes, media_type: str) -> Self:
+        """What was made, and is in no file."""
         return cls(source, media_type, f'"{sha256(source).hexdigest()[:32]}"')
 
     def answer(self, request: Request[Any, Any, Any]) -> Response[bytes]:

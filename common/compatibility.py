@@ -295,7 +295,12 @@ def described(schema: Schema, definitions: Mapping[str, Schema]) -> str:
             pass
         case _:
             return "anything"
-    return " ".join([told, *(words.format(schema[name]) for name, words in WORDS.items() if name in schema)])
+    return " ".join([told, *limits(schema)])
+
+
+def limits(schema: Schema) -> list[str]:
+    """The bounds of a schema in words: `from 1`, `of at most 200`."""
+    return [words.format(schema[name]) for name, words in WORDS.items() if name in schema]
 
 
 def unread(was: Shapes) -> list[Break]:

@@ -416,7 +416,8 @@ def create_app(
         openapi_config=OpenAPIConfig(
             title="Boxoffice",
             version="0.1.0",
-            description="Money is in minor units of its currency, times are RFC 3339 in UTC, errors are RFC 9457.",
+            description="Money is in minor units of its currency, times are RFC 3339 in UTC, errors are RFC 9457. "
+            "What services tell each other is [on a page of its own](/api/events/docs).",
             openapi_router=documentation,
             render_plugins=[DocumentationPlugin()],
             use_handler_docstrings=True,

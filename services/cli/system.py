@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 from uuid import UUID
@@ -117,12 +118,25 @@ READ_MODELS: Mapping[str, ReadModel] = {
 }
 """Every read model by name."""
 
+LISTENERS: Sequence[type[Listener[Any]]] = [
+    thing
+    for module in (import_module(f"services.{service}.listeners") for service in topology.LISTENS)
+    for thing in vars(module).values()
+    if isinstance(thing, type) and issubclass(thing, Listener) and thing.__module__ == module.__name__
+]
+"""The class of each listener, from the room of its service where they all are."""
+
 SERVICES: Mapping[str, tuple[Callable[[Platform, Any], AbstractAsyncContextManager[Service]], type[Settings]]] = {
     "tickets": (services.tickets.app.create_service, Settings),
     "orders": (services.orders.app.create_service, OrdersSettings),
     "expiration": (services.expiration.app.create_service, Settings),
     "history": (
-        partial(services.history.app.create_service, deciders=DECIDERS, read_models=[*READ_MODELS.values()]),
+        partial(
+            services.history.app.create_service,
+            deciders=DECIDERS,
+            listeners=LISTENERS,
+            read_models=[*READ_MODELS.values()],
+        ),
         Settings,
     ),
     "batch": (services.batch.app.create_service, BatchSettings),

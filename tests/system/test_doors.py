@@ -156,6 +156,9 @@ UNLISTED = {
     "GET /api/docs/start.js",
     "GET /api/docs/{path:str}",
     "GET /api/docs/assets/{file_path:path}",
+    "GET /api/events/asyncapi.json",
+    "GET /api/events/docs",
+    "GET /api/events/docs/docs.css",
     "GET /api/notifications/client.js",
     "GET /api/auth/callback/{provider:str}",
 }
