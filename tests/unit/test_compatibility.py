@@ -157,6 +157,16 @@ BROKEN: Mapping[str, tuple[Shapes, Shapes, str]] = {
         told(sold(seats=Annotated[list[int], Meta(min_length=1)])),
         "sold.seats: was list of integer, is list of integer of at least 1",
     ),
+    "a text may be even less long": (
+        told(sold(by=Annotated[str, Meta(max_length=5)])),
+        told(sold(by=Annotated[str, Meta(max_length=4)])),
+        "sold.by: was string of at most 5, is string of at most 4",
+    ),
+    "a list has to be longer": (
+        told(sold(seats=Annotated[list[int], Meta(min_length=1)])),
+        told(sold(seats=Annotated[list[int], Meta(min_length=2)])),
+        "sold.seats: was list of integer of at least 1, is list of integer of at least 2",
+    ),
     "what is in a list": (told(sold(seats=list[int])), told(sold(seats=list[str])), "sold.seats[]: was integer, is"),
     "what is in a pair": (
         told(sold(seats=tuple[int, int])),
