@@ -16,7 +16,7 @@ from common.schemas import STREAM_OF, Schema, Shapes, alternatives, kind_of, nam
 
 LOWER = ("minLength", "minItems", "minProperties")
 UPPER = ("maxLength", "maxItems", "maxProperties")
-SAME = ("pattern", "format", "contentEncoding", "multipleOf")
+SAME = ("pattern", "format", "contentEncoding", "multipleOf", "uniqueItems")
 """What may go, and neither come nor become another."""
 
 SAID = ("title", "description", "default", "examples")
@@ -119,10 +119,13 @@ class _Comparison:
         self._event = event
         self._was = was
         self._now = now
-        self._seen: set[tuple[str, str]] = set()
+        self._seen: set[tuple[int, int]] = set()  # definitions, by their id: a Struct may be in itself
 
     def struct(self, was: Schema, now: Schema, path: str) -> None:
         """The fields of an object."""
+        if (id(was), id(now)) in self._seen:
+            return
+        self._seen.add((id(was), id(now)))
         if now.get("additionalProperties") is False and "additionalProperties" not in was:
             mend = "ignore what is not known (no `forbid_unknown_fields`): newer code may have written it"
             self._tell(path, "open for unknown fields", "closed", mend)
@@ -143,11 +146,6 @@ class _Comparison:
 
     def values(self, was: Schema, now: Schema, path: str) -> None:
         """Whether each value that was allowed still is."""
-        if "$ref" in was and "$ref" in now:
-            pair = name_in(was["$ref"]), name_in(now["$ref"])
-            if pair in self._seen:
-                return
-            self._seen.add(pair)
         before, today = [*alternatives(was, self._was)], [*alternatives(now, self._now)]
         lost = [each for each in before if not self._taken(each, today)]
         if not lost:

@@ -16,6 +16,8 @@ MANY = 20
 TEXTS: Mapping[str, str] = {
     "uuid": "01920c3c-7a3e-7cc4-8a3e-3d1f0c5b9a10",
     "date-time": "2030-01-31T19:30:00Z",
+    "date": "2030-01-31",
+    "decimal": "0.5",
 }
 
 

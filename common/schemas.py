@@ -70,8 +70,14 @@ class Schemas:
                 return {"type": "string", "format": "uuid"}
             case inspect.DateTimeType():
                 return {"type": "string", "format": "date-time"}
+            case inspect.DateType():
+                return {"type": "string", "format": "date"}
+            case inspect.DecimalType():
+                return {"type": "string", "format": "decimal"}
             case inspect.LiteralType(values=values):
                 return {"enum": sorted(values)}
+            case inspect.EnumType(cls=cls):
+                return {"enum": sorted(to_json(each) for each in cls)}
             case inspect.UnionType(types=types):
                 return {"anyOf": [self._of(each) for each in types]}
             case inspect.TupleType(item_types=items):
@@ -79,8 +85,9 @@ class Schemas:
                 return {"type": "array", "items": [self._of(each) for each in items]} | size
             case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
                 return {"type": "array", "items": self._of(item)} | _bounds(info, ITEM_BOUNDS)
-            case inspect.DictType(key_type=key, value_type=value):
-                names = self._of(key)
+            case inspect.SetType(item_type=item) | inspect.FrozenSetType(item_type=item):
+                return {"type": "array", "items": self._of(item), "uniqueItems": True} | _bounds(info, ITEM_BOUNDS)
+            case inspect.DictType(key_type=key, value_type=value) if (names := self._of(key)).get("type") != "integer":
                 named = {} if names == {"type": "string"} else {"propertyNames": names}
                 return {"type": "object", "additionalProperties": self._of(value)} | named | _bounds(info, KEY_BOUNDS)
             case inspect.StructType(cls=cls, array_like=False):

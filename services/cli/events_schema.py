@@ -8,7 +8,7 @@ import rich_click as click
 
 from services.cli.base import counted
 
-RELEASED = Path("common/events/released.json")
+RELEASED = Path(__file__).parents[2] / "common" / "events" / "released.json"
 SHOWN = 20
 """Lines that cannot be read are told up to so many."""
 

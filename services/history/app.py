@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from litestar import Router
@@ -43,7 +44,7 @@ async def create_service(
     repair_desk = RepairDesk(letters, Aggregate(REPAIRS, log, cache=1_000), log, Requester(platform.client))
     doors = [HistoryController, DeadLetterController, RedeliveryController, SystemController, SpeechController]
     overview = Overview(platform, letters, read_models)
-    speech = Speech.of(document(deciders, listeners, read_models))
+    speech = Speech(partial(document, deciders, listeners, read_models))
     things = given(desk=desk, repair_desk=repair_desk, overview=overview, speech=speech)
     router = Router("/", route_handlers=doors, dependencies=things)
     yield Service("history", [router], [letters, Gauges(platform, letters, read_models)])

@@ -1,5 +1,7 @@
 """HTTP -> what services tell and ask each other, for whoever writes one: as AsyncAPI, and as a page."""
 
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +19,23 @@ PAGE_POLICY = f"{POLICY}; style-src 'self'; img-src data:"
 """It runs nothing; its icon stands in it."""
 
 
-class Speech(msgspec.Struct, frozen=True):
-    """The document, its page, and how that looks."""
+class Speech:
+    """The document, its page, and how that looks; made when they are first asked for, which takes some 50 ms."""
 
-    document: Asset
-    page: Asset
-    styles: Asset
+    def __init__(self, document: Callable[[], Document]) -> None:
+        self._document = document
 
-    @classmethod
-    def of(cls, document: Document) -> "Speech":
-        return cls(
-            Asset.of(msgspec.json.encode(document), "application/json"),
-            Asset.of(page_of(document).encode(), "text/html"),
-            Asset.load(STYLES, "text/css"),
-        )
+    @cached_property
+    def document(self) -> Asset:
+        return Asset.of(msgspec.json.encode(self._document()), "application/json")
+
+    @cached_property
+    def page(self) -> Asset:
+        return Asset.of(page_of(self._document()).encode(), "text/html")
+
+    @cached_property
+    def styles(self) -> Asset:
+        return Asset.load(STYLES, "text/css")
 
 
 class SpeechController(Controller):

@@ -1,6 +1,9 @@
 """A change by which recorded events would be read otherwise, or not at all, is found; one that only adds is not."""
 
 from collections.abc import Callable, Mapping
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -264,6 +267,23 @@ def test_what_is_new_is_told() -> None:
     assert news(told(BEFORE), told(BEFORE)) == []
 
 
+class Node(Struct):
+    number: int
+    next: "Node | None" = None
+    below: "list[Node]" = []
+
+
+class OtherNode(Struct):
+    number: str
+    next: "OtherNode | None" = None
+    below: "list[OtherNode]" = []
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
 BENCH = inner("Bench", row=[int | None])
 KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (int, st.integers(-9, 9)),
@@ -292,10 +312,18 @@ KINDS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (BENCH, st.fixed_dictionaries({"row": st.none() | st.integers(1, 9)})),
     (Row | Gate, st.sampled_from([{"type": "row", "row": 1}, {"type": "gate", "gate": "north"}])),
     (Row, st.just({"type": "row", "row": 1})),
+    (Node, st.sampled_from([{"number": 1}, {"number": 1, "next": {"number": 2}, "below": [{"number": 3}]}])),
+    (OtherNode, st.just({"number": "1", "next": {"number": "2"}})),
+    (date, st.just("2030-01-31")),
+    (datetime, st.just("2030-01-31T19:30:00Z")),
+    (Decimal, st.just("0.5")),
+    (Colour, st.sampled_from(["red", "blue"])),
+    (frozenset[int], st.just([1, 2])),
+    (bytes, st.just("aGk=")),
     (Any, st.sampled_from([None, 1, "text", [1], {"any": ["thing"]}])),
 ]
-STRICT = {(Seat, BENCH), (Seat, Row), (Row, Seat), (Row, BENCH), (UUID, Annotated[str, Meta(min_length=2)])}
-"""What would decode and is a break all the same: fields and tags are lost, and a format has no length here."""
+CAREFUL = (UUID, date, datetime, Decimal, bytes, frozenset[int], Seat, BENCH, Row)
+"""What would decode as or from some other types, and is a break: a lost field, another format."""
 
 FIELD = st.tuples(st.sampled_from(KINDS), st.booleans())
 
@@ -334,16 +362,19 @@ def decodes(body: Any, kind: Any) -> bool:
 
 def test_of_every_two_types_it_is_known_whether_one_takes_what_the_other_wrote() -> None:
     """What is made of the one's schema decodes as the other, or it is a break; and what is a break does not decode."""
-    wrong: list[tuple[Any, Any, bool]] = []
+    overlooked, needless = [], []
     for was, _ in KINDS:
         schemas = Schemas()
         values = samples(schemas.of(was), schemas.definitions)
         assert all(decodes(value, was) for value in values)
         for now, _ in KINDS:
+            taken = all(decodes(value, now) for value in values)
             broken = bool(breaks(told(sold(field=was)), told(sold(field=now))))
-            if broken == all(decodes(value, now) for value in values) and values:
-                wrong.append((was, now, broken))
-    assert {(was, now) for was, now, _ in wrong} == STRICT, wrong
+            if not taken and not broken:
+                overlooked.append((was, now))
+            if values and taken and broken and was not in CAREFUL and now not in CAREFUL:
+                needless.append((was, now))
+    assert (overlooked, needless) == ([], [])
 
 
 def test_all_values_made_of_the_schemas_of_events_decode() -> None:
