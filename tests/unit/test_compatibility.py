@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -328,7 +328,7 @@ CAREFUL = (UUID, date, datetime, Decimal, bytes, frozenset[int], Seat, BENCH, Ro
 FIELD = st.tuples(st.sampled_from(KINDS), st.booleans())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # others use this machine too
 @given(
     was=st.dictionaries(st.sampled_from("ab"), FIELD, min_size=1),
     now=st.dictionaries(st.sampled_from("abc"), FIELD, min_size=1),
