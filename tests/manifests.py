@@ -30,7 +30,7 @@ def of_kind(objects: Sequence[Object], *kinds: str) -> dict[str, Object]:
 
 
 def workloads(objects: Sequence[Object]) -> dict[str, Object]:
-    return of_kind(objects, "Deployment", "StatefulSet", "Job")
+    return of_kind(objects, "Deployment", "StatefulSet", "Job", "CronJob")
 
 
 def services_in(objects: Sequence[Object]) -> dict[str, Object]:
@@ -41,8 +41,13 @@ def services_in(objects: Sequence[Object]) -> dict[str, Object]:
     }
 
 
+def template(workload: Object) -> Object:
+    made: Object = workload["spec"].get("jobTemplate", workload)["spec"]["template"]
+    return made
+
+
 def pod(workload: Object) -> Object:
-    spec: Object = workload["spec"]["template"]["spec"]
+    spec: Object = template(workload)["spec"]
     return spec
 
 
@@ -52,7 +57,7 @@ def container(workload: Object) -> Object:
 
 
 def labels(workload: Object) -> Mapping[str, str]:
-    found: Mapping[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+    found: Mapping[str, str] = template(workload)["metadata"]["labels"]
     return found
 
 

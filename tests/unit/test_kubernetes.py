@@ -215,8 +215,8 @@ def test_every_server_has_three_probes_of_its_own_ports(objects: list[Object], o
     for name, each in workloads(objects).items():
         spec = container(each)
         there = {kind for kind in ("startupProbe", "readinessProbe", "livenessProbe") if kind in spec}
-        if name.startswith("migrate"):
-            assert not there
+        if name in OPERATIONS or name.startswith("migrate"):
+            assert not there  # they serve nobody
             continue
         lives = set() if overlay == "debug" and name in SERVICES else {"livenessProbe"}
         assert there == {"startupProbe", "readinessProbe"} | lives, name
@@ -292,7 +292,7 @@ OUTSIDE = {
     "cnpg": {"kubernetes.io/metadata.name": "cnpg-system"},
 }
 """Other namespaces, by their labels."""
-WITH_DATABASE = {"batch", "identity", "migrate", "notification", "orders", "tickets"}
+WITH_DATABASE = {"migrate"} | {name for name in SERVICES if "pool(" in Path(f"services/{name}/app.py").read_text()}
 
 
 def opens(
@@ -352,6 +352,7 @@ def test_nobody_reaches_anybody_without_need(overlay: str) -> None:
     wanted |= {(name, "postgres", 5432) for name in WITH_DATABASE}
     outside = set()
     if overlay == "prod":
+        wanted |= {(name, *server) for name in OPERATIONS for server in (("nats", 4222), ("postgres", 5432))}
         wanted |= {("postgres", "postgres", port) for port in (5432, 8000)}
         outside |= {("cnpg", "postgres", port) for port in (5432, 8000)} | {("keda", "nats", 8222)}
         outside |= {("ingress", name, 8080) for name in behind} | {("monitoring", name, 9090) for name in SERVICES}
@@ -360,11 +361,6 @@ def test_nobody_reaches_anybody_without_need(overlay: str) -> None:
     let_in, let_out = reachable(rendered(overlay))
     assert let_in == wanted | outside
     assert let_out == wanted
-
-
-def test_whoever_has_a_read_model_reaches_postgres() -> None:
-    own = {name for name, (make, _) in SERVICES.items() if "pool(" in Path(f"services/{name}/app.py").read_text()}
-    assert own | {"migrate"} == WITH_DATABASE
 
 
 def test_all_that_is_not_opened_is_shut(objects: list[Object]) -> None:
@@ -634,7 +630,8 @@ def test_only_listeners_whose_events_do_not_wait_for_a_time_are_scaled_by_them()
             assert said["natsServerMonitoringEndpoint"] == f"nats-headless.{NAMESPACE}.svc:8222"
             seen.add(consumer.durable)
     waiting = {"expiration-hold-orders", "batch-release", "batch-abandon", "notification-deliver-webhooks"}
-    assert seen == {each.durable for each in topology.CONSUMERS} - waiting - {"identity-revoke"}
+    scaled = of_kind(objects, "ScaledObject")  # others hear little, and are scaled by how busy they are
+    assert seen == {each.durable for each in topology.CONSUMERS if each.service in scaled} - waiting
     assert "expiration" not in of_kind(objects, "ScaledObject", "HorizontalPodAutoscaler")
 
 
@@ -688,7 +685,7 @@ def test_skaffold_builds_what_runs(skaffold: Object) -> None:
     (artifact,) = skaffold["build"]["artifacts"]
     assert artifact["image"] in images
     for name, each in workloads(objects).items():
-        ours = name in SERVICES or name.startswith("migrate")
+        ours = name in {*SERVICES, *OPERATIONS} or name.startswith("migrate")
         assert (container(each)["image"].partition(":")[0] == artifact["image"]) == ours
     of_developers = artifact["docker"].get("target") == "dev"
     assert of_developers == ("sync" in artifact) == (Path(path).name in WRITABLE)
