@@ -36,7 +36,7 @@ EXPORT_SECONDS = 5.0
 """How long the collector is given to take some spans, tries again included."""
 
 QUEUED = 8_192
-"""Spans that wait for the collector at most: 10 MB. What is more is dropped, the oldest first."""
+"""Spans that wait for the collector at most: 25 MB. What is more is dropped, the oldest first."""
 
 INTERVAL_MS = 1_000
 """How often what has ended is sent."""

@@ -112,7 +112,7 @@ def span(
 class acting_as:  # noqa: N801 (it is called like a function)
     """What happens in here, and in tasks that begin in here, is done by the service of that name.
 
-    A class, as a generator would take three times as long, for every request.
+    A class, as a generator would take twice as long (0.6 us, 1.2), for every request.
     """
 
     __slots__ = ("_before", "_name", "_tracers")
