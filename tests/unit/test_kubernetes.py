@@ -292,6 +292,9 @@ OUTSIDE = {
     "cnpg": {"kubernetes.io/metadata.name": "cnpg-system"},
 }
 """Other namespaces, by their labels."""
+OPERATIONS = {"backup", "console"}
+"""What an operator has beside what serves."""
+
 WITH_DATABASE = {"migrate"} | {name for name in SERVICES if "pool(" in Path(f"services/{name}/app.py").read_text()}
 
 
