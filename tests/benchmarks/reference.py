@@ -83,8 +83,8 @@ with reserved as (
     update tickets set taken = taken + $5, version = $11 where id = $2
 ), placed as (
     insert into orders (id, ticket_id, buyer_id, title, quantity, price, currency, expires_at, created_at, status,
-                        version)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                        version, payments)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 0)
 )
 insert into outbox (subject, headers, body) values ($12, $13, $14)
 """
