@@ -29,7 +29,7 @@ TRACED: Schema = {
         "description": "The conversation: the same in all that one click, or one request of a program, caused.",
     },
     "causation-id": {"type": "string", "description": "The event or request that led to this."},
-    "traceparent": {"type": "string", "description": "W3C trace context, passed on as it came."},
+    "traceparent": {"type": "string", "description": "W3C trace context of what it is a part of."},
 }
 
 ENVELOPE: Schema = {

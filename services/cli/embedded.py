@@ -79,7 +79,7 @@ def find_running(data: Path = DATA) -> Running | None:
         return running if same else None
     except (OSError, msgspec.MsgspecError):
         return None
-    except psutil.Error:
+    except psutil.Error:  # apart: where there is no psutil, nothing is running, and it has no name
         return None
 
 

@@ -17,7 +17,8 @@ import yaml
 from common.rights import everybody, role_of
 from services.cli.embedded import make_roles, with_login
 from services.cli.secrets import for_kubernetes, secrets_in
-from services.cli.servers import PostgresServer, free_port
+from services.cli.servers import PostgresServer
+from tests.cluster import free_ports
 from tests.harness import eventually
 from tests.manifests import Object, container, environment, mounted, of_kind, pod, rendered, workloads
 
@@ -37,10 +38,8 @@ class Pod:
     ) -> None:
         self.spec, self.grace = container(workload), pod(workload)["terminationGracePeriodSeconds"]
         self.at = at
-        self._command, self._variables = (
-            command,
-            {**variables, "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"},
-        )
+        self._command = command
+        self._variables = {**variables, "PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1"}
         self._named = {port["name"]: port["containerPort"] for port in self.spec["ports"]}
 
     async def start(self, log: Path) -> None:
@@ -116,10 +115,7 @@ async def test_what_kubernetes_starts_comes_up_answers_its_probes_and_ends_in_ti
     secrets = {
         each["metadata"]["name"]: each["stringData"] for each in yaml.safe_load_all(for_kubernetes(home / "made"))
     }
-    free: set[int] = set()
-    while len(free) < 11:
-        free.add(free_port())
-    ports = iter(free)
+    ports = iter(free_ports(11))
     at = {name: {port: next(ports) for port in (4222, 6222, 8222)} for name in NODES}
     nodes = {name: node(name, objects, secrets["nats-passwords"], home, at) for name in NODES}
     postgres = PostgresServer(home / "postgres")
