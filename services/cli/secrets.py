@@ -94,10 +94,10 @@ def for_compose(folder: Path, nats_url: str = IN_COMPOSE, database_url: str = DA
     routes = ",".join(f"nats://{CLUSTER_USER}:{made.cluster}@{node}:6222" for node in NODES)
     write(folder / "nats.env", lines({**made.nats_passwords(), "NATS_ROUTES": f"[{routes}]"}), mode=0o600)
     write(folder / "roles.env", lines({**made.postgres_passwords(), "PGPASSWORD": made.superuser}), mode=0o600)
-    write(folder / "postgres" / "password", made.superuser)
+    write(readable(folder / "postgres") / "password", made.superuser)
     for user in everybody():
         for name, value in made.settings_of(user, nats_url, database_url).items():
-            write(folder / user / name, value)
+            write(readable(folder / user) / name, value)
 
 
 def for_kubernetes(folder: Path, nats_url: str = IN_KUBERNETES, database_url: str = DATABASE_URL) -> str:
@@ -107,15 +107,19 @@ def for_kubernetes(folder: Path, nats_url: str = IN_KUBERNETES, database_url: st
         manifest("nats-passwords", made.nats_passwords()),
         manifest("postgres-passwords", {"POSTGRES_PASSWORD": made.superuser, **made.postgres_passwords()}),
         *(manifest(f"boxoffice-{user}", made.settings_of(user, nats_url, database_url)) for user in everybody()),
-        *(manifest(f"postgres-{user}", made.role(user)) for user in everybody()),
+        *(manifest(f"postgres-{user}", made.role(user), CNPG) for user in everybody()),
     ]
     return "---\n".join(manifests)
 
 
-def manifest(name: str, data: Mapping[str, str]) -> str:
+CNPG = '  labels: {cnpg.io/reload: "true"}\ntype: kubernetes.io/basic-auth\n'
+"""What the operator of CloudNativePG asks of the password of a role, and how it notices another one."""
+
+
+def manifest(name: str, data: Mapping[str, str], kind: str = "type: Opaque\n") -> str:
     """A Secret as YAML, of which JSON is a part."""
     values = "".join(f"  {key}: {json.dumps(value)}\n" for key, value in data.items())
-    return f"apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\ntype: Opaque\nstringData:\n{values}"
+    return f"apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}\n{kind}stringData:\n{values}"
 
 
 def lines(variables: Mapping[str, str]) -> str:
@@ -123,9 +127,15 @@ def lines(variables: Mapping[str, str]) -> str:
     return "".join(f"{name}={value}\n" for name, value in variables.items())
 
 
+def readable(folder: Path) -> Path:
+    """A folder that everybody who gets at it may read, whatever the umask of who makes it."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o755)
+    return folder
+
+
 def write(path: Path, text: str, mode: int = 0o444) -> None:
     """Write a file whole, with this mode from its beginning."""
-    path.parent.mkdir(mode=0o755, exist_ok=True)
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     fresh.touch(mode=0o600)

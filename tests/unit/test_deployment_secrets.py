@@ -1,5 +1,6 @@
 """The secrets of a deployment: all that it needs, made once, readable by whom they are for."""
 
+import os
 import stat
 from pathlib import Path
 
@@ -63,6 +64,9 @@ def test_manifests_for_kubernetes_have_the_same(tmp_path: Path) -> None:
     users = {f"{what}-{user}" for user in everybody() for what in ("boxoffice", "postgres")}
     assert set(manifests) == {"nats-passwords", "postgres-passwords", *users}
     for user in everybody():
+        role = manifests[f"postgres-{user}"]  # as CloudNativePG wants it
+        assert (role["type"], role["metadata"]["labels"]) == ("kubernetes.io/basic-auth", {"cnpg.io/reload": "true"})
+        assert set(role["stringData"]) == {"username", "password"}
         files = {path.name: path.read_text() for path in (tmp_path / user).iterdir()}
         assert manifests[f"boxoffice-{user}"]["stringData"] == files
     made = secrets_in(tmp_path)
@@ -83,9 +87,14 @@ def test_a_second_time_changes_nothing_but_what_was_deleted(tmp_path: Path) -> N
     assert len(changed) == 4  # the password and the address, before and after
 
 
-def test_no_secret_is_shown_and_only_their_owner_gets_at_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_no_secret_is_shown_and_only_their_owner_gets_at_them(umask: int, tmp_path: Path) -> None:
     folder = tmp_path / "secrets"
-    told = CliRunner().invoke(cli, ["secrets", "--format", "compose", "--folder", str(folder)])
+    before = os.umask(umask)
+    try:
+        told = CliRunner().invoke(cli, ["secrets", "--format", "compose", "--folder", str(folder)])
+    finally:
+        os.umask(before)
     made = secrets_in(folder)
     assert told.exit_code == 0
     assert not any(secret in told.output for secret in (*made.nats.values(), *made.postgres.values()))
@@ -96,7 +105,10 @@ def test_no_secret_is_shown_and_only_their_owner_gets_at_them(tmp_path: Path) ->
     assert mode(folder) == mode(folder / "made") == 0o700
     assert {mode(path) for path in (folder / "made").iterdir()} == {0o600}
     assert mode(folder / "nats.env") == mode(folder / "roles.env") == 0o600
-    assert mode(folder / MIGRATE / "database_url") == 0o444  # by the user in the container
+    assert (mode(folder / MIGRATE), mode(folder / MIGRATE / "database_url")) == (
+        0o755,
+        0o444,
+    )  # for who is in a container
 
 
 def test_the_files_for_the_servers_are_what_the_rights_are() -> None:

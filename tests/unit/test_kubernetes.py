@@ -3,6 +3,7 @@
 `kubectl kustomize` renders each overlay once; needs kubectl, and no cluster.
 """
 
+import inspect
 import ipaddress
 import json
 import os
@@ -24,6 +25,7 @@ from common.memory_log import MemoryLog
 from common.rights import everybody, postgres_roles, role_of
 from common.runtime import STOP_SECONDS, Platform
 from common.settings import FILE, PREFIX, SECRET, Settings, load
+from services.cli import servers
 from services.cli.secrets import for_kubernetes
 from services.cli.system import SERVICES, server_of
 from services.identity.settings import IdentitySettings
@@ -167,6 +169,39 @@ def test_every_service_starts_with_its_variables(
         if isinstance(settings, IdentitySettings):
             assert settings.encryption_secret
             assert settings.auth == "dev" or settings.providers
+
+
+WRITES = {"nats": {"/data", "/tmp"}, "postgres": {"/var/lib/postgresql", "/var/run/postgresql", "/tmp", "/dev/shm"}}  # noqa: S108  # in a pod
+"""Where what is not ours has to write, though its root is read-only."""
+
+
+def test_what_is_mounted_is_there(objects: list[Object], secrets: Mapping[str, Mapping[str, str]]) -> None:
+    configs = of_kind(objects, "ConfigMap")
+    for name, each in workloads(objects).items():
+        used = {found["name"] for source in container(each).get("envFrom", []) for found in source.values()}
+        used |= {
+            entry["valueFrom"]["configMapKeyRef"]["name"]
+            for entry in container(each).get("env", [])
+            if "configMapKeyRef" in entry.get("valueFrom", {})
+        }
+        for volume in pod(each)["volumes"]:
+            for source in [volume, *volume.get("projected", {}).get("sources", [])]:
+                used |= {
+                    found
+                    for kind in ("secret", "configMap")
+                    for key, found in source.get(kind, {}).items()
+                    if key in ("name", "secretName")
+                }
+        assert used <= {*configs, *secrets}, name
+        own = {found for found in used if found.startswith("boxoffice-")}
+        user = "migrate" if name.partition("-")[0] in {"migrate", *OPERATIONS} else name
+        assert own == ({f"boxoffice-{user}"} if user in everybody() else set()), "each has the login that is its own"
+        if name in WRITES:
+            writable = {mount["mountPath"] for mount in container(each)["volumeMounts"] if not mount.get("readOnly")}
+            assert writable == WRITES[name]
+    if postgres := workloads(objects).get("postgres"):
+        (scripts,) = [mount for mount in container(postgres)["volumeMounts"] if mount["name"] == "roles"]
+        assert scripts["mountPath"] == "/docker-entrypoint-initdb.d"  # where its image looks
 
 
 def test_no_secret_is_written_down(objects: list[Object]) -> None:
@@ -567,11 +602,11 @@ def test_nats_finds_what_its_configuration_names(
 
 def test_nats_may_not_fill_its_disk(objects: list[Object]) -> None:
     nats = workloads(objects)["nats"]
-    units = {"M": 10**6, "G": 10**9, "Gi": 2**30}
     (most,) = [entry["value"] for entry in container(nats)["env"] if entry["name"] == "NATS_MAX_FILE_STORE"]
     disk = nats["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"]
-    limit, size = (int(value.rstrip("MGi")) * units[value.lstrip("0123456789")] for value in (most, disk))
-    assert limit < 0.9 * size
+    assert int(most) < 0.9 * int(disk.removesuffix("Gi")) * 2**30
+    (settings,) = [each["data"] for name, each in of_kind(objects, "ConfigMap").items() if name.startswith("settings")]
+    assert settings["BOXOFFICE_LOG_BYTES"] == most  # else nobody is told before it is full
 
 
 def test_each_node_of_nats_knows_all(objects: list[Object]) -> None:
@@ -616,6 +651,29 @@ def test_the_roles_of_postgres_are_those_of_the_services(secrets: Mapping[str, M
     assert script.partition("\n")[2].strip() == postgres_roles().strip(), (
         "make it anew from common.rights.postgres_roles()"
     )
+
+
+def test_letters_have_one_order_everywhere() -> None:
+    """And capitals are found by small ones, whatever the language; as `boxoffice up` and compose have it."""
+    (cluster,) = of_kind(rendered("prod"), "Cluster").values()
+    made = cluster["spec"]["bootstrap"]["initdb"]
+    wanted = f"--encoding={made['encoding']} --locale-provider={made['localeProvider']}"
+    wanted += f" --builtin-locale={made['builtinLocale']}"
+    compose = yaml.safe_load(Path("deploy/compose.yaml").read_text())["services"]["postgres"]
+    postgres = workloads(rendered("dev"))["postgres"]
+    (given,) = [each["value"] for each in container(postgres)["env"] if each["name"] == "POSTGRES_INITDB_ARGS"]
+    assert wanted == given == compose["environment"]["POSTGRES_INITDB_ARGS"]
+    assert all(f'"{part}"' in inspect.getsource(servers) for part in wanted.split()[1:])
+
+
+def test_postgres_has_a_connection_for_each_that_may_be_opened() -> None:
+    objects = rendered("prod")
+    pods = {name: each["spec"].get("replicas", 2) for name, each in services_in(objects).items()}
+    pods |= {name: each["spec"]["maxReplicaCount"] for name, each in of_kind(objects, "ScaledObject").items()}
+    pods |= {name: each["spec"]["maxReplicas"] for name, each in of_kind(objects, "HorizontalPodAutoscaler").items()}
+    opened = sum((count + 1) * (40 if name == "batch" else 16) for name, count in pods.items() if name in WITH_DATABASE)
+    (cluster,) = of_kind(objects, "Cluster").values()
+    assert opened <= int(cluster["spec"]["postgresql"]["parameters"]["max_connections"])
 
 
 def test_only_listeners_whose_events_do_not_wait_for_a_time_are_scaled_by_them() -> None:
