@@ -1,9 +1,11 @@
 """The whole log to a folder and back, and what may be wrong with the folder or go wrong on the way."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import asyncpg
 import msgspec
 import pytest
 from nats.aio.msg import Msg
@@ -15,11 +17,16 @@ from common.event_log import Stored
 from common.events import ExpirationCompleted
 from common.listener import Listener, Subscription
 from common.projector import Projected, Projector, ReadModel, create, rebuild
+from common.rights import role_of
 from common.runtime import Platform, running
 from services.cli.backup import MANIFEST, ORDER, Manifest, back_up, lost_by, restore_log, told_losses, verified
 from services.cli.doctor import log as log_findings
+from services.cli.embedded import with_login
+from services.cli.servers import PostgresServer
+from services.cli.system import SIDE_SCHEMAS
+from tests.cluster import finished
 from tests.facts import draft, tell
-from tests.harness import Fate, Proxy, command, eventually
+from tests.harness import PASSWORDS, Fate, Proxy, command, eventually
 
 STREAM, DURABLE = "EXPIRATION", "orders-cancel-expired"
 
@@ -247,6 +254,36 @@ async def test_a_piece_is_given_again_as_long_as_nobody_is_known_to_take_it(
     await restore_log(near, home / "backup", manifest, silent, silent, settle=0)
     assert len(lost) == 3
     assert await everything(platform) == before
+
+
+BESIDE = re.findall(
+    r"exec -T postgres (pg_dump|pg_restore) (.*) (?:boxoffice >|--dbname=boxoffice <)",
+    Path("deploy/README.md").read_text(),
+)
+"""What copies it, and what brings it back, each with its options."""
+
+
+@pytest.mark.usefixtures("platform")
+async def test_what_is_beside_the_log_comes_back_as_the_documents_say(
+    database_url: str, postgres: PostgresServer, home: Path
+) -> None:
+    """Of who logged in, and who may see what was executed of batches."""
+    (dump, dumped), (restore, restored) = BESIDE
+    people = (
+        "insert into identity_data.people (user_id, provider, subject, checked_at) values ($1, 'google', $1, now())"
+    )
+    connection = await asyncpg.connect(database_url)
+    await connection.execute(people, "ada")
+    await finished(postgres.programs / dump, *dumped.split(), f"--file={home / 'beside'}", database_url)
+    await connection.execute("delete from identity_data.people")
+    await connection.execute(people, "bob")
+    await finished(postgres.programs / restore, *restored.split(), f"--dbname={database_url}", home / "beside")
+    assert await connection.fetchval("select array_agg(user_id) from identity_data.people") == ["ada"]
+    assert dumped.count("--schema=") == len(SIDE_SCHEMAS) - 1  # money that is no money is not kept
+    identity = await asyncpg.connect(with_login(database_url, role_of("identity"), PASSWORDS["identity"]))
+    assert await identity.fetchval("select count(*) from identity_data.people") == 1  # the rights are back too
+    await identity.close()
+    await connection.close()
 
 
 async def test_a_killed_backup_is_none(platform: Platform, proxy: Proxy, home: Path) -> None:
