@@ -65,7 +65,7 @@ SPANS = Counter("boxoffice_spans_total", "Spans of traces, by whether the collec
 LATENESS = Histogram(
     "boxoffice_expiry_lateness_seconds",
     "How long after its deadline an expiration was published",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30, 300, 3600),
 )
 
 
