@@ -17,7 +17,7 @@ from common.projector import ReadModel
 from common.requests import Endpoint, Failure
 from common.requests.redelivery import endpoint_of
 from common.schemas import STREAM_OF, Schema, Schemas
-from common.topology import ANSWERS, CONSUMER, LISTENS, REDELIVER, REDELIVERS, STREAMS, Stream
+from common.topology import ANSWERS, CONSUMER, FOLLOWERS, LISTENS, REDELIVER, REDELIVERS, STREAMS, Follower, Stream
 
 Document = dict[str, Any]
 
@@ -110,6 +110,7 @@ def document(
             _tellings(subjects),
             *(_hearings(listener, subjects) for listener in listeners),
             *(_projections(model, subjects) for model in read_models),
+            *(_followings(follower, subjects) for follower in FOLLOWERS),
             _buryings(),
             *(_askings(endpoint) for endpoint in asked),
         )
@@ -268,6 +269,13 @@ def _projections(model: ReadModel, subjects: Mapping[str, Sequence[str]]) -> Ite
             read = [tag for tag in tags if tag not in skipped]
             operation = _operation("receive", name, what, read, model.service)
             yield f"read-model.{model.name}.{name}", operation | {"x-read-model": model.name}
+
+
+def _followings(follower: Follower, subjects: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, tags in subjects.items():
+        if _stream_of(name).name in follower.streams:
+            operation = _operation("receive", name, follower.what, tags, *follower.services)
+            yield f"{follower.name}.{name}", operation | {"x-follower": follower.name}
 
 
 def _event(tag: str, schemas: Schemas) -> dict[str, Any]:

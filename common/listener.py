@@ -113,7 +113,8 @@ class Subscription:
         self._log = log.bind(listener=listener.durable)
         self._dead_letters = DEAD_LETTERS.labels(listener.durable)  # from the start, so that the first one is a rise
         self._outcomes = {
-            outcome: HANDLED.labels(listener.durable, outcome) for outcome in ("done", "retry", "error", "dead")
+            outcome: HANDLED.labels(listener.durable, outcome)
+            for outcome in ("done", "retry", "error", "unknown", "dead")
         }
 
     async def run(self) -> None:
@@ -347,11 +348,12 @@ class Subscription:
         told = self._log.bind(subject=message.subject, sequence=sequence, attempt=attempt, error=repr(error))
         last = attempt >= self._listener.attempts or isinstance(error, UndecodableEvent)
         if passing or not last:
-            tries = max(1, attempt) if self._listener.waits else deliveries
+            unknown = isinstance(error, UnknownEvent)
+            tries = max(1, attempt) if self._listener.waits and not unknown else deliveries
             delay = random.uniform(0.5, 1) * min(60, 2 ** min(tries, 10))  # noqa: S311 (jitter)
             told.warning("listener_failed", again_in=round(delay, 1))
             await self._settle(message, _later(delay))
-            self._count("error", hearing, error)
+            self._count("unknown" if unknown else "error", hearing, error)
             return
         try:
             if event is not None:

@@ -234,6 +234,28 @@ REDELIVER = "redeliver"
 CONSUMER: Mapping[str, Consumer] = {consumer.durable: consumer for consumer in CONSUMERS}
 
 
+class Follower(msgspec.Struct, frozen=True):
+    """A worker that reads streams as they grow, in every process of its services; the server keeps no place for it.
+
+    `what`: what it does with that, for people.
+    """
+
+    name: str
+    services: Sequence[str]
+    streams: Sequence[str]
+    what: str
+
+
+FOLLOWERS = (
+    Follower("expiration.withdrawals", ("expiration",), ("ORDERS",), "Lets go of orders that ended before their time."),
+    Follower("tickets.live", ("tickets",), ("TICKETS", "ORDERS"), "Tells pages that look at a ticket how it is now."),
+    Follower("notification.feed", ("notification",), ("NOTIFICATIONS",), "Hands what is raised to who is connected."),
+    Follower("history.letters", ("history",), ("REPAIRS",), "Knows which dead letters are open."),
+    Follower("credentials", SERVICES, ("REVOKED",), "Lets nobody in any more with what was revoked."),
+)
+"""All of them but projectors, which read models name."""
+
+
 class NotWhole(Unavailable):
     """The log is being brought back from files, or that was cut off: nothing may be made of what is there."""
 

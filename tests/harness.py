@@ -20,7 +20,7 @@ from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
 from services.identity.tokens import new_signing_key
 
-READY_SECONDS = 30.0
+READY_SECONDS = 90.0
 
 SIGNING_KEY = new_signing_key()
 """With which identity signs in the processes of a test."""
@@ -134,16 +134,18 @@ class ServiceProcess:
                 stderr=output,
                 **self.options,
             )
-        deadline = asyncio.get_running_loop().time() + READY_SECONDS
+        deadline, said = asyncio.get_running_loop().time() + READY_SECONDS, "it ended"
         async with httpx.AsyncClient() as client:
             while asyncio.get_running_loop().time() < deadline and self._process.returncode is None:
                 try:
-                    if (await client.get(f"{self.url}/health/ready")).status_code == 200:
+                    answer = await client.get(f"{self.url}/health/ready")
+                    if answer.status_code == 200:
                         return
-                except httpx.TransportError:
-                    pass
+                    said = answer.text
+                except httpx.TransportError as error:
+                    said = repr(error)
                 await asyncio.sleep(0.05)
-        raise AssertionError(f"{self.names} is not ready:\n{self.tail()}")
+        raise AssertionError(f"{self.names} is not ready: {said}\n{self.tail()}")
 
     def tail(self) -> str:
         """The end of its log."""

@@ -48,7 +48,10 @@ def compatible(released: Path, recorded: Sequence[Path]) -> None:
         raise click.ClickException(f"{released} cannot be read ({error.strerror}): {mend}.") from error
     except msgspec.MsgspecError as error:
         raise click.ClickException(f"{released} is not what `boxoffice events schema` prints: {error}.") from error
-    now = shapes()
+    try:
+        now = shapes()
+    except TypeError as error:
+        raise click.ClickException(f"An event cannot be written: {error}.") from error
     wrong = [str(each) for each in (*breaks(was, now), *unread(was))]
     read = 0
     for path in recorded:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader
@@ -18,12 +18,20 @@ CODE = re.compile(r"`([^`]+)`")
 
 
 class Deed(msgspec.Struct, frozen=True):
-    """What somebody does when they hear it: who, under which durable consumer, and what that is."""
+    """What somebody does when they hear it: who, under which durable consumer if under one, and what that is."""
 
     service: str
     name: str
     durable: str
     what: str
+
+    @classmethod
+    def of(cls, operation: Mapping[str, Any]) -> Self:
+        """What an operation of the document says."""
+        services = ", ".join(tag["name"] for tag in operation["tags"])
+        if "x-follower" in operation:
+            return cls(services, operation["x-follower"], "", operation["description"])
+        return cls(services, operation["title"], operation["x-listener"]["durable"], operation["description"])
 
 
 class EventView(msgspec.Struct, frozen=True):
@@ -37,6 +45,7 @@ class EventView(msgspec.Struct, frozen=True):
     tellers: Sequence[str]
     readers: Sequence[str]
     heard: Sequence[Deed]
+    followed: Sequence[Deed]
     read_models: Sequence[str]
     shape: str
     upcast: bool
@@ -106,13 +115,6 @@ def _event(
 ) -> EventView:
     told = {name: channel for name, channel in channels.items() if tag in channel["messages"]}
     mine = [each for each in operations.values() if any(name_in(place["$ref"]) == tag for place in each["messages"])]
-    heard = {
-        each["x-listener"]["durable"]: Deed(
-            _service(each), each["title"], each["x-listener"]["durable"], each["description"]
-        )
-        for each in mine
-        if "x-listener" in each
-    }
     channel = next(iter(told.values()))
     return EventView(
         tag,
@@ -122,7 +124,8 @@ def _event(
         [channel["address"] for channel in told.values()],
         [tag["name"] for tag in channel["tags"]],
         channel["x-readers"],
-        [*heard.values()],
+        [*dict.fromkeys(Deed.of(each) for each in mine if "x-listener" in each)],
+        [*dict.fromkeys(Deed.of(each) for each in mine if "x-follower" in each)],
         sorted({each["x-read-model"] for each in mine if "x-read-model" in each}),
         name_in(message["payload"]["$ref"]),
         "x-upcast" in message,

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from nats.aio.msg import Msg
+from prometheus_client import REGISTRY
 
 from common import topology
 from common.errors import Invalid, Retry, Unavailable
@@ -349,6 +350,8 @@ async def test_what_only_newer_code_knows_waits_for_it(streams: Platform, monkey
         await eventually(comes_again, True)
         assert await pending(streams) == 1
         assert await dead_letters(streams) == []  # although this listener gives up after two attempts
+        told = {"listener": DURABLE, "outcome": "unknown"}
+        assert (REGISTRY.get_sample_value("boxoffice_listener_events_total", told) or 0) > listener.attempts
         monkeypatch.setitem(UPCASTS, "expiration_postponed", lambda old: old | {"type": "expiration_completed"})
         await until(lambda: listener.done == [2, 1])
 

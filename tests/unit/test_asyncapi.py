@@ -18,7 +18,7 @@ from common.masking import mask_of
 from common.requests import to_headers
 from common.schemas import MARK
 from common.telemetry import Cause
-from common.topology import ANSWERS, CONSUMERS, HISTORY, LISTENS, STREAMS
+from common.topology import ANSWERS, CONSUMERS, FOLLOWERS, HISTORY, LISTENS, STREAMS
 from services.cli.system import DECIDERS, LISTENERS, READ_MODELS
 from services.history.speech import page_of, prose
 from tests.unit.test_events import EVERY_SAMPLE, SAMPLES, Sample
@@ -95,6 +95,22 @@ def test_every_listener_hears_all_that_it_names_and_nothing_else() -> None:
         heard = [each for each in OPERATIONS if each.get("x-listener", {}).get("durable") == listener.durable]
         assert set().union(*map(tags_of, heard)) == listener.hears
         assert all(each["description"] and each["action"] == "receive" for each in heard)
+
+
+def test_whoever_follows_a_stream_is_named_and_may() -> None:
+    code = [path for folder in ("common", "services") for path in Path(folder).rglob("*.py") if "cli" not in path.parts]
+    named = {follower.name for follower in FOLLOWERS}
+    for path in code:
+        if re.search(r"log\.follow\(", path.read_text()) and path.name != "projector.py":
+            assert any(f'name = "{name}"' in path.read_text() for name in named), (
+                f"{path} is no follower in the topology"
+            )
+    may = {stream.name: {*stream.readers, *stream.writers} for stream in STREAMS}
+    for follower in FOLLOWERS:
+        told = [each for each in OPERATIONS if each.get("x-follower") == follower.name]
+        assert {at(each["channel"])["x-stream"] for each in told} == {*follower.streams}
+        assert all({*follower.services} == services_of(each) for each in told)
+        assert all({*follower.services} <= may[stream] for stream in follower.streams)
 
 
 def test_every_stream_of_a_read_model_is_read() -> None:
@@ -228,6 +244,7 @@ def test_the_page_says_of_an_event_who_hears_it_and_what_is_in_it() -> None:
         "Told by orders",
         "SettlePayments of orders, orders-settle-payments Settles the payments of an order that ended",
         "TellBuyers of notification",
+        "Followed by expiration.withdrawals of expiration Lets go of orders",
         "Read models orders, tickets",
         "buyer_id string personal: person required",
         'reason "buyer" or "expired" or "seller" required',

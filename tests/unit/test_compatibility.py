@@ -18,7 +18,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from common.compatibility import breaks, news, unread
 from common.events import EVENTS, UPCASTS, Event, decode, encode, type_of
 from common.samples import samples
-from common.schemas import MARK, Schemas, Shape, Shapes, shapes, shapes_of, written
+from common.schemas import MARK, STREAM_OF, Schemas, Shape, Shapes, shapes, shapes_of, written
 from services.cli.events import events
 from tests.facts import fact
 from tests.unit.test_events import CORPUS, EVERY_SAMPLE, Sample
@@ -413,6 +413,32 @@ def test_an_upcast_is_tried_on_what_the_release_wrote(monkeypatch: pytest.Monkey
     moved = with_events("expiration_ended", Shape("ORDERS", "ExpirationEnded"), ExpirationEnded=old)
     monkeypatch.setitem(UPCASTS, "expiration_ended", renamed(lambda body: {**body, "expires_at": body["until"]}))
     assert "in stream EXPIRATION" in str(unread(moved)[0])
+
+
+def test_an_upcast_of_older_shapes_hides_no_later_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    was = shapes()
+    fields = was.definitions["ExpirationCompleted"]
+    more = {**fields["properties"], "why": {"type": "string"}}
+    released = with_events(
+        "expiration_completed",
+        Shape("EXPIRATION", "ExpirationEnded"),
+        ExpirationEnded={**fields, "properties": more, "required": [*fields["required"], "why"]},
+    )
+    monkeypatch.setitem(UPCASTS, "expiration_completed", lambda body: {"expires_at": body.get("until"), **body})
+    [lost] = breaks(released, shapes())
+    assert (lost.event, lost.field, lost.now) == ("expiration_completed", "why", "gone")
+    monkeypatch.setitem(UPCASTS, "expiration_completed", lambda body: {k: v for k, v in body.items() if k != "why"})
+    assert breaks(released, shapes()) == unread(released) == []  # whoever takes it out says so
+
+
+def test_an_event_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Row(Event, frozen=True, tag="row", array_like=True):
+        number: int
+
+    monkeypatch.setitem(EVENTS, "row", Row)
+    monkeypatch.setattr("common.schemas.STREAM_OF", dict[type[Event], str](STREAM_OF) | {Row: "ORDERS"})
+    code, told = compatible(RELEASED)
+    assert (code, "say how it is written in JSON" in " ".join(told.replace("│", " ").split())) == (1, True), told
 
 
 def test_personal_fields_are_marked_in_the_schema() -> None:

@@ -155,5 +155,6 @@ def test_the_gateway_and_prometheus_ask_where_services_listen() -> None:
     )
     assert led_to == set(upstreams)
     scraped = yaml.safe_load((DEPLOY / "monitoring/prometheus.yml").read_text())["scrape_configs"][0]
-    metrics = CONTAINERS["orders"]["environment"]["BOXOFFICE_METRICS_PORT"]
-    assert set(scraped["static_configs"][0]["targets"]) == {f"{name}:{metrics}" for name in SERVICES}
+    (found,) = scraped["dns_sd_configs"]
+    assert found["port"] == CONTAINERS["orders"]["environment"]["BOXOFFICE_METRICS_PORT"]
+    assert set(found["names"]) == set(SERVICES)

@@ -3,6 +3,7 @@
 import re
 
 import click
+import yaml
 from prometheus_client import REGISTRY
 
 from common.metrics import Process
@@ -78,7 +79,8 @@ def test_every_alert_says_how_bad_it_is_and_what_to_do() -> None:
 
 
 def test_all_services_are_scraped_and_missed() -> None:
-    scraped = re.findall(r"- (\w+):9090", (MONITORING / "prometheus.yml").read_text())
+    (job,) = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["scrape_configs"]
+    (scraped,) = [found["names"] for found in job["dns_sd_configs"]]
     (missed,) = re.findall(r'job=~"([a-z|]+)"', ALERTS["ServiceAway"]["expr"])
     assert sorted(scraped) == sorted(missed.split("|")) == sorted(SERVICES)
 
