@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Self
 
 import httpx
+import nats.errors
+from nats.aio.client import Client
 
+from common import topology
 from common.rights import MIGRATE
 from common.settings import FILE, PREFIX, Settings
 from services.cli.embedded import with_login
@@ -34,6 +37,34 @@ def free_ports(count: int) -> list[int]:
     while len(found) < count:
         found.add(free_port())
     return list(found)
+
+
+@asynccontextmanager
+async def three_nodes(home: Path, users: Sequence[Mapping[str, object]] = ()) -> AsyncIterator[dict[str, NatsServer]]:
+    """Three nodes of one cluster, by name, each configured as `boxoffice up` does it; killed in the end."""
+    ports = free_ports(2 * NODES)
+    routes = [f"nats://127.0.0.1:{port}" for port in ports[:NODES]]
+    nodes = {
+        name: NatsServer(home / name, port=port, name=name, cluster_port=cluster_port, routes=routes, users=users)
+        for name, port, cluster_port in zip(("n0", "n1", "n2"), ports[NODES:], ports[:NODES], strict=True)
+    }
+    try:
+        for node in nodes.values():
+            await node.start()
+        yield nodes
+    finally:
+        for node in nodes.values():
+            node.kill()
+
+
+async def migrate_cluster(client: Client) -> None:
+    """Make streams of three replicas, once there is somebody who leads."""
+    async with asyncio.timeout(START_SECONDS):
+        while True:
+            with suppress(nats.errors.Error):
+                await client.jetstream(timeout=0.5).account_info()  # answered once there is a leader
+                break
+        await topology.migrate(client, replicas=NODES)
 
 
 def variables_in(file: Path) -> dict[str, str]:

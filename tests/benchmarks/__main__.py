@@ -37,12 +37,13 @@ from tests.benchmarks.notify import FAN_OUT, NOTIFY, RECONNECT, SOCKETS
 from tests.benchmarks.orders import HOT, MANY
 from tests.benchmarks.rebuild import REBUILD
 from tests.benchmarks.replay_decide import REPLAY_DECIDE, REPLAY_DECIDE_TWO
+from tests.benchmarks.replicas import REPLICAS
 from tests.benchmarks.row import Measured, Row, Scene
 
 ROWS = (
     *(APPEND, MANY, HOT, TOKENS, API_KEYS, NEW_TOKENS, LISTENER, REBUILD, REPLAY_DECIDE, REPLAY_DECIDE_TWO, EXPIRY),
     *(BULK, BULK_BAD, BULK_TICKETS),
-    *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY, SHOW, TAIL, FIRST_VIEW),
+    *(NOTIFY, FAN_OUT, SOCKETS, RECONNECT, AVAILABILITY, SHOW, TAIL, FIRST_VIEW, REPLICAS),
 )
 PACKAGES = (
     "nats-py",

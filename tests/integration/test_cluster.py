@@ -4,12 +4,10 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import msgspec
-import nats.errors
-import nats.js.errors
 import pytest
 
 from common import snapshots, topology
@@ -20,7 +18,8 @@ from common.runtime import Platform, connect
 from common.settings import Settings
 from services.cli.backup import back_up, lost_by, restore_log
 from services.cli.embedded import with_login
-from services.cli.servers import NatsServer, free_port
+from services.cli.servers import NatsServer
+from tests.cluster import migrate_cluster, three_nodes
 from tests.facts import STREAM, draft, drafts, first, numbers, whole
 from tests.harness import PASSWORDS, eventually
 from tests.integration.test_event_log_faults import Load, follow_until_told
@@ -31,29 +30,8 @@ A = "expiration.a"
 @pytest.fixture
 async def nodes(home: Path) -> AsyncIterator[dict[str, NatsServer]]:
     """Three nodes of one cluster, by name."""
-    free: set[int] = set()
-    while len(free) < 6:  # a port that was free twice is one for two
-        free.add(free_port())
-    ports, cluster_ports = list(free)[:3], list(free)[3:]
-    routes = [f"nats://127.0.0.1:{port}" for port in cluster_ports]
-    nodes = {
-        f"n{n}": NatsServer(
-            home / f"n{n}",
-            port=port,
-            name=f"n{n}",
-            cluster_port=cluster_port,
-            routes=routes,
-            users=nats_users(PASSWORDS),
-        )
-        for n, (port, cluster_port) in enumerate(zip(ports, cluster_ports, strict=True))
-    }
-    try:
-        for node in nodes.values():
-            await node.start()
+    async with three_nodes(home, nats_users(PASSWORDS)) as nodes:
         yield nodes
-    finally:
-        for node in nodes.values():
-            node.kill()
 
 
 def at(node: NatsServer, user: str = "expiration") -> Settings:
@@ -65,12 +43,7 @@ def at(node: NatsServer, user: str = "expiration") -> Settings:
 async def cluster(nodes: dict[str, NatsServer]) -> AsyncIterator[Platform]:
     """Connected as the service whose stream it is to the cluster, which has the streams with three replicas."""
     async with connect(at(nodes["n0"], MIGRATE), "test") as platform:
-        async with asyncio.timeout(60):
-            while True:
-                with suppress(nats.errors.Error):
-                    await platform.client.jetstream(timeout=0.5).account_info()  # answered once there is a leader
-                    break
-            await topology.migrate(platform.client, replicas=3)
+        await migrate_cluster(platform.client)
     async with connect(at(nodes["n0"]), "test") as platform:
         yield platform
 
