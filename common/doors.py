@@ -7,6 +7,7 @@ from asyncio import TimerHandle, Transport
 from collections.abc import Sequence
 from http import HTTPStatus
 from ipaddress import IPv4Network, ip_network
+from weakref import proxy
 
 import msgspec
 import structlog
@@ -23,7 +24,9 @@ URL_BYTES = 8 * 1024
 """Of a request at most."""
 
 REST_SECONDS = 30.0
-"""So long the rest of a body is read and thrown away that nobody wants: many a client reads no answer before it."""
+REST_BYTES = 200_000_000
+"""So long, and so much at most, the rest of a body is read and thrown away that nobody wants. Many a client reads no
+answer before it has sent all; closed meanwhile, the connection would be reset by the kernel, and the answer lost."""
 
 LINGER_SECONDS = 2.0
 """So long whoever is refused may go on: cut at once, they might lose the answer."""
@@ -51,6 +54,7 @@ class Door(HttpToolsProtocol):
     _refused = False
     _in_head = _in_body = _came = False
     _fruitless = 0  # bytes since something was complete, or part of a body came
+    _unwanted = 0  # bytes that were thrown away
     _wrong: tuple[HTTPStatus, str] | None = None
     _watch: TimerHandle | None = None
     _watched = ""  # what the watch is for
@@ -58,6 +62,7 @@ class Door(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
+        self._to_answer = ToAnswer(proxy(self))
         if len(self.connections) > self.sockets:
             detail = f"All {self.sockets:,} connections that there may be here are taken; try again."
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, detail)
@@ -71,7 +76,11 @@ class Door(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._watched in ("rest", "end"):
+            self._unwanted += len(data)
+            if self._unwanted > REST_BYTES:
+                self.transport.close()
+        if self._refused or self.transport.is_closing():
             return
         self._came = True
         self._fruitless += len(data)
@@ -123,6 +132,8 @@ class Door(HttpToolsProtocol):
                 raise ValueError
         self._in_head, self._in_body, self._fruitless = False, True, 0
         super().on_headers_complete()
+        if self.cycle is not None:  # there is none for a WebSocket
+            self.cycle.transport = self._to_answer
 
     def on_body(self, body: bytes) -> None:
         self._came, self._fruitless = True, 0
@@ -146,7 +157,10 @@ class Door(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._in_body:
+        if self._refused:
+            self._unset_keepalive_if_required()
+        elif self._in_body:
+            self._unwanted = 0
             self._watch_for("rest", REST_SECONDS)
         if self.transport.get_write_buffer_size():
             self._watch_writing()
@@ -206,18 +220,34 @@ class Door(HttpToolsProtocol):
         if self._is_answering and not self._in_body:
             self.cycle.keep_alive = False
             return
+        answered = False
         if self._in_body and self.cycle is not None:  # there is none for what would be a WebSocket
-            answered = not self._is_answering or self.cycle.response_started or self.pipeline
+            answered = bool(not self._is_answering or self.cycle.response_started or self.pipeline)
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            if answered:
-                self.transport.close()
-                return
+        if not answered:
+            self.transport.write(self._answer(status, detail))
+        self._hear_out(LINGER_SECONDS)
+
+    def close(self) -> None:
+        """Close after the last answer, as soon as what still comes of a request was heard."""
+        if self._in_body or self._refused:
+            self._hear_out(REST_SECONDS)
+        else:
+            self.transport.close()
+
+    def _hear_out(self, seconds: float) -> None:
+        """Say nothing more, and throw away what comes, until they close too or time is over."""
+        if self._watched == "end" or self.transport.is_closing():
+            return
+        self._refused = True
+        self.pipeline.clear()
         self.flow.resume_reading()
-        self.transport.write(self._answer(status, detail))
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._watched, self._watch = "end", self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+        self._watch_for("end", seconds)
+        if self.transport.get_write_buffer_size():
+            self._watch_writing()
 
     def _answer(self, status: HTTPStatus, detail: str) -> bytes:
         body = msgspec.json.encode({"status": status, "title": status.phrase, "detail": detail})
@@ -230,6 +260,24 @@ class Door(HttpToolsProtocol):
             *([(b"retry-after", b"1")] if status == HTTPStatus.SERVICE_UNAVAILABLE else []),
         ]
         return STATUS_LINE[status] + b"".join(b"%b: %b\r\n" % header for header in headers) + b"\r\n" + body
+
+
+class ToAnswer(Transport):
+    """The connection as uvicorn's answers have it, which close it at once when it is not to be kept."""
+
+    def __init__(self, door: Door) -> None:
+        """`door`: weakly, as it keeps its answers: a circle would stay until garbage is collected, which is rare."""
+        super().__init__()
+        self._door = door
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._door.transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._door.transport.is_closing()
+
+    def close(self) -> None:
+        self._door.close()
 
 
 TOO_LARGE = (

@@ -257,6 +257,8 @@ async def test_what_was_asked_before_is_answered_though_what_follows_is_refused(
         await asyncio.wait_for(handlers.begun.wait(), SECONDS)
         handlers.go_on.set()
         assert (await connection.answer())[::2] == (200, b"waited")
+        for _ in range(5):
+            await connection.send(b"a" * 10_000)
         await connection.is_over()
 
 
@@ -331,13 +333,40 @@ async def test_the_rest_of_a_body_that_nobody_wants_is_read_and_what_comes_after
         assert (await connection.answer())[0] == 200
 
 
-async def test_a_body_that_nobody_wants_does_not_go_on_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(common.doors, "REST_SECONDS", 0.05)
+@pytest.mark.parametrize("framed", [b"Content-Length: 500000", b"Transfer-Encoding: chunked"])
+async def test_a_connection_that_is_not_kept_is_closed_after_all_that_is_still_sent_was_heard(framed: bytes) -> None:
+    async with client() as (connection, handlers):
+        part = b"3d090\r\n%b\r\n" % (b"a" * 250_000) if b"chunked" in framed else b"a" * 250_000
+        await connection.send(request(b"Connection: close", framed, to=b"/nowhere", method=b"POST", body=part))
+        status, headers, _ = await connection.answer()
+        assert (status, headers["connection"]) == (404, "close")
+        for _ in range(20):
+            await connection.send(part + request())  # which is asked after the last answer
+        await connection.is_over()
+    assert not handlers.seen
+
+
+@pytest.mark.parametrize(("bound", "most"), [("REST_SECONDS", 0.05), ("REST_BYTES", 100)])
+@pytest.mark.parametrize("kept", [b"keep-alive", b"close"])
+async def test_a_body_that_nobody_wants_does_not_go_on_for_ever(
+    bound: str, most: float, kept: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common.doors, bound, most)
     async with client() as (connection, _):
-        await connection.send(request(b"Content-Length: 2000000000", to=b"/nowhere", method=b"POST"))
+        length = b"Content-Length: 2000000000"
+        await connection.send(request(b"Connection: " + kept, length, to=b"/nowhere", method=b"POST"))
         assert (await connection.answer())[0] == 404
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(connection.send_for_ever(), SECONDS)
+
+
+async def test_what_one_body_has_too_much_is_not_held_against_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(common.doors, "REST_BYTES", 1_000)
+    async with client() as (connection, _):
+        for _ in range(3):
+            await connection.send(request(b"Content-Length: 600", to=b"/nowhere", method=b"POST"))
+            assert (await connection.answer())[0] == 404
+            await connection.send(b"a" * 600)
 
 
 async def test_a_handler_that_takes_its_time_is_not_taken_for_a_silent_body() -> None:
