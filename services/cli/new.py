@@ -382,6 +382,11 @@ def _auth(there: Module, names: Names) -> None:
 
 
 @module
+def _http(there: Module, names: Names) -> None:
+    there.add_sorted("DOCUMENTED", names.service)
+
+
+@module
 def _system(there: Module, names: Names) -> None:
     rooms = f"services.{names.service}"
     for room in ("app", "domain", "read_model"):
@@ -459,6 +464,7 @@ Edit = Callable[[str, str, Names], str]
 EDITS: Mapping[str, Edit] = {
     "common/auth.py": _auth,
     "common/events/__init__.py": _events,
+    "common/http.py": _http,
     "common/topology.py": _topology,
     "schemathesis.toml": _schemathesis,
     "services/README.md": _map,

@@ -32,7 +32,7 @@ async def run(folder: Path, *words: str) -> str:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said = (await asyncio.wait_for(process.communicate(), 300))[0].decode()
+    said = (await asyncio.wait_for(process.communicate(), 600))[0].decode()
     assert process.returncode == 0, f"{' '.join(words)}:\n{said}"
     return said
 
@@ -66,6 +66,7 @@ async def test_a_new_service_passes_all_checks_and_its_own_tests(copy: Path) -> 
 TESTS = (
     *("tests/unit/test_loyalty_domain.py", "tests/unit/test_loyalty_doors.py", "tests/integration/test_loyalty.py"),
     *("tests/unit/test_events.py", "tests/unit/test_masking.py"),
+    *("tests/unit/test_kubernetes.py", "tests/unit/test_compose.py", "tests/unit/test_monitoring.py"),
     "tests/unit/test_replay_decide.py::test_all_rules_there_are_can_be_tried_and_know_their_commands",
     "tests/integration/test_replay_listener.py::test_each_service_makes_all_of_its_listeners_for_a_rehearsal",
     "tests/integration/test_replay_listener.py::test_of_a_whole_day_every_listener_tells_what_is_missing_and_nothing_is_done",

@@ -1,17 +1,19 @@
 """deploy/compose.yaml is held to what it runs: services, settings, files, ports, and what a container may do."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from common.http import DOCUMENTED
 from common.rights import MIGRATE
 from common.settings import FILE, PREFIX, Settings, load
 from services.cli.secrets import NODES, for_compose
 from services.cli.system import SERVICES
+from tests.routes import routes
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 ONCE = {"roles", MIGRATE}
@@ -146,15 +148,33 @@ def test_the_gateway_and_prometheus_ask_where_services_listen() -> None:
         )
     )
     assert upstreams == {name: f"{name}:{port[1]}" for name in SERVICES if name != "expiration"}
-    led_to = set(
-        re.findall(
-            r"^ +\S+ +(\w+);$",
-            (DEPLOY / "gateway/nginx.conf").read_text().partition("map $uri")[2].partition("}")[0],
-            re.MULTILINE,
-        )
-    )
-    assert led_to == set(upstreams)
     scraped = yaml.safe_load((DEPLOY / "monitoring/prometheus.yml").read_text())["scrape_configs"][0]
     (found,) = scraped["dns_sd_configs"]
     assert found["port"] == CONTAINERS["orders"]["environment"]["BOXOFFICE_METRICS_PORT"]
     assert set(found["names"]) == set(SERVICES)
+
+
+def service_at(path: str, rules: Sequence[tuple[str, str]]) -> str:
+    """Where nginx leads a path, by what its `map` has: what is equal, else the first pattern, else the default."""
+    exact = dict(rules)
+    if path in exact:
+        return exact[path]
+    for pattern, service in rules:
+        if pattern.startswith("~") and (found := re.search(pattern[1:].replace("(?<", "(?P<"), path)):
+            return found[service[1:]] if service.startswith("$") else service
+    return exact["default"]
+
+
+async def test_the_gateway_leads_every_path_to_the_service_that_has_it() -> None:
+    told = (DEPLOY / "gateway/nginx.conf").read_text().partition("map $uri $service {\n")[2].partition("\n    }")[0]
+    rules = re.findall(r"^ +(\S+) +(\$?\w+);$", told, re.MULTILINE)
+    assert len(rules) == len(told.splitlines())
+    for name, paths in (await routes()).items():
+        for path in paths:
+            assert service_at(path, rules) == name, path
+
+
+async def test_the_page_of_documentation_shows_every_service_that_has_some() -> None:
+    assert [name for name, paths in sorted((await routes()).items()) if f"/api/openapi/{name}.json" in paths] == [
+        *DOCUMENTED
+    ]

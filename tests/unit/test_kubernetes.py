@@ -15,21 +15,17 @@ from pathlib import Path
 import kubernetes_validate  # type: ignore[import-untyped]  # it ships no types
 import pytest
 import yaml
-from litestar import Litestar
-from nats.aio.client import Client
 
+import tests.routes
 from common import topology
-from common.http import DOCUMENTED, create_app
-from common.live import Connections
-from common.memory_log import MemoryLog
+from common.http import create_app
 from common.rights import everybody, postgres_roles, role_of
-from common.runtime import STOP_SECONDS, Platform
+from common.runtime import STOP_SECONDS
 from common.settings import FILE, PREFIX, SECRET, Settings, load
 from services.cli import servers
 from services.cli.secrets import for_kubernetes
 from services.cli.system import SERVICES, server_of
 from services.identity.settings import IdentitySettings
-from services.identity.tokens import new_signing_key
 from services.notification.addresses import is_public
 from tests.manifests import (
     K8S,
@@ -489,21 +485,7 @@ def test_a_developer_is_believed_only_where_nothing_leads_in_from_outside(object
 
 @pytest.fixture(scope="module")
 async def routes() -> Mapping[str, set[str]]:
-    """The paths that each service answers, and no other; nobody has to be connected to know them."""
-    everywhere = paths(create_app([], Settings()))
-    variables = {"BOXOFFICE_WEBHOOK_SECRET": "s" * 32, "BOXOFFICE_SIGNING_KEY": new_signing_key()}
-    found = {}
-    for name, (make, kind) in SERVICES.items():
-        settings = load(kind, variables)
-        async with make(Platform(Client(), MemoryLog(), settings, Connections(1)), settings) as service:  # type: ignore[arg-type]  # nobody reads it
-            found[name] = paths(create_app([service], settings)) - everywhere
-        if name in DOCUMENTED:  # which every service answers, for itself
-            found[name].add(f"/api/openapi/{name}.json")
-    return found
-
-
-def paths(app: Litestar) -> set[str]:
-    return {re.sub(r"\{[^}]*\}", "x", route.path) for route in app.routes}
+    return await tests.routes.routes()
 
 
 def answering(rules: Sequence[tuple[str, str, str]], path: str) -> str:
