@@ -1,7 +1,7 @@
 """Whether what was recorded can still be read, and means what it meant: today's events held against those of a release.
 
 Fine is what is new: types of events, fields with a default, values and bounds that allow more. All else has to be
-another event, or an old shape that `UPCASTS` reads.
+another event, or an old shape that `UPCASTS` reads. What the released code could not read of the new is told too.
 """
 
 from collections.abc import Iterator, Mapping
@@ -73,6 +73,25 @@ def is_left_alone(tag: str, was: Shapes, shape: Shape) -> bool:
         return False
 
 
+def unread_before(was: Shapes, now: Shapes) -> list[str]:
+    """What code of a release cannot read of what is written now, a line for each: a rollback would have it try.
+
+    Fields that it does not know it leaves aside. Of what it reads by a function of its UPCASTS nothing is told, as what
+    that does is not known here.
+    """
+    told = []
+    for tag, shape in now.events.items():
+        if tag in was.upcasts:
+            continue
+        if tag not in was.events:
+            told.append(f"{tag}: a new type")
+            continue
+        comparison = _Comparison(tag, now.definitions, was.definitions, only_read=True)
+        comparison.struct(now.definitions[shape.definition], was.definitions[was.events[tag].definition], "")
+        told += [f"{tag}.{each.field}: is {each.was}, was {each.now}" for each in comparison.found]
+    return told
+
+
 def news(was: Shapes, now: Shapes) -> list[str]:
     """The types of event that were not there, or are written otherwise."""
     told = []
@@ -123,8 +142,12 @@ def _references(schema: Any) -> Iterator[str]:
 class _Comparison:
     """Of one event, then and now. What it finds is told once, though a Struct may be in it twice."""
 
-    def __init__(self, event: str, was: Mapping[str, Schema], now: Mapping[str, Schema]) -> None:
+    def __init__(
+        self, event: str, was: Mapping[str, Schema], now: Mapping[str, Schema], *, only_read: bool = False
+    ) -> None:
+        """`only_read`: what can be read is no break, though something of it is left aside."""
         self.found: list[Break] = []
+        self._only_read = only_read
         self._event = event
         self._was = was
         self._now = now
@@ -135,16 +158,20 @@ class _Comparison:
         if (id(was), id(now)) in self._seen:
             return
         self._seen.add((id(was), id(now)))
-        if now.get("additionalProperties") is False and "additionalProperties" not in was:
+        closed = now.get("additionalProperties") is False
+        if closed and "additionalProperties" not in was and not self._only_read:
             mend = "ignore what is not known (no `forbid_unknown_fields`): newer code may have written it"
             self._tell(path, "open for unknown fields", "closed", mend)
         for name, field in was["properties"].items():
             at = f"{path}.{name}" if path else name
             if name not in now["properties"]:
-                self._tell(at, described(field, self._was), "gone", KEEP_FIELD)
+                if closed or not self._only_read:
+                    self._tell(at, described(field, self._was), "unknown" if self._only_read else "gone", KEEP_FIELD)
                 continue
             today = now["properties"][name]
             self.values(field, today, at)
+            if self._only_read:
+                continue
             if "default" in field and "default" in today and field["default"] != today["default"]:
                 what = "keep the default: where the field was left out, it says what was meant"
                 self._tell(at, f"{shown(field['default'])} by default", shown(today["default"]), what)
@@ -169,7 +196,7 @@ class _Comparison:
     def _taken(self, was: Schema, today: list[Schema]) -> bool:
         """Whether one of these takes all that an alternative did."""
         for each in today:
-            silent = _Comparison(self._event, self._was, self._now)
+            silent = _Comparison(self._event, self._was, self._now, only_read=self._only_read)
             silent._seen = {*self._seen}
             silent._narrowed(was, each, "")
             if not silent.found:

@@ -36,9 +36,10 @@ def schema() -> None:
 def compatible(released: Path, recorded: Sequence[Path]) -> None:
     """Hold this code against events as a release wrote them; exit code 1 if it would read one otherwise, or not at all.
 
-    RELEASED is what `boxoffice events schema` printed then.
+    RELEASED is what `boxoffice events schema` printed then. Told beside that, and no failure: what code of that release
+    could not read of what this code writes, if it were rolled back to.
     """
-    from common.compatibility import breaks, news, unread
+    from common.compatibility import breaks, news, unread, unread_before
     from common.schemas import Shapes, shapes
 
     try:
@@ -70,6 +71,12 @@ def compatible(released: Path, recorded: Sequence[Path]) -> None:
     click.echo(f"✓ {counted(len(was.events), 'type')} of event{told} can be read as before")
     if fresh := news(was, now):
         click.echo(f"  not in {released} yet: {', '.join(fresh)}")
+    if ahead := unread_before(was, now):
+        click.echo("! a rollback to it cannot read, once it is written:")
+        for each in ahead:
+            click.echo(f"  {each}")
+    else:
+        click.echo("✓ a rollback to it reads all that this code writes")
 
 
 class _Recorded(msgspec.Struct):

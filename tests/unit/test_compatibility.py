@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from common.compatibility import breaks, news, unread
+from common.compatibility import breaks, news, unread, unread_before
 from common.events import EVENTS, UPCASTS, Event, decode, encode, type_of
 from common.samples import samples
 from common.schemas import MARK, STREAM_OF, Schemas, Shape, Shapes, shapes, shapes_of, written
@@ -260,6 +260,45 @@ def test_what_only_adds_is_no_break(name: str) -> None:
     assert breaks(*FINE[name]) == []
 
 
+AHEAD: Mapping[str, list[str]] = {
+    "a new event": ["bought: a new type"],
+    "a default comes": ["sold.count: is not always there, was required"],
+    "null may be, too": ["sold.count: is integer or null, was integer"],
+    "a wider range": ["sold.count: is integer from 0, was integer from 1 to 9"],
+    "a range to its end": ["sold.count: is integer from 1 to 9, was integer above 1 below 9"],
+    "no pattern any more": ["sold.by: is string, was string like ^a"],
+    "one more value": ['sold.how: is "card" or "cash", was "card"'],
+    "any text": ['sold.how: is string, was "card"'],
+    "a whole number becomes one": ["sold.price: is number, was integer"],
+    "one more shape": ["sold.at: is Row or Gate, was Row"],
+    "an old shape that is upcast": [
+        "sold.count: is not there, was required",
+        "sold.by: is not there, was required",
+    ],
+}
+"""What is fine, and what the code before it cannot read of that."""
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_what_the_code_before_cannot_read_is_told(name: str) -> None:
+    assert unread_before(*FINE[name]) == AHEAD.get(name, [])
+
+
+def test_code_that_refuses_unknown_fields_cannot_read_a_new_one() -> None:
+    was, now = (sold(closed=True, **fields) for fields in ({"by": str}, {"by": str, "at": (int, 0)}))
+    assert unread_before(told(was), told(now)) == ["sold.at: is integer, was unknown"]
+    assert unread_before(told(sold(closed=True, by=str)), told(sold(by=str))) == []
+
+
+def test_of_what_the_code_before_reads_by_a_function_nothing_is_told() -> None:
+    assert (
+        unread_before(
+            told(BEFORE, upcasts={"sold": 1, "bought": 1}), told(sold("bought", name="Bought"), sold(number=int))
+        )
+        == []
+    )
+
+
 def test_what_is_new_is_told() -> None:
     more = sold(count=int, by=str, at=(int, 0))
     assert news(told(BEFORE), told(more, sold("bought", name="Bought"))) == ["sold", "bought (new)"]
@@ -328,28 +367,48 @@ CAREFUL = (UUID, date, datetime, Decimal, bytes, frozenset[int], Seat, BENCH, Ro
 FIELD = st.tuples(st.sampled_from(KINDS), st.booleans())
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # others use this machine too
-@given(
+Fields = Mapping[str, tuple[tuple[Any, st.SearchStrategy[Any]], bool]]
+SOME_FIELDS = given(
     was=st.dictionaries(st.sampled_from("ab"), FIELD, min_size=1),
     now=st.dictionaries(st.sampled_from("abc"), FIELD, min_size=1),
     data=st.data(),
 )
-def test_what_is_called_compatible_decodes(was: Any, now: Any, data: st.DataObject) -> None:
-    """Fields of any type, required or with a default, become others."""
-    later = {**was, **now} if data.draw(st.booleans()) else now
-    old, new = (
-        of({name: (kind, UNSET) if spare else kind for name, ((kind, _), spare) in fields.items()})
-        for fields in (was, later)
-    )
-    if breaks(told(old), told(new)):
-        return
+"""Fields of any type, required or with a default, become others."""
+OFTEN = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine too
+
+
+def of_fields(fields: Fields) -> type[Event]:
+    return of({name: (kind, UNSET) if spare else kind for name, ((kind, _), spare) in fields.items()})
+
+
+def drawn(fields: Fields, data: st.DataObject) -> bytes:
+    """What may be on the wire of such an event."""
     body = {"type": "sold", "version": 1}
-    for field, ((_, values), spare) in was.items():
+    for field, ((_, values), spare) in fields.items():
         if not (spare and data.draw(st.booleans())):
             body[field] = data.draw(values)
-    recorded = msgspec.json.encode(body)
-    msgspec.json.decode(recorded, type=old)
-    msgspec.json.decode(recorded, type=new)
+    return msgspec.json.encode(body)
+
+
+@OFTEN
+@SOME_FIELDS
+def test_what_is_called_compatible_decodes(was: Fields, now: Fields, data: st.DataObject) -> None:
+    old, new = of_fields(was), of_fields({**was, **now} if data.draw(st.booleans()) else now)
+    if not breaks(told(old), told(new)):
+        recorded = drawn(was, data)
+        msgspec.json.decode(recorded, type=old)
+        msgspec.json.decode(recorded, type=new)
+
+
+@OFTEN
+@SOME_FIELDS
+def test_what_the_code_before_can_read_decodes_there(was: Fields, now: Fields, data: st.DataObject) -> None:
+    later = {**was, **now} if data.draw(st.booleans()) else now
+    old, new = of_fields(was), of_fields(later)
+    if not unread_before(told(old), told(new)):
+        recorded = drawn(later, data)
+        msgspec.json.decode(recorded, type=new)
+        msgspec.json.decode(recorded, type=old)
 
 
 def decodes(body: Any, kind: Any) -> bool:
@@ -466,6 +525,20 @@ def compatible(*arguments: object) -> tuple[int, str]:
 def test_the_command_holds_today_against_the_last_release_and_what_was_recorded() -> None:
     code, told = compatible(RELEASED, "--recorded", CORPUS)
     assert (code, f"and {len(EVERY_SAMPLE)} recorded events can be read as before" in told) == (0, True), told
+
+
+def test_the_command_says_what_a_rollback_cannot_read_and_does_not_fail(tmp_path: Path) -> None:
+    today, released = shapes(), tmp_path / "released.json"
+    released.write_text(written(today))
+    assert "✓ a rollback to it reads all that this code writes" in compatible(released)[1]
+    was = {tag: shape for tag, shape in today.events.items() if tag != "order_cancelled"}
+    released.write_text(written(Shapes(was, today.upcasts, today.definitions)))
+    code, told = compatible(released)
+    *_, above, last = told.splitlines()
+    assert (code, above, last) == (
+        *(0, "! a rollback to it cannot read, once it is written:"),
+        "  order_cancelled: a new type",
+    )
 
 
 def test_the_schema_is_printed_in_the_form_that_is_kept() -> None:
