@@ -1,5 +1,6 @@
 """`boxoffice new`: a service with all its rooms, tests and entries, made from templates and named in every list."""
 
+import builtins
 import difflib
 import io
 import json
@@ -193,13 +194,14 @@ class Checkout:
         if names.service in taken:
             others = ", ".join(sorted(filter(SERVICE.fullmatch, taken)))
             raise Conflict(f"name: {names.service} is taken; take another one than {others}.")
-        used = {*NOT_THINGS, *keyword.kwlist, *self.names_in_templates()}
+        used = {*NOT_THINGS, *keyword.kwlist, *dir(builtins), *self.names_in_templates()}
         for word in (names.thing, names.things):
             if used & {word, f"{word}_id", pascal(word), word.upper()}:
                 raise Conflict(f"--aggregate: {word} means something else in what is made; call it otherwise.")
         classes = events.words("__all__")
         for path, text in self.templates():
-            for name in re.findall(r"class (\w+)\(Event", text) if path.startswith("common/") else ():
+            told = re.findall(r"^(?:class )?(\w+)(?:\(Event| = )", text, re.MULTILINE)  # events, and all of them
+            for name in told if path.startswith("common/") else ():
                 if names.fill(name) in classes:
                     raise Conflict(f"--aggregate: There is a {names.fill(name)} already; call it otherwise.")
 

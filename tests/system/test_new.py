@@ -10,7 +10,7 @@ import pytest
 
 from services.cli.new import ROOT, Names
 
-NAMES = [Names("loyalty", "gift_card", "gift_cards"), Names("a" * 20, f"a{'_b' * 11}c", f"a{'_b' * 11}d")]
+NAMES = [Names("philately", "rare_stamp", "rare_stamps"), Names("a" * 20, f"a{'_b' * 11}c", f"a{'_b' * 11}d")]
 """An ordinary name, and the longest ones that there can be: what is made has to fit all the same."""
 
 
@@ -64,7 +64,11 @@ async def test_a_new_service_passes_all_checks_and_its_own_tests(copy: Path) -> 
 
 
 TESTS = (
-    *("tests/unit/test_loyalty_domain.py", "tests/unit/test_loyalty_doors.py", "tests/integration/test_loyalty.py"),
+    *(
+        "tests/unit/test_philately_domain.py",
+        "tests/unit/test_philately_doors.py",
+        "tests/integration/test_philately.py",
+    ),
     *("tests/unit/test_events.py", "tests/unit/test_masking.py"),
     *("tests/unit/test_kubernetes.py", "tests/unit/test_compose.py", "tests/unit/test_monitoring.py"),
     "tests/unit/test_replay_decide.py::test_all_rules_there_are_can_be_tried_and_know_their_commands",

@@ -15,17 +15,18 @@ from services.cli.main import cli
 from services.cli.new import EDITS, ROOT, Change, Checkout, Names, names_of
 from services.cli.new_edits import Module, NotAsExpected
 
-CARDS = Names("loyalty", "gift_card", "gift_cards")
+STAMPS = Names("philately", "rare_stamp", "rare_stamps")
+"""What nobody has in a checkout of theirs, where these tests run too."""
 
 
 @pytest.mark.parametrize(
     ("given", "names"),
     [
-        (("loyalty", None, None), Names("loyalty", "loyalty", "loyalties")),
+        (("philately", None, None), Names("philately", "philately", "philatelies")),
         (("reviews", None, None), Names("reviews", "review", "reviews")),
         (("passes", None, None), Names("passes", "pass", "passes")),
         (("deliveries", None, None), Names("deliveries", "delivery", "deliveries")),
-        (("loyalty", "gift_card", None), CARDS),
+        (("philately", "rare_stamp", None), STAMPS),
         (("guests", "person", "people"), Names("guests", "person", "people")),
     ],
 )
@@ -45,11 +46,11 @@ def test_what_a_service_keeps_is_called_as_it_is_unless_said_otherwise(
         (("../x", None, None), "name: Expected"),
         (("import", None, None), "name: import means something in Python"),
         (("queue", None, None), "name: queue means something in Python"),
-        (("loyalty", "GiftCard", None), "--aggregate: Expected lower-case words"),
-        (("loyalty", "gift__card", None), "--aggregate: Expected"),
-        (("loyalty", "g" * 25, None), "--aggregate: Expected"),
-        (("loyalty", "sheep", "sheep"), "--plural: sheep is the singular too"),
-        (("loyalty", "card", "Cards"), "--plural: Expected"),
+        (("philately", "GiftCard", None), "--aggregate: Expected lower-case words"),
+        (("philately", "gift__card", None), "--aggregate: Expected"),
+        (("philately", "g" * 25, None), "--aggregate: Expected"),
+        (("philately", "sheep", "sheep"), "--plural: sheep is the singular too"),
+        (("philately", "card", "Cards"), "--plural: Expected"),
     ],
 )
 def test_a_name_that_will_not_do_is_refused_with_one_that_would(
@@ -65,13 +66,15 @@ def test_a_name_that_will_not_do_is_refused_with_one_that_would(
 )
 def test_a_name_that_is_taken_is_refused(name: str) -> None:
     with pytest.raises(Conflict, match=f"name: {name} is taken"):
-        Checkout().require_free(Names(name, "gift_card", "gift_cards"))
+        Checkout().require_free(Names(name, "rare_stamp", "rare_stamps"))
 
 
-@pytest.mark.parametrize("thing", ["ticket", "note", "pool", "order", "owner", "event", "users", "class"])
+@pytest.mark.parametrize(
+    "thing", ["ticket", "note", "pool", "order", "owner", "event", "users", "class", "filter", "ab", "kind"]
+)
 def test_a_word_that_would_mean_two_things_is_refused(thing: str) -> None:
     with pytest.raises(Conflict, match=r"--aggregate: .*call it otherwise"):
-        Checkout().require_free(Names("loyalty", thing, f"{thing}s"))
+        Checkout().require_free(Names("philately", thing, f"{thing}s"))
 
 
 def test_forms_of_a_name_stand_for_forms_of_the_name_in_the_templates() -> None:
@@ -126,7 +129,7 @@ def test_a_file_that_is_no_python_is_not_touched() -> None:
 @pytest.mark.parametrize("path", [path for path in EDITS if path.endswith((".py", ".md"))])
 def test_a_file_that_names_services_in_another_way_is_told_of(path: str) -> None:
     with pytest.raises(NotAsExpected, match=path):
-        EDITS[path](path, "", CARDS)
+        EDITS[path](path, "", STAMPS)
 
 
 # What deploys it
@@ -150,21 +153,21 @@ def deployed(tmp_path: Path) -> Path:
 
 
 def test_it_is_deployed_as_tickets_is_and_no_secret_is_read(deployed: Path) -> None:
-    assert {change.path: change.after for change in Checkout(deployed).deployed(CARDS)} == {
-        "k8s/base/kustomization.yaml": "resources:\n  - tickets\n  - loyalty\n  - web\n",
-        "k8s/base/loyalty/kustomization.yaml": "name: loyalty\n",
-        "deploy/gateway/nginx.conf": "upstream tickets {}\nupstream loyalty {}\n",
+    assert {change.path: change.after for change in Checkout(deployed).deployed(STAMPS)} == {
+        "k8s/base/kustomization.yaml": "resources:\n  - tickets\n  - philately\n  - web\n",
+        "k8s/base/philately/kustomization.yaml": "name: philately\n",
+        "deploy/gateway/nginx.conf": "upstream tickets {}\nupstream philately {}\n",
     }
 
 
 def test_files_of_rights_have_those_of_the_new_service(deployed: Path) -> None:
     there = Checkout(deployed)
     topology = "common/topology.py"
-    changed = Change(topology, there.read(topology), EDITS[topology](topology, there.read(topology), CARDS))
+    changed = Change(topology, there.read(topology), EDITS[topology](topology, there.read(topology), STAMPS))
     (users,) = there.rights([changed])
     assert (users.path, users.after.startswith("# Made by a command.\n")) == ("deploy/nats/users.conf", True)
-    assert '"user": "loyalty"' in users.after
-    assert '"user": "loyalty"' not in (users.before or "")
+    assert '"user": "philately"' in users.after
+    assert '"user": "philately"' not in (users.before or "")
     (deployed / users.path).write_text("# By hand.")
     with pytest.raises(NotAsExpected, match=r"users\.conf: looked for what common/rights\.py makes"):
         list(there.rights([changed]))
@@ -212,21 +215,21 @@ def test_of_what_cannot_be_written_whole_nothing_is_written(checkout: Path) -> N
 
 def test_what_is_there_already_stays(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkout / "common/events").mkdir(parents=True)
-    (checkout / "common/events/loyalty.py").write_text("mine")
+    (checkout / "common/events/philately.py").write_text("mine")
     there = Checkout(checkout)
     monkeypatch.setattr(there, "require_free", lambda _: None)
-    with pytest.raises(Conflict, match=r"common/events/loyalty\.py is there already"):
-        there.changes(CARDS)
+    with pytest.raises(Conflict, match=r"common/events/philately\.py is there already"):
+        there.changes(STAMPS)
 
 
 def test_a_dry_run_shows_a_diff_and_changes_nothing() -> None:
     before = Checkout().read("common/topology.py")
-    done = CliRunner().invoke(cli, ["new", "loyalty", "--aggregate", "gift_card", "--dry-run"])
+    done = CliRunner().invoke(cli, ["new", "philately", "--aggregate", "rare_stamp", "--dry-run"])
     assert done.exit_code == 0, done.output
-    assert "+++ b/services/loyalty/domain.py" in done.output
-    assert '+    Stream("LOYALTY", ("loyalty.*",), ("loyalty",), readers=("history",)),' in done.output
+    assert "+++ b/services/philately/domain.py" in done.output
+    assert '+    Stream("PHILATELY", ("philately.*",), ("philately",), readers=("history",)),' in done.output
     assert Checkout().read("common/topology.py") == before
-    assert not (ROOT / "services/loyalty").exists()
+    assert not (ROOT / "services/philately").exists()
 
 
 def test_what_will_not_do_is_told_in_a_line() -> None:
