@@ -78,8 +78,12 @@ def build(stage: Stage, root: Path, python: str) -> None:
     folder = root
     subprocess.run([python, "-m", "venv", root / "usr"], check=True)
     path = f"{root}/usr/bin:/usr/bin:/bin"
-    for step in stage.steps:
-        if step.deed == "WORKDIR":
+    before = stages()[stage.of].steps if stage.of in stages() else []
+    for step in (*(each for each in before if each.deed in {"ENV", "WORKDIR"}), *stage.steps):
+        if step.deed == "ENV":
+            for found in re.findall(r"\bPATH=(\S+):\$PATH", step.arguments):
+                path = f"{root}{found}:{path}"
+        elif step.deed == "WORKDIR":
             folder = root / step.arguments.lstrip("/")
             folder.mkdir(parents=True, exist_ok=True)
         elif step.deed == "COPY":

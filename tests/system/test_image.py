@@ -51,6 +51,15 @@ def image() -> Iterator[Path]:
         yield root
 
 
+def test_the_one_for_developers_has_sources_and_what_they_need(home: Path) -> None:
+    build(stages()["dev"], home, python_for_anybody())
+    there = {path.name for path in home.glob("opt/boxoffice/lib/*/site-packages/*")}
+    assert {"litestar", "watchfiles", "debugpy"} <= there
+    where = "import services.cli.main, sys; sys.stdout.write(services.__file__)"
+    python = home / "opt/boxoffice/bin/python"
+    assert subprocess.check_output([python, "-c", where], text=True, cwd="/") == str(home / "app/services/__init__.py")
+
+
 class InImage(ServiceProcess):
     """A service as its container runs it."""
 

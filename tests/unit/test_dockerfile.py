@@ -18,6 +18,12 @@ def test_the_stages_are_there_and_the_last_is_what_runs() -> None:
         assert STAGES[name].steps[-1].arguments == "10001:10001"  # a number, which Kubernetes can tell from root
 
 
+def test_nothing_is_fetched_but_pythons_image_and_what_is_pinned() -> None:
+    first = (ROOT / "deploy/Dockerfile").read_text().splitlines()[0]
+    assert "syntax=" not in first  # which is an image too, of what reads the file
+    assert "ADD" not in {step.deed for stage in STAGES.values() for step in stage.steps}
+
+
 @pytest.mark.parametrize("name", ["build", "dev"])
 def test_what_is_copied_is_there_and_sent(name: str) -> None:
     for step in STAGES[name].steps:
