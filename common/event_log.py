@@ -24,7 +24,7 @@ from common.errors import Invalid, Unavailable
 from common.events import Event, Skipped, UndecodableEvent, decode, encode, type_of
 from common.group_commit import BATCH_LIMIT, ApiError, GroupCommit, Guarded, PubAck
 from common.telemetry import APPENDED, IN_DOUBT, Cause, current_cause
-from common.topology import NotWhole, require_whole
+from common.topology import RESTORED_AT, NotWhole, require_whole
 from common.tracing import LINKS, span, tracer
 
 WRONG_LAST_SEQUENCE = 10071
@@ -187,8 +187,13 @@ class _StreamState(msgspec.Struct, frozen=True):
     last_seq: int = 0
 
 
+class _StreamConfig(msgspec.Struct, frozen=True):
+    metadata: dict[str, str] = {}
+
+
 class _StreamInfo(msgspec.Struct):
     created: datetime = datetime.fromtimestamp(0, UTC)
+    config: _StreamConfig = _StreamConfig()
     state: _StreamState = _StreamState()
     error: ApiError | None = None
 
@@ -598,7 +603,8 @@ class JetStreamLog:
         info = msgspec.json.decode(reply.data, type=_StreamInfo)
         if info.error:
             raise Unavailable(f"Stream {stream}: {info.error.description}.{MIGRATED}")
-        return StreamEnd(info.created, info.state.last_seq)
+        restored = info.config.metadata.get(RESTORED_AT)
+        return StreamEnd(datetime.fromisoformat(restored) if restored else info.created, info.state.last_seq)
 
     async def event_id(self, stream: str, sequence: int) -> str | None:
         found = await self.stored(stream, sequence)

@@ -12,9 +12,10 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import NotFoundError
 
+from common.clock import now
 from common.errors import Unavailable
 from common.group_commit import ApiError
-from common.topology import ANSWER_SECONDS, CONSUMERS, RESTORED, RESTORING, patiently
+from common.topology import ANSWER_SECONDS, CONSUMERS, RESTORED, RESTORED_AT, RESTORING, patiently
 
 CHUNK = 64 * 1024
 """Bytes of a snapshot in one message: some 1,000 events. With `sync_interval: always` nats-server 2.15 restores 1,500
@@ -97,7 +98,9 @@ async def load(client: Client, snapshot: Snapshot, chunks: Iterable[bytes], *, r
     """
     stream = snapshot.config["name"]
     async with _told_as_unavailable(f"Stream {stream} could not be restored"):
-        wanted = {"config": snapshot.config | {"num_replicas": replicas}, "state": snapshot.state}
+        metadata = (snapshot.config.get("metadata") or {}) | {RESTORED_AT: now().isoformat()}
+        config = snapshot.config | {"num_replicas": replicas, "metadata": metadata}
+        wanted = {"config": config, "state": snapshot.state}
         begun = await _ask(client, f"$JS.API.STREAM.RESTORE.{stream}", wanted)
         for chunk in chunks:
             taken = await _hand_over(client, begun.deliver_subject, chunk)

@@ -40,6 +40,10 @@ BELIEVED_SECONDS = 1800
 RESTORED = "log.restored"
 """On what everybody is told, by `boxoffice restore` and `events import`, that the log is another from now on."""
 
+RESTORED_AT = "boxoffice.restored"
+"""In the metadata of a stream that was brought back: when, in ISO 8601. It is the time of its creation: what the server
+calls so is, of one that was restored to several nodes, another on the node that took it in (seen with 2.15.1)."""
+
 STREAM_SETTINGS = (
     "subjects",
     "retention",
@@ -102,7 +106,11 @@ class Stream(msgspec.Struct, frozen=True):
 
     async def apply(self, js: JetStreamContext, replicas: int, *, new: bool) -> None:
         """Create or change it."""
-        await (js.add_stream if new else js.update_stream)(self.config(replicas))
+        if new:
+            await js.add_stream(self.config(replicas))
+        else:
+            there = (await js.stream_info(self.name)).config
+            await js.update_stream(self.config(replicas), metadata=there.metadata)
 
 
 class Consumer(msgspec.Struct, frozen=True):

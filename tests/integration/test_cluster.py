@@ -4,13 +4,15 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from common import snapshots, topology
+from common.clock import FIRST
 from common.errors import Unavailable
 from common.event_log import JetStreamLog
 from common.rights import MIGRATE, nats_users
@@ -143,3 +145,27 @@ async def test_a_backup_comes_back_to_three_nodes_with_its_consumers(
         assert await lost_by(settings, manifest) == {}
         assert [trouble async for _, trouble in topology.inspect(operator.client, replicas=3) if trouble] == []
         assert await cluster.event_log.append("expiration.next", [draft(21)], expected=0) == 21
+
+
+async def test_a_stream_that_came_back_is_the_same_whoever_leads_it(
+    nodes: dict[str, NatsServer], cluster: Platform
+) -> None:
+    await cluster.event_log.append(A, drafts(range(50)), expected=0)
+    async with connect(at(nodes["n0"], MIGRATE), "operator") as operator:
+        chunks: list[bytes] = []
+        kept = await snapshots.save(operator.client, STREAM, chunks.append)
+        first_of_all = await cluster.event_log.end(STREAM)
+        await snapshots.delete(operator.client, STREAM)
+        await snapshots.load(operator.client, kept, chunks, replicas=3)
+        came_back = await cluster.event_log.end(STREAM)
+        assert came_back.created > first_of_all.created
+        stream = next(each for each in topology.STREAMS if each.name == STREAM)
+        await stream.apply(operator.client.jetstream(), 3, new=False)  # as a later `migrate` does
+        await asyncio.to_thread(nodes[await leader(cluster)].kill)  # the one that took it in
+
+        async def created() -> datetime:
+            with suppress(Unavailable):
+                return (await cluster.event_log.end(STREAM)).created
+            return FIRST
+
+        await eventually(created, came_back.created)
