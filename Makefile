@@ -5,10 +5,10 @@ BIN := .venv/bin
 LOCKS := $(wildcard deploy/requirements*.lock)
 PIN := uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet
 
-.PHONY: help install up demo doctor check format test test-faults test-image bench audit lock clean
+.PHONY: help install up demo doctor check format test test-containers test-faults test-image bench audit lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/installed ## Create .venv and install the hash-pinned lock file
 
@@ -44,10 +44,13 @@ format: .venv/tested ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 # A run starts hundreds of processes, which would each compile the code anew.
-test test-faults test-image: export PYTHONDONTWRITEBYTECODE =
+test test-containers test-faults test-image: export PYTHONDONTWRITEBYTECODE =
 
 test: .venv/tested ## Unit, integration, system and browser tests, on real servers
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+test-containers: .venv/tested ## The integration tests on the official images of NATS and Postgres (needs a Docker engine)
+	$(BIN)/python -m pytest --containers -n 4 --dist loadfile --no-loadscope-reorder tests/integration $(ARGS)
 
 test-faults: .venv/tested ## The long fault run: every process killed in turn under load
 	$(BIN)/python -m pytest -m faults

@@ -1,4 +1,7 @@
-"""Real servers for tests: a NATS of its own for each test that asks (0.05 s), one Postgres with a database for each."""
+"""Real servers for tests: a NATS of its own for each test that asks (0.05 s), one Postgres with a database for each.
+
+With `--containers` both are the official images.
+"""
 
 import shutil
 import tempfile
@@ -19,9 +22,24 @@ from common.settings import Settings
 from services.cli import system
 from services.cli.embedded import make_roles
 from services.cli.servers import NatsServer, PostgresServer, free_port
+from tests.containers import IMAGES, NO_ENGINE, WHEELS, Kinds, engine_answers
 from tests.harness import PASSWORDS, UNLIMITED, Proxy, nats_in
 
 pytest.register_assert_rewrite("tests.given")  # so that a test of rules shows what followed instead
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--containers", action="store_true", help="NATS and Postgres from their official images")
+
+
+@pytest.fixture(scope="session")
+def kinds(request: pytest.FixtureRequest) -> Kinds:
+    """From wheels, or from images where that is asked for and an engine answers."""
+    if not request.config.getoption("--containers"):
+        return WHEELS
+    if not engine_answers():
+        pytest.skip(NO_ENGINE)
+    return IMAGES
 
 
 @pytest.fixture
@@ -39,13 +57,13 @@ class Migrated(msgspec.Struct, frozen=True):
 
 
 @pytest.fixture(scope="session")
-async def migrated(postgres: PostgresServer) -> AsyncIterator[Migrated]:
+async def migrated(postgres: PostgresServer, kinds: Kinds) -> AsyncIterator[Migrated]:
     """What every test that wants a `platform` begins with; to migrate each anew took twice as long.
 
     Where a module has a `platform` of its own, it says that there is none.
     """
     with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
-        server = nats_in(Path(folder) / "nats")
+        server = nats_in(Path(folder) / "nats", kind=kinds.nats)
         await server.start()
         async with database_in(postgres) as (name, url):
             await system.migrate(Settings(nats_url=server.url, database_url=url), lambda _: None)
@@ -54,11 +72,13 @@ async def migrated(postgres: PostgresServer) -> AsyncIterator[Migrated]:
 
 
 @pytest.fixture
-async def nats(request: pytest.FixtureRequest, home: Path, migrated: Migrated | None) -> AsyncIterator[NatsServer]:
+async def nats(
+    request: pytest.FixtureRequest, home: Path, migrated: Migrated | None, kinds: Kinds
+) -> AsyncIterator[NatsServer]:
     """A NATS server with nothing in it, or with what the `platform` of the same test has."""
     if migrated and "platform" in request.fixturenames:
         shutil.copytree(migrated.nats / "jetstream", home / "nats" / "jetstream")
-    server = nats_in(home / "nats", free_port())  # one that nobody takes while a test has it down
+    server = nats_in(home / "nats", free_port(), kinds.nats)  # one that nobody takes while a test has it down
     await server.start()
     yield server
     await server.stop()
@@ -72,10 +92,10 @@ async def proxy(nats: NatsServer) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture(scope="session")
-async def postgres() -> AsyncIterator[PostgresServer]:
+async def postgres(kinds: Kinds) -> AsyncIterator[PostgresServer]:
     """The Postgres server of this test run."""
     with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
-        server = PostgresServer(Path(folder) / "postgres")
+        server = kinds.postgres(Path(folder) / "postgres")
         await server.start()
         await make_roles(server.url, PASSWORDS)
         yield server

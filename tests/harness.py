@@ -64,10 +64,10 @@ PASSWORDS = {user: f"password-of-{user}" for user in everybody()}
 """Of the users of NATS and the roles of Postgres in tests."""
 
 
-def nats_in(data: Path, port: int | None = None) -> NatsServer:
+def nats_in(data: Path, port: int | None = None, kind: type[NatsServer] = NatsServer) -> NatsServer:
     """A NATS server, not started yet, whose users have their rights. Who names none, as tests do, may do everything."""
     test: dict[str, object] = {"user": "test", "password": "test"}
-    return NatsServer(data, port=port, users=[*nats_users(PASSWORDS), test], anybody="test")
+    return kind(data, port=port, users=[*nats_users(PASSWORDS), test], anybody="test")
 
 
 def logins(settings: Settings) -> dict[str, str]:

@@ -1,7 +1,5 @@
 """The official images take what deploy/ gives them, where there is an engine to run them."""
 
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -19,6 +17,7 @@ from common.settings import Settings
 from services.cli.embedded import with_login
 from services.cli.secrets import NODES, for_compose, secrets_in
 from tests.cluster import DEPLOY, finished, own_files, variables_in
+from tests.containers import NATS, NO_ENGINE, POSTGRES, engine_answers
 from tests.facts import draft, numbers
 from tests.harness import ServiceProcess, eventually
 
@@ -28,11 +27,8 @@ START_SECONDS = 120.0
 @pytest.fixture(scope="module", autouse=True)
 def engine() -> None:
     """Docker's, which has to answer."""
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
-    ):
-        pytest.skip("no Docker engine answers (`docker info` says why)")
+    if not engine_answers():
+        pytest.skip(NO_ENGINE)
 
 
 def at(container: DockerContainer, port: int) -> str:
@@ -55,7 +51,7 @@ def nodes(secrets: Path) -> Iterator[dict[str, DockerContainer]]:
         found = {}
         for name in NODES:
             given = {**variables_in(secrets / "nats.env"), "NATS_SERVER_NAME": name, "NATS_MAX_FILE_STORE": "1G"}
-            container = DockerContainer("nats:2.15-alpine", command="--config /etc/nats/nats.conf", env=given)
+            container = DockerContainer(NATS, command="--config /etc/nats/nats.conf", env=given)
             container.with_network(network).with_network_aliases(name).with_exposed_ports(4222, 8222)
             container.with_volume_mapping(str(DEPLOY / "nats"), "/etc/nats", "ro")
             found[name] = stack.enter_context(container)
@@ -67,7 +63,7 @@ def database_url(secrets: Path) -> Iterator[str]:
     """postgres:18, whose roles are made as it starts for the first time; for its superuser."""
     given = {**variables_in(secrets / "roles.env"), "POSTGRES_DB": "boxoffice"}
     given["POSTGRES_PASSWORD"] = given.pop("PGPASSWORD")
-    container = DockerContainer("postgres:18", env=given).with_exposed_ports(5432)
+    container = DockerContainer(POSTGRES, env=given).with_exposed_ports(5432)
     container.with_volume_mapping(str(DEPLOY / "postgres"), "/docker-entrypoint-initdb.d", "ro")
     with container:
         yield with_login(f"postgresql://{at(container, 5432)}/boxoffice", "postgres", given["POSTGRES_PASSWORD"])

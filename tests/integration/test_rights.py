@@ -42,6 +42,7 @@ from services.cli import doctor, system
 from services.cli.embedded import make_roles, with_login
 from services.cli.servers import NatsServer, PostgresServer, free_port
 from services.cli.system import READ_MODELS, SIDE_SCHEMAS
+from tests.containers import Kinds
 from tests.facts import draft, numbers
 from tests.harness import PASSWORDS, eventually, logins
 
@@ -177,9 +178,9 @@ class Guarded:
 
 
 @asynccontextmanager
-async def guarding() -> AsyncIterator[Guarded]:
+async def guarding(kind: type[NatsServer]) -> AsyncIterator[Guarded]:
     with tempfile.TemporaryDirectory(prefix="boxoffice-test-", ignore_cleanup_errors=True) as folder:
-        server = NatsServer(Path(folder) / "nats", port=free_port(), users=rights.nats_users(PASSWORDS))
+        server = kind(Path(folder) / "nats", port=free_port(), users=rights.nats_users(PASSWORDS))
         await server.start()
         guarded = Guarded(server)
         try:
@@ -193,9 +194,9 @@ async def guarding() -> AsyncIterator[Guarded]:
 
 
 @pytest.fixture(scope="module")
-async def guarded() -> AsyncIterator[Guarded]:
+async def guarded(kinds: Kinds) -> AsyncIterator[Guarded]:
     """One for the whole table; in the end nothing of it may have changed."""
-    async with guarding() as guarded:
+    async with guarding(kinds.nats) as guarded:
         yield guarded
         async with connect(Settings(nats_url=guarded.url(MIGRATE)), MIGRATE) as platform:
             assert [trouble async for _, trouble in topology.inspect(platform.client) if trouble] == []
@@ -206,9 +207,9 @@ async def guarded() -> AsyncIterator[Guarded]:
 
 
 @pytest.fixture
-async def open_to_all() -> AsyncIterator[Guarded]:
+async def open_to_all(kinds: Kinds) -> AsyncIterator[Guarded]:
     """One of its own, for tests that write."""
-    async with guarding() as guarded:
+    async with guarding(kinds.nats) as guarded:
         yield guarded
 
 
