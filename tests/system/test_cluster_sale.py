@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import os
 import random
 import re
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -17,7 +19,7 @@ import websockets
 from common import topology
 from common.http import DOCUMENTED
 from common.runtime import connect
-from tests.cluster import NO_NGINX, Cluster, deployed, finished
+from tests.cluster import NO_NGINX, Cluster, Node, deployed, finished
 from tests.harness import ServiceProcess, eventually
 from tests.system.checker import check, collect
 from tests.system.test_faults import ANSWER_SECONDS, GRACE, SETTLE_SECONDS, Town, buy, restless, sell
@@ -102,6 +104,18 @@ async def test_what_is_acknowledged_is_on_the_disks_of_three_nodes(cluster: Clus
             assert (await http.get(f"{node.monitoring}/varz")).json()["auth_required"] is True
     async with connect(cluster.settings, "operator") as platform:
         assert [trouble async for _, trouble in topology.inspect(platform.client, replicas=3) if trouble] == []
+
+
+async def test_nodes_read_anew_who_may_do_what_and_let_nobody_go(cluster: Cluster) -> None:
+    async with connect(cluster.settings, "operator") as platform:
+        for node in cluster.nodes.values():
+            os.kill(node.pid, signal.SIGHUP)  # as an upgrade of compose does it
+
+            async def read(node: Node = node) -> bool:
+                return "Reloaded server configuration" in node.log_file.read_text()
+
+            await eventually(read, wanted=True)
+        assert platform.client.stats["reconnects"] == 0
 
 
 @pytest.fixture
