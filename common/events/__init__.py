@@ -265,10 +265,17 @@ def decode(tag: str, body: bytes) -> Event:
     """The event in `body`, whose type the header says to be `tag`. Raises UnknownEvent, UndecodableEvent."""
     try:
         if tag in UPCASTS:
-            shape = UPCASTS[tag](msgspec.json.decode(body))
-            tag, body = shape["type"], encode(shape)
-        return _BY_TAG[tag].decode(body)
-    except KeyError:
-        raise (UnknownEvent if tag else UndecodableEvent)(f"there is no event type {tag!r} in this code") from None
+            tag, body = _upcast(tag, msgspec.json.decode(body))
+        if (decoder := _BY_TAG.get(tag)) is None:
+            raise (UnknownEvent if tag else UndecodableEvent)(f"there is no event type {tag!r} in this code")
+        return decoder.decode(body)
     except msgspec.MsgspecError as error:
         raise UndecodableEvent(f"{tag}: {error}") from error
+
+
+def _upcast(tag: str, recorded: dict[str, Any]) -> tuple[str, bytes]:
+    try:
+        shape = UPCASTS[tag](recorded)
+        return shape["type"], encode(shape)
+    except Exception as error:  # whatever such a function meets that it was not made for
+        raise UndecodableEvent(f"{tag}: its upcast raises {error!r}") from error

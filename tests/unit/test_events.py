@@ -191,6 +191,15 @@ def test_an_old_shape_that_its_upcast_cannot_read_is_undecodable(
         decode("expiration_ended", msgspec.json.encode(broken))
 
 
+def test_an_upcast_that_fails_is_told_and_not_taken_for_an_event_of_newer_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(UPCASTS, "expiration_ended", lambda body: {"type": "expiration_completed", "at": body["until"]})
+    with pytest.raises(UndecodableEvent, match=r"expiration_ended: its upcast raises KeyError\('until'\)") as told:
+        decode("expiration_ended", b"{}")
+    assert not isinstance(told.value, UnknownEvent)
+
+
 def test_every_type_has_a_tag_of_its_own() -> None:
     tags = [type_of(event) for owner in OWNERS for event in events_of(owner)]
     assert len(tags) == len(set(tags))
