@@ -386,7 +386,7 @@ async def run(
                         running = msgspec.structs.replace(running, url=url_of(door))
                         running.tell(data)
                         seen = {setting: server.url for setting, server in own.items()}
-                        greet(running, seen, data, console, time.time() - began, dev=settings.auth == "dev")
+                        greet(running, seen, data, console, time.time() - began, app.state.settings)
                         await stop.wait()
                 finally:
                     server.should_exit = True
@@ -451,17 +451,17 @@ def demo_of(data: Path) -> str:
     return f"make demo ARGS={shlex.quote(options)}"
 
 
-def greet(running: Running, own: Mapping[str, str], data: Path, console: Console, seconds: float, *, dev: bool) -> None:
-    """What a person needs to know first; `own` servers by setting, with the address that a person uses.
-
-    `dev`: whoever says who they are is believed.
-    """
+def greet(
+    running: Running, own: Mapping[str, str], data: Path, console: Console, seconds: float, settings: Settings
+) -> None:
+    """What a person needs to know first; `own` servers by setting, with the address that a person uses."""
+    host, _, port = running.url.rpartition(":")
     addresses = {
         "Shop": running.url,
         "API": f"{running.url}/api/tickets",
         "Documentation": f"{running.url}/api/docs",
         "Health": f"{running.url}/health/ready",
-        "Metrics": f"{running.url}/metrics",
+        "Metrics": f"{host}:{settings.metrics_port or port}/metrics",
         "NATS": own.get("nats_url") or without_password(running.nats_url),
         "Postgres": own.get("database_url") or without_password(running.database_url),
         "Data": data,
@@ -469,7 +469,7 @@ def greet(running: Running, own: Mapping[str, str], data: Path, console: Console
     console.print(f"\n[bold]Boxoffice is open[/] [dim]after {seconds:.1f} s[/]\n")
     for name, address in addresses.items():
         console.print(f"  [dim]{name:<15}[/] {address}", soft_wrap=True)  # a folded address cannot be copied
-    if dev:
+    if settings.auth == "dev":
         console.print(first_steps(running.url, data), highlight=False, markup=False, soft_wrap=True)
     else:
         console.print("\nPeople log in there, and make the keys by which their programs get in.\n")

@@ -181,6 +181,15 @@ async def test_it_greets_with_addresses_that_answer_and_lines_that_work_as_they_
         assert any(line.endswith(f"boxoffice demo --data {up.data}") for line in dry_run.splitlines())
 
 
+async def test_metrics_that_have_a_port_of_their_own_are_where_it_says(home: Path) -> None:
+    port = free_port()
+    async with Up(home, variables={"BOXOFFICE_METRICS_PORT": str(port)}) as up, httpx.AsyncClient() as http:
+        await up.start()
+        address = f"http://127.0.0.1:{port}/metrics"
+        assert re.findall(r"^ +Metrics +(\S+)", up.said, re.MULTILINE) == [address]
+        assert "boxoffice_events_appended_total" in (await http.get(address)).text
+
+
 async def typed(lines: str) -> str:
     """What lines answer that are typed into a shell, one after the other."""
     shell = await asyncio.create_subprocess_shell(lines, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE)
