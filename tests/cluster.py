@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import sys
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ from services.cli.embedded import with_login
 from services.cli.secrets import CLUSTER_USER, for_compose, secrets_in
 from services.cli.servers import NatsServer, PostgresServer, free_port
 from services.cli.system import SERVICES
-from tests.harness import ServiceProcess, eventually
+from tests.harness import BOXOFFICE, ServiceProcess, eventually
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -114,7 +113,9 @@ class Node(NatsServer):
 
 
 class DeployedService(ServiceProcess):
-    """A service with the secrets that a container has, in files."""
+    """A service with the secrets that a container has, in files; executed, as its container does."""
+
+    program = BOXOFFICE
 
     def __init__(self, name: str, number: int, settings: Settings, home: Path, **variables: str) -> None:
         self._files = own_files(home / "secrets", name)
@@ -224,8 +225,7 @@ async def deployed(home: Path, replicas: Mapping[str, int], **variables: str) ->
                 stack.callback(node.kill)
             for node in nodes.values():
                 await eventually(node.healthy, wanted=True, within=START_SECONDS)
-            boxoffice = (sys.executable, "-m", "services.cli.main")
-            await finished(*boxoffice, "migrate", **own_files(secrets, MIGRATE), BOXOFFICE_REPLICAS=str(NODES))
+            await finished(*BOXOFFICE, "migrate", **own_files(secrets, MIGRATE), BOXOFFICE_REPLICAS=str(NODES))
             trusted = {"BOXOFFICE_TRUSTED_PROXIES": "127.0.0.1"}
             cluster.services = {
                 service: [

@@ -19,8 +19,12 @@ from common.settings import Settings, variables
 from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
 from services.identity.tokens import new_signing_key
+from tests.nursery import Forked
 
 READY_SECONDS = 90.0
+
+BOXOFFICE = (sys.executable, "-m", "services.cli.main")
+"""What is executed for the command `boxoffice`."""
 
 SIGNING_KEY = new_signing_key()
 """With which identity signs in the processes of a test."""
@@ -88,7 +92,7 @@ async def command(settings: Settings, *words: str) -> asyncio.subprocess.Process
     """`boxoffice` with these words, to NATS as whoever migrates; what it says is in its `stdout`."""
     database = variables("database_url", MIGRATE)[0]  # tests make schemas as whoever owns the database
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.cli.main", *words),
+        *(*BOXOFFICE, *words),
         env={**os.environ, **logins(settings), database: settings.database_url, "COLUMNS": "200"},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -99,9 +103,10 @@ async def command(settings: Settings, *words: str) -> asyncio.subprocess.Process
 class ServiceProcess:
     """`boxoffice serve <names>` as a child, each as its own user. It can be killed and started again on its port."""
 
-    program: Sequence[str] = (sys.executable, "-m", "services.cli.main")
+    program: Sequence[str] = ()
+    """What is executed. Where nothing is named it is forked, which is the same service in a third of the time."""
     options: Mapping[str, Any] = {}
-    """More for whoever starts it: as which user, in which folder."""
+    """More for whoever executes it: as which user, in which folder."""
 
     def __init__(self, names: str, settings: Settings, home: Path, **variables: str) -> None:
         self.names = names
@@ -109,7 +114,9 @@ class ServiceProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         self.nats_url = settings.nats_url
         self.log = home / f"{names.replace(' ', '+')}.log"
-        self._process: asyncio.subprocess.Process | None = None
+        if any(name.startswith("PYTHON") for name in variables):
+            self.program = BOXOFFICE  # only a Python that starts obeys them
+        self._process: asyncio.subprocess.Process | Forked | None = None
         self._environment = {
             **os.environ,
             **self.own(settings),
@@ -125,15 +132,7 @@ class ServiceProcess:
 
     async def start(self) -> None:
         """Return when it answers that it is ready; raises AssertionError with the end of its log."""
-        with self.log.open("ab") as output:
-            self._process = await asyncio.create_subprocess_exec(
-                *(*self.program, "serve", *self.names.split()),
-                env=self._environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                **self.options,
-            )
+        self._process = await self._begun(("serve", *self.names.split()))
         deadline, said = asyncio.get_running_loop().time() + READY_SECONDS, "it ended"
         async with httpx.AsyncClient() as client:
             while asyncio.get_running_loop().time() < deadline and self._process.returncode is None:
@@ -146,6 +145,19 @@ class ServiceProcess:
                     said = repr(error)
                 await asyncio.sleep(0.05)
         raise AssertionError(f"{self.names} is not ready: {said}\n{self.tail()}")
+
+    async def _begun(self, words: Sequence[str]) -> asyncio.subprocess.Process | Forked:
+        if not self.program:
+            return Forked(words, self._environment, self.log)
+        with self.log.open("ab") as output:
+            return await asyncio.create_subprocess_exec(
+                *(*self.program, *words),
+                env=self._environment,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                **self.options,
+            )
 
     def tail(self) -> str:
         """The end of its log."""

@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 from common.runtime import Platform
-from tests.harness import ServiceProcess, eventually
+from tests.harness import BOXOFFICE, ServiceProcess, eventually
 from tests.image import ROOT
 
 
@@ -13,6 +13,7 @@ async def test_a_change_of_code_starts_the_service_again(platform: Platform, hom
     for package in ("common", "services"):
         shutil.copytree(ROOT / package, home / package, ignore=shutil.ignore_patterns("__pycache__"))
     process = ServiceProcess("web --reload", platform.settings, home)
+    process.program = BOXOFFICE
     process.options = {"cwd": home}  # whose code comes first
 
     async def begun() -> int:
