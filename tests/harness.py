@@ -40,11 +40,15 @@ Judge = Callable[[bytes], Fate]
 
 
 async def eventually(look: Callable[[], Awaitable[T]], wanted: T, within: float = 20.0) -> None:
-    """Look until what is seen is `wanted`, for `within` seconds at most; raises AssertionError with what was seen."""
-    deadline = asyncio.get_running_loop().time() + within
+    """Look until what is seen is `wanted`, for `within` seconds at most; raises AssertionError with what was seen.
+
+    The longer it lasts the less often it looks, because looking takes from what it waits for.
+    """
+    began = asyncio.get_running_loop().time()
     while (seen := await look()) != wanted:
-        assert asyncio.get_running_loop().time() < deadline, f"wanted {wanted!r}, still {seen!r} after {within:.0f} s"
-        await asyncio.sleep(0.02)
+        waited = asyncio.get_running_loop().time() - began
+        assert waited < within, f"wanted {wanted!r}, still {seen!r} after {within:.0f} s"
+        await asyncio.sleep(min(max(0.02, waited / 10), 0.2))
 
 
 def figure(metrics: str, name: str, **labels: str) -> float:
