@@ -3,6 +3,7 @@
 With `--containers` both are the official images.
 """
 
+import gc
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +18,7 @@ import pytest
 from common import topology
 from common.event_log import EventLog, JetStreamLog
 from common.memory_log import MemoryLog
-from common.runtime import Platform, connect
+from common.runtime import Platform, collect_garbage_rarely, connect
 from common.settings import Settings
 from services.cli import system
 from services.cli.embedded import make_roles
@@ -26,6 +27,12 @@ from tests.containers import IMAGES, NO_ENGINE, WHEELS, Kinds, engine_answers
 from tests.harness import PASSWORDS, UNLIMITED, Proxy, nats_in
 
 pytest.register_assert_rewrite("tests.given")  # so that a test of rules shows what followed instead
+gc.disable()  # until all tests are found: what that makes is there to stay, and was looked through again and again
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage only in what tests make."""
+    collect_garbage_rarely()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
