@@ -29,6 +29,14 @@ document.addEventListener("securitypolicyviolation", ({ violatedDirective, block
 """
 """What a page wanted to do against its Content-Security-Policy, as long as it is open."""
 
+VIOLATED = """
+(async () => {
+    const { violations } = await axe.run({ resultTypes: ["violations"] });
+    return violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]);
+})()
+"""
+"""Which rules of axe the page breaks, and where; of the many that it keeps nothing is told."""
+
 
 @asynccontextmanager
 async def chromium() -> AsyncIterator[Browser]:
@@ -113,8 +121,7 @@ class Person:
             await self.page.set_viewport_size({"width": width, "height": 800})
             beyond = await self.page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert beyond <= 0, f"{name} is {beyond} px too wide for {width} px"
-            found = await self.page.evaluate("axe.run()")
-            wrong = [(each["id"], [node["html"] for node in each["nodes"]]) for each in found["violations"]]
+            wrong = await self.page.evaluate(VIOLATED)
             assert wrong == [], f"{name}, {device}: {wrong}"
             await self.page.screenshot(path=SCREENSHOTS / f"{name}-{device}.png", full_page=True)
         await self.page.emulate_media(color_scheme="light")
