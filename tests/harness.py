@@ -19,7 +19,7 @@ from common.settings import Settings, variables
 from services.cli.embedded import with_login
 from services.cli.servers import NatsServer, free_port
 from services.identity.tokens import new_signing_key
-from tests.nursery import Forked
+from tests.nursery import Files, Forked
 
 READY_SECONDS = 90.0
 
@@ -152,7 +152,8 @@ class ServiceProcess:
 
     async def _begun(self, words: Sequence[str]) -> asyncio.subprocess.Process | Forked:
         if not self.program:
-            return Forked(words, self._environment, self.log)
+            files = Files(Path(os.devnull), self.log, self.log)
+            return Forked(words, self._environment, files)
         with self.log.open("ab") as output:
             return await asyncio.create_subprocess_exec(
                 *(*self.program, *words),

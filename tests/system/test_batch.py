@@ -32,6 +32,7 @@ from services.batch.domain import work_id_of
 from services.batch.kinds_documents import RenderDocuments
 from services.batch.kinds_records import Record
 from tests.harness import ServiceProcess, eventually
+from tests.nursery import ran
 
 ADA = {"Authorization": "Bearer dev:ada"}
 EVE = {"Authorization": "Bearer dev:eve"}
@@ -598,15 +599,9 @@ async def test_tickets_are_listed_in_bulk_by_the_service_that_owns_them(
 
 async def command(office: Office, *arguments: str, user: str = "ada") -> tuple[int, str]:
     """`boxoffice batch` as `user`: its exit code and what it says."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.cli.main", "batch", "--url", office.process.url, "--user", user, *arguments),
-        env={**os.environ, "COLUMNS": "200"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, said.decode()
+    words = ("batch", "--url", office.process.url, "--user", user, *arguments)
+    code, said, _ = await ran(words, {**os.environ, "COLUMNS": "200"})
+    return code, said.decode()
 
 
 async def test_a_kind_is_paused_and_resumed_from_the_command_line(office: Office) -> None:

@@ -34,6 +34,7 @@ from services.history.domain import letter_id_of
 from services.orders.domain import ORDERS, KeepBook, Orders, PlaceOrder
 from tests.facts import whole
 from tests.harness import ServiceProcess, eventually
+from tests.nursery import ran
 
 OLGA = {"Authorization": "Bearer dev:olga:operator"}
 SAM = {"Authorization": "Bearer dev:sam"}
@@ -126,10 +127,10 @@ class Ward:
 
     async def boxoffice(self, *arguments: str, given: str | None = None, **variables: str) -> tuple[int, str]:
         """The same to its end: its exit code and what it says."""
-        process = await self.begin(*arguments, **variables)
-        said, _ = await asyncio.wait_for(process.communicate((given or "").encode()), 90)
-        assert process.returncode is not None
-        return process.returncode, said.decode()
+        words = ("dead", "--url", self.history.url, *arguments)
+        environment = {**os.environ, "COLUMNS": "200", **variables}
+        code, said, _ = await ran(words, environment, given=(given or "").encode(), within=90)
+        return code, said.decode()
 
 
 AT = now()

@@ -5,7 +5,6 @@ import hmac
 import io
 import json
 import os
-import sys
 import tempfile
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -50,6 +49,7 @@ from services.identity.domain import SESSIONS, USERS, LogIn, OpenSession, place_
 from services.identity.tokens import Issuer, new_signing_key
 from services.web.api import VIEWS
 from tests.harness import PASSWORDS, ServiceProcess, eventually, logins
+from tests.nursery import ran
 
 # Every operation of the OpenAPI document, and what it asks for: the least role and the scope, or `account` for what an
 # API key is never good for, or `anyone` for whoever is let in.
@@ -884,15 +884,9 @@ async def test_the_metrics_name_nobody(house: House) -> None:
 
 async def boxoffice(house: House, group: str, *arguments: str, **variables: str) -> tuple[int, str]:
     """The exit code of a command at this system, and what it says."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "services.cli.main", group, "--url", house.process.url, *arguments),
-        env={**os.environ, "COLUMNS": "500", **variables},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await asyncio.wait_for(process.communicate(), 60)
-    assert process.returncode is not None
-    return process.returncode, said.decode()
+    words = (group, "--url", house.process.url, *arguments)
+    code, said, _ = await ran(words, {**os.environ, "COLUMNS": "500", **variables})
+    return code, said.decode()
 
 
 async def test_the_command_line_is_let_in_with_an_api_key_from_the_environment_or_a_file(

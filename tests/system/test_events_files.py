@@ -31,6 +31,7 @@ from services.notification.domain import inbox_id_of
 from services.orders.domain import Book
 from tests.facts import AT, tell, whole
 from tests.harness import PASSWORDS, Fate, Proxy, ServiceProcess, eventually, logins, nats_in
+from tests.nursery import ran
 from tests.receiver import Receiver
 from tests.unit.test_export_files import head, line, sealed
 
@@ -66,10 +67,11 @@ class Town:
 
     async def command(self, *arguments: str, stdin: bytes = b"", **variables: str) -> tuple[int, bytes, str]:
         """What `boxoffice events` answers: exit code, stdout, stderr."""
-        process = await self.start(*arguments, **variables)
-        output, errors = await asyncio.wait_for(process.communicate(stdin), 120)
-        assert process.returncode is not None
-        return process.returncode, output, " ".join(re.sub("[│╭╮╰╯─]", " ", errors.decode()).split())
+        environment = {**self.environment, **variables}
+        code, output, errors = await ran(
+            ("events", *arguments), environment, given=stdin, apart=True, folder=self.home, within=120
+        )
+        return code, output, " ".join(re.sub("[│╭╮╰╯─]", " ", errors.decode()).split())
 
     async def start(self, *arguments: str, **variables: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(

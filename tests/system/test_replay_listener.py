@@ -24,6 +24,7 @@ from services.cli.who import Who
 from services.orders.domain import ORDERS, KeepBook, PlaceOrder
 from tests.facts import whole
 from tests.harness import ServiceProcess, eventually, logins
+from tests.nursery import ran
 
 LISTENER = "orders-cancel-expired"
 
@@ -86,11 +87,12 @@ class Shop:
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def run(self, *arguments: str) -> tuple[int | None, str]:
+    async def run(self, *arguments: str) -> tuple[int, str]:
         """How it ends, and what it says."""
-        process = await self.command(*arguments)
-        said, wrong = await asyncio.wait_for(process.communicate(), 60)
-        return process.returncode, (said + wrong).decode()
+        words = ("replay", "listener", LISTENER, "--url", self.doors.url, *arguments)
+        environment = {**os.environ, **logins(self.platform.settings), "COLUMNS": "200"}
+        code, said, wrong = await ran(words, environment, apart=True)
+        return code, (said + wrong).decode()
 
 
 @pytest.fixture
