@@ -92,12 +92,17 @@ def unlimited() -> dict[str, str]:
     return {f"BOXOFFICE_RATE_{name.upper()}": rate for name, rate in UNLIMITED.items()}
 
 
+def operator(settings: Settings) -> dict[str, str]:
+    """The environment of who migrates."""
+    database = variables("database_url", MIGRATE)[0]  # tests make schemas as whoever owns the database
+    return {**os.environ, **logins(settings), database: settings.database_url, "COLUMNS": "200"}
+
+
 async def command(settings: Settings, *words: str) -> asyncio.subprocess.Process:
     """`boxoffice` with these words, to NATS as whoever migrates; what it says is in its `stdout`."""
-    database = variables("database_url", MIGRATE)[0]  # tests make schemas as whoever owns the database
     return await asyncio.create_subprocess_exec(
         *(*BOXOFFICE, *words),
-        env={**os.environ, **logins(settings), database: settings.database_url, "COLUMNS": "200"},
+        env=operator(settings),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

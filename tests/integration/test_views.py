@@ -69,6 +69,7 @@ from tests.facts import AT, STREAM, number_of, tell
 from tests.harness import PASSWORDS, eventually, logins
 from tests.integration.test_batch_read_models import Story
 from tests.integration.test_read_models import History, projecting
+from tests.nursery import ran
 
 CUTS = 5
 STEPS = 25
@@ -734,11 +735,10 @@ async def boxoffice(settings: Settings, *arguments: str) -> asyncio.subprocess.P
     )
 
 
-async def told(settings: Settings, *arguments: str) -> tuple[int | None, str]:
+async def told(settings: Settings, *arguments: str) -> tuple[int, str]:
     """What the command says, and its exit code."""
-    process = await boxoffice(settings, *arguments)
-    output, _ = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode, output.decode()
+    code, output, _ = await ran(arguments, {**os.environ, **logins(settings), "COLUMNS": "200"})
+    return code, output.decode()
 
 
 async def test_the_commands_tell_what_they_made_and_what_differs(

@@ -21,7 +21,8 @@ from services.history.following import Wanted, tail
 from services.orders.domain import ORDERS
 from tests.facts import AT
 from tests.given import fold
-from tests.harness import ServiceProcess, command, eventually
+from tests.harness import ServiceProcess, command, eventually, operator
+from tests.nursery import ran
 
 SAM, ADA, OLGA = ({"Authorization": f"Bearer dev:{who}"} for who in ("sam", "ada", "olga:operator"))
 SHOW = {"title": "Opening night", "price": 2500, "currency": "EUR", "quantity": 10}
@@ -70,10 +71,8 @@ async def shop(platform: Platform, home: Path) -> AsyncIterator[Shop]:
 
 async def boxoffice(settings: Settings, *arguments: str) -> tuple[int, str]:
     """Run the command; its exit code and what it says."""
-    async with running(settings, *arguments) as process:
-        said, _ = await asyncio.wait_for(process.communicate(), 60)
-        assert process.returncode is not None
-        return process.returncode, said.decode()
+    code, said, _ = await ran(arguments, operator(settings))
+    return code, said.decode()
 
 
 @asynccontextmanager

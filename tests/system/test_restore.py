@@ -15,7 +15,8 @@ from common.runtime import Platform
 from common.settings import Settings
 from services.cli.servers import NatsServer
 from services.cli.system import READ_MODELS
-from tests.harness import Proxy, ServiceProcess, command, eventually
+from tests.harness import Proxy, ServiceProcess, command, eventually, operator
+from tests.nursery import ran
 from tests.system.checker import Promises, check, collect
 from tests.system.test_tail import tail
 
@@ -73,9 +74,8 @@ class Town(msgspec.Struct, frozen=True):
 
     async def do(self, *words: str) -> str:
         """Run a command, which is to succeed; what it says."""
-        running = await command(self.settings, *words)
-        said, _ = await asyncio.wait_for(running.communicate(), 120)
-        assert running.returncode == 0, said.decode()
+        code, said, _ = await ran(words, operator(self.settings), within=120)
+        assert code == 0, said.decode()
         return said.decode()
 
 
