@@ -163,6 +163,11 @@ async def test_a_thousand_that_come_and_go_leave_nothing_behind(url: str, capfd:
         await eventually(lambda: open_connections(http), 0)
     nobody: Counter[str] = Counter()
     await eventually(seen(kept(*OF_A_VISIT)), nobody)
+
+    async def acknowledging() -> int:
+        return tasks()["Receipts.acknowledge"]
+
+    await eventually(acknowledging, 0)  # which outlives the visit that it is of
     subscriptions, running = kept(Subscription)(), tasks()
     ways: Counter[str] = Counter()
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=httpx.Limits(max_connections=None)) as http:
