@@ -121,7 +121,9 @@ class PostgresContainer(InContainer, PostgresServer):
         command += [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         given = {
             "POSTGRES_PASSWORD": self._password,
-            "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale-provider=builtin --builtin-locale=C.UTF-8",
+            # Without the last it believes whoever comes from 127.0.0.1, as everybody does here.
+            "POSTGRES_INITDB_ARGS": "--encoding=UTF8 --locale-provider=builtin --builtin-locale=C.UTF-8 "
+            "--auth-host=scram-sha-256",
         }
         return DockerContainer(POSTGRES, command=" ".join(command), env=given).with_kwargs(network_mode="host")
 

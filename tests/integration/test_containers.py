@@ -1,4 +1,4 @@
-"""The official images take what deploy/ gives them, where there is an engine to run them."""
+"""The official images take what deploy/ gives them, and what tests do to servers, where an engine runs them."""
 
 import sys
 from collections.abc import Iterator
@@ -10,16 +10,18 @@ import pytest
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
+from common import topology
 from common.event_log import JetStreamLog
 from common.rights import MIGRATE
 from common.runtime import connect
 from common.settings import Settings
 from services.cli.embedded import with_login
 from services.cli.secrets import NODES, for_compose, secrets_in
+from services.cli.servers import free_port
 from tests.cluster import DEPLOY, finished, own_files, variables_in
-from tests.containers import NATS, NO_ENGINE, POSTGRES, engine_answers
+from tests.containers import NATS, NO_ENGINE, POSTGRES, NatsContainer, engine_answers
 from tests.facts import draft, numbers
-from tests.harness import ServiceProcess, eventually
+from tests.harness import ServiceProcess, eventually, nats_in
 
 START_SECONDS = 120.0
 
@@ -112,3 +114,20 @@ async def test_services_are_ready_with_what_they_may(secrets: Path, deployed: Se
     for service in ("tickets", "orders", "expiration"):
         async with Deployed(service, deployed, home):
             pass  # it is ready
+
+
+async def test_what_is_killed_has_its_events_and_its_address_when_it_starts_again(home: Path) -> None:
+    nats = nats_in(home / "nats", free_port(), NatsContainer)
+    try:
+        await nats.start()
+        settings = Settings(nats_url=nats.url)
+        async with connect(settings, "before") as platform:
+            await topology.migrate(platform.client)
+            await platform.event_log.append("expiration.a", [draft(1)], expected=0)
+        nats.kill()
+        assert not nats.running
+        await nats.start()
+        async with connect(settings, "after") as platform:
+            assert numbers(await platform.event_log.read("expiration.a")) == [1]
+    finally:
+        nats.kill()
