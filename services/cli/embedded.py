@@ -216,13 +216,14 @@ def logins(data: Path, setting: str, server: Server) -> dict[str, str]:
 async def make_roles(database_url: str, given: Mapping[str, str]) -> None:
     """The roles of a database of our own, as its superuser, with these passwords; safe to repeat."""
     connection = await asyncpg.connect(database_url)
+    statements = [rights.postgres_roles(), rights.postgres_take_over()]
+    # Passwords are of A-Z a-z 0-9 _ -, as they are made here.
+    statements += [f"alter role {rights.role_of(user)} password '{password}';" for user, password in given.items()]
     try:
-        async with connection.transaction():
-            await connection.execute(rights.postgres_roles() + rights.postgres_take_over())
-            for user, password in given.items():  # of A-Z a-z 0-9 _ -, as they are made here
-                await connection.execute(f"alter role {rights.role_of(user)} password '{password}'")
-    finally:
+        await connection.execute("".join(statements))  # one message is one transaction
         await connection.close()
+    finally:
+        connection.terminate()  # for a rollback whoever stops would wait, if the server does not answer
 
 
 @asynccontextmanager

@@ -14,10 +14,13 @@ import asyncpg
 import nats
 import psutil  # type: ignore[import-untyped]  # psutil ships no types
 import pytest
+import uvloop
 from nats.js.api import StreamConfig
 from structlog.testing import capture_logs
 
+from services.cli.embedded import make_roles
 from services.cli.servers import NatsServer, PostgresServer, ServerFailed, free_port
+from tests.harness import eventually
 
 DEADLINE = 30.0
 CONNECT = {"connect_timeout": 2, "allow_reconnect": False}
@@ -140,6 +143,35 @@ async def test_rows_survive_a_kill_in_the_middle_of_queries(postgres: PostgresSe
     await postgres.start()
     assert postgres.url == url
     assert await query(postgres, "SELECT row FROM kept") == 1
+
+
+async def test_whoever_makes_roles_can_be_stopped_while_postgres_says_nothing(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.rights.postgres_roles", lambda: "select pg_sleep(60);")
+    await postgres.start()
+    # In the loop that `boxoffice up` has, where a rollback waited for an answer.
+    assert await asyncio.to_thread(uvloop.run, is_stopped(postgres)), "it waits for an answer"
+
+
+async def is_stopped(postgres: PostgresServer) -> bool:
+    """Whether making roles ends when it is cancelled while all of Postgres stands still."""
+    connection = await asyncpg.connect(postgres.url)
+    making = asyncio.create_task(make_roles(postgres.url, {}))
+    await eventually(
+        lambda: connection.fetchval("select count(*) from pg_stat_activity where wait_event = 'PgSleep'"), 1
+    )
+    server = psutil.Process(postgres.pid)
+    processes = [server, *server.children()]
+    for process in processes:
+        process.suspend()
+    making.cancel()
+    done, _ = await asyncio.wait({making}, timeout=DEADLINE)
+    for process in processes:
+        process.resume()
+    connection.terminate()
+    await asyncio.wait({making})
+    return bool(done)
 
 
 async def test_a_crash_is_reported_and_repaired_by_a_start(nats_server: NatsServer, postgres: PostgresServer) -> None:
