@@ -193,9 +193,8 @@ async def done(job: Object, objects: Sequence[Object], secrets: Mapping[str, Map
 
 async def told_to_go(each: Pod, folder: Path) -> None:
     """What Kubernetes does with a pod that is to go: preStop, and SIGTERM at once after it."""
-    program, *words = each.spec["lifecycle"]["preStop"]["exec"]["command"]
-    words = [word.replace(PID, f"{folder}/nats.pid") for word in words]
-    process = await asyncio.create_subprocess_exec(str(PROGRAMS / program), *words)
+    words = [word.replace(PID, f"{folder}/nats.pid") for word in each.spec["lifecycle"]["preStop"]["exec"]["command"]]
+    process = await asyncio.create_subprocess_exec(*words, env={"PATH": f"{PROGRAMS}:{os.environ['PATH']}"})
     assert await process.wait() == 0
     assert await each.ended() == 0
     said = folder.with_suffix(".log").read_text()
