@@ -207,6 +207,13 @@ def says_the_same(told: str, detail: str) -> bool:
     return "".join(detail.split()) in "".join(told.translate(frame).split())
 
 
+def without_ends(frame: bytes) -> Fate:
+    """All but the ends of snapshots, which have nothing in them; nats-server 2.15 says 204 with most, not with all."""
+    head = frame.partition(b"\r\n")[0].split()
+    empty = (head[0] == b"MSG" and head[-1] == b"0") or (head[0] == b"HMSG" and head[-2] == head[-1])
+    return "drop" if empty else "pass"
+
+
 async def test_a_backup_is_replaced_only_when_asked_for_and_by_a_complete_one(
     platform: Platform, proxy: Proxy, home: Path
 ) -> None:
@@ -217,7 +224,7 @@ async def test_a_backup_is_replaced_only_when_asked_for_and_by_a_complete_one(
         await back_up(platform.settings, folder, silent)
     await tell(platform.event_log, 2)
 
-    proxy.answers = lambda frame: "drop" if b"NATS/1.0 204" in frame else "pass"  # the end of a snapshot
+    proxy.answers = without_ends
     through = msgspec.structs.replace(platform.settings, nats_url=proxy.url)
     killed = await command(through, "backup", str(folder), "--force")
 
@@ -288,7 +295,7 @@ async def test_what_is_beside_the_log_comes_back_as_the_documents_say(
 
 async def test_a_killed_backup_is_none(platform: Platform, proxy: Proxy, home: Path) -> None:
     folder = home / "backup"
-    proxy.answers = lambda frame: "drop" if b"NATS/1.0 204" in frame else "pass"
+    proxy.answers = without_ends
     through = msgspec.structs.replace(platform.settings, nats_url=proxy.url)
     killed = await command(through, "backup", str(folder))
 
