@@ -29,6 +29,7 @@ BUYERS = 16
 ON_SALE = 3  # tickets at a time
 SEATS = 12  # of each
 ANSWER_SECONDS = 90.0  # in which every request finds its answer, whatever is down meanwhile
+REQUEST_SECONDS = 30.0  # one try of it: to read, to append and to wait for the read model take 5, 5 and 2 s at most
 SETTLE_SECONDS = 180.0  # a killed listener's events come again after 30 s, a failed one's after up to a minute
 GRACE = timedelta(seconds=30)
 
@@ -79,7 +80,7 @@ class Town:
         self._tickets = tickets
         self._orders = orders
         self._acknowledged = asyncio.Condition()
-        self._http = httpx.AsyncClient(timeout=10, limits=httpx.Limits(max_connections=None))
+        self._http = httpx.AsyncClient(timeout=REQUEST_SECONDS, limits=httpx.Limits(max_connections=None))
 
     async def ask(self, rng: random.Random, method: str, path: str, **request: Any) -> httpx.Response:
         """Ask, on any replica, until there is an answer: a lost connection or a 503 tells nothing of the outcome."""
