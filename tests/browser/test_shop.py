@@ -307,6 +307,31 @@ async def test_what_cannot_be_had_is_told_where_it_happened(shop: ServiceProcess
     await expect(ada.page.get_by_role("alert")).to_contain_text("sold out")
 
 
+@pytest.mark.parametrize("name", ["ada-early", ""])
+async def test_what_is_reserved_before_it_is_known_who_it_is_is_reserved_then(
+    shop: ServiceProcess, enter: Enter, name: str
+) -> None:
+    ticket_id = await sell(shop, f"Early {name}")
+    ada = await enter(name)
+    ada.allow("401")
+    if not name:  # of a login that has ended
+        await ada.context.add_cookies([{"name": "boxoffice-csrf", "value": "old", "url": shop.url}])
+    pressed = asyncio.Event()
+
+    async def held(route: Route) -> None:
+        await pressed.wait()
+        await route.continue_()
+
+    await ada.page.route("**/api/auth/me", held)
+    await ada.page.goto(f"/tickets/{ticket_id}")
+    await ada.page.get_by_role("button", name="Reserve").click()
+    pressed.set()
+    if not name:
+        await ada.page.get_by_label("Your name").fill("ada-later")
+        await ada.page.get_by_label("Your name").press("Enter")
+    await ada.sees("left to pay")
+
+
 @pytest.mark.parametrize("lost", [True, False])
 async def test_a_reservation_in_doubt_says_how_to_go_on_and_is_made_once(
     shop: ServiceProcess, enter: Enter, lost: bool

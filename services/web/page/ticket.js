@@ -5,7 +5,7 @@ import { Deed, Field, Login, Trouble, Waiting } from "./parts.js";
 import { ask, newKey } from "./ask.js";
 import { useData, useDeed } from "./data.js";
 import { useEvents } from "./live.js";
-import { may, me } from "./session.js";
+import { known, may, me } from "./session.js";
 import { Left } from "./shop.js";
 import { useStore } from "./store.js";
 import { go } from "./way.js";
@@ -49,6 +49,7 @@ function Reserve({ ticket }) {
   const key = useRef(null); // of this wish: what is sent again is no second order
   const most = Math.min(ticket.max_per_order, ticket.available);
   const [reserve, busy, problem] = useDeed(async () => {
+    if (!(await known())) return setAsking(true);
     key.current ??= newKey();
     try {
       const json = { ticket_id: ticket.id, quantity: Number(quantity) };
@@ -61,7 +62,7 @@ function Reserve({ ticket }) {
   });
   const submit = (event) => {
     event.preventDefault();
-    who ? reserve() : setAsking(true);
+    reserve();
   };
   return html`<form class="reserve" onSubmit=${submit}>
       <${Field} label="How many?" type="number" min="1" max=${most} required inputmode="numeric" value=${quantity}
