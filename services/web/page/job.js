@@ -182,6 +182,7 @@ function Errors({ job, path }) {
   return html`<section aria-labelledby="errors">
     <h2 id="errors" tabindex="-1" ref=${title}>${plural(count, "row")} went wrong</h2>
     <p class="quiet">Rows are counted without the header and blank lines: row 1 is what stands first below the header.</p>
+    ${isOver(job) && refused > 0 && html`<${Mend} job=${job} path=${path} />`}
     ${!data && !problem && html`<${Waiting} />`}
     <${Trouble} problem=${problem} again=${again} />
     <ol class="wrongs">
@@ -191,7 +192,6 @@ function Errors({ job, path }) {
       ${after && html`<a href=${to("")}>‹ First rows</a>`}
       ${data?.next_cursor && html`<a href=${to(data.next_cursor)}>Next rows ›</a>`}
     </p>
-    ${isOver(job) && refused > 0 && html`<${Mend} job=${job} path=${path} />`}
   </section>`;
 }
 
