@@ -94,7 +94,7 @@ async def save(client: Client, stream: str, write: Callable[[bytes], object]) ->
 async def load(client: Client, snapshot: Snapshot, chunks: Iterable[bytes], *, replicas: int = 1) -> None:
     """Bring a stream and its consumers back as they were. There must be none of its name.
 
-    It was created anew for all who look. Raises Unavailable; the stream is then not there.
+    It was created anew for all who look, and most nodes hold it. Raises Unavailable; it is then to be done again.
     """
     stream = snapshot.config["name"]
     async with _told_as_unavailable(f"Stream {stream} could not be restored"):
@@ -111,6 +111,7 @@ async def load(client: Client, snapshot: Snapshot, chunks: Iterable[bytes], *, r
         same_end = there.state.last_seq == wanted_state.last_seq
         if not (same_end and (ages or there.state.messages == wanted_state.messages)):
             raise nats.errors.Error(f"it holds {there.state}, not {wanted_state}")
+        await _until_most_hold_it(client, stream)
 
 
 @asynccontextmanager
@@ -198,6 +199,23 @@ async def _hand_over(client: Client, subject: str, chunk: bytes) -> Msg:
             if asyncio.get_running_loop().time() >= deadline:
                 raise
         await asyncio.sleep(0.05)
+
+
+async def _until_most_hold_it(client: Client, stream: str) -> None:
+    """Wait until a stream outlives any one of its nodes: what was restored is its leader's alone at first.
+
+    Raises what nats-py raises.
+    """
+    js = client.jetstream(timeout=ANSWER_SECONDS)
+    deadline = asyncio.get_running_loop().time() + SILENCE_SECONDS * 10
+    while True:
+        there = (await patiently(lambda: js.stream_info(stream))).cluster
+        followers = (there and there.replicas) or []
+        if 2 * sum(bool(each.current) for each in followers) >= len(followers):
+            return
+        if asyncio.get_running_loop().time() >= deadline:
+            raise nats.errors.Error("no other node has taken it from the one that leads it")
+        await asyncio.sleep(0.2)
 
 
 async def _ask(client: Client, subject: str, question: object, *, within: float = 10) -> _Answer:
