@@ -307,29 +307,36 @@ async def test_what_cannot_be_had_is_told_where_it_happened(shop: ServiceProcess
     await expect(ada.page.get_by_role("alert")).to_contain_text("sold out")
 
 
-@pytest.mark.parametrize("name", ["ada-early", ""])
-async def test_what_is_reserved_before_it_is_known_who_it_is_is_reserved_then(
-    shop: ServiceProcess, enter: Enter, name: str
-) -> None:
-    ticket_id = await sell(shop, f"Early {name}")
-    ada = await enter(name)
-    ada.allow("401")
-    if not name:  # of a login that has ended
-        await ada.context.add_cookies([{"name": "boxoffice-csrf", "value": "old", "url": shop.url}])
-    pressed = asyncio.Event()
+async def test_who_it_is_need_not_be_known_to_reserve(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Early")
+    ada = await enter("ada-early")
+    answering = asyncio.Event()
 
     async def held(route: Route) -> None:
-        await pressed.wait()
+        await answering.wait()
         await route.continue_()
 
     await ada.page.route("**/api/auth/me", held)
     await ada.page.goto(f"/tickets/{ticket_id}")
     await ada.page.get_by_role("button", name="Reserve").click()
-    pressed.set()
-    if not name:
-        await ada.page.get_by_label("Your name").fill("ada-later")
-        await ada.page.get_by_label("Your name").press("Enter")
+    await ada.page.wait_for_url(re.compile("/orders/"))
+    answering.set()
     await ada.sees("left to pay")
+
+
+async def test_whose_login_has_ended_logs_in_and_has_reserved(shop: ServiceProcess, enter: Enter) -> None:
+    ticket_id = await sell(shop, "Late")
+    ada = await enter("ada-late")
+    ada.allow("401", "WebSocket")
+    await ada.page.goto(f"/tickets/{ticket_id}")
+    await expect(ada.page.get_by_role("link", name="ada-late")).to_be_visible()
+    await ada.page.get_by_label("How many?").fill("3")
+    await ada.context.clear_cookies(name=re.compile("session|refresh"))
+    await ada.page.get_by_role("button", name="Reserve").click()
+    await ada.page.get_by_label("Your name").fill("ada-again")
+    await ada.page.get_by_label("Your name").press("Enter")
+    await ada.sees("left to pay")
+    await ada.sees("€75.00")
 
 
 @pytest.mark.parametrize("lost", [True, False])

@@ -130,8 +130,8 @@ function Deeds({ job, path, set }) {
   const cancel = async () => set(await ask(`${path}/cancel`, { method: "POST" }));
   const over = isOver(job);
   return html`<div class="choices deeds">
-      ${over && job.counts.failed > 0 && html`<${Deed} busy=${retrying} onClick=${retry}>Try again what failed<//>`}
       <a class="button quiet" href=${job.report} download="job-${job.id}.csv">Download the report (CSV)</a>
+      ${over && job.counts.failed > 0 && html`<${Deed} busy=${retrying} onClick=${retry}>Try again what failed<//>`}
     </div>
     <${Trouble} problem=${notRetried} />
     ${!over &&

@@ -8,13 +8,6 @@ import { store } from "./store.js";
 /** Who: `{ user_id, name, role }`; null: nobody; undefined: not known yet. */
 export const me = store(undefined);
 
-/** Who it is, as soon as that is known: a page can be used before. */
-export const known = () =>
-  new Promise((resolve) => {
-    if (me.value !== undefined) return resolve(me.value);
-    const stop = me.listen((who) => (stop(), resolve(who)));
-  });
-
 /** How often one user has become another in this tab: what was shown to the one is not for the other. */
 export const switches = store(0);
 

@@ -5,7 +5,7 @@ import { Deed, Field, Login, Trouble, Waiting } from "./parts.js";
 import { ask, newKey } from "./ask.js";
 import { useData, useDeed } from "./data.js";
 import { useEvents } from "./live.js";
-import { known, may, me } from "./session.js";
+import { may, me } from "./session.js";
 import { Left } from "./shop.js";
 import { useStore } from "./store.js";
 import { go } from "./way.js";
@@ -49,7 +49,6 @@ function Reserve({ ticket }) {
   const key = useRef(null); // of this wish: what is sent again is no second order
   const most = Math.min(ticket.max_per_order, ticket.available);
   const [reserve, busy, problem] = useDeed(async () => {
-    if (!(await known())) return setAsking(true);
     key.current ??= newKey();
     try {
       const json = { ticket_id: ticket.id, quantity: Number(quantity) };
@@ -57,12 +56,13 @@ function Reserve({ ticket }) {
       go(`/orders/${order.id}`);
     } catch (error) {
       if (isRefused(error)) key.current = null; // the next one is another wish
-      throw error;
+      if (error.status !== 401) throw error;
+      setAsking(true); // nobody was logged in, or not any more
     }
   });
   const submit = (event) => {
     event.preventDefault();
-    reserve();
+    who === null ? setAsking(true) : reserve(); // as long as nobody knows who it is, the server does
   };
   return html`<form class="reserve" onSubmit=${submit}>
       <${Field} label="How many?" type="number" min="1" max=${most} required inputmode="numeric" value=${quantity}
