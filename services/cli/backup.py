@@ -280,6 +280,8 @@ async def restore_log(
                     while left:
                         await _load(platform, left[0], folder, manifest.streams[left[0]], settings.replicas, progress)
                         del left[0]
+                    if alone_there := await snapshots.held_alone(platform.client, list(manifest.streams)):
+                        report(f"restored, but not on every node yet: {', '.join(alone_there)}. Keep them all running.")
             finally:
                 if left:
                     report(_unfinished(list(manifest.streams), left))

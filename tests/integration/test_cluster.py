@@ -157,6 +157,7 @@ async def test_a_stream_that_came_back_is_the_same_whoever_leads_it(
         first_of_all = await cluster.event_log.end(STREAM)
         await snapshots.delete(operator.client, STREAM)
         await snapshots.load(operator.client, kept, chunks, replicas=3)
+        assert await snapshots.held_alone(operator.client, [STREAM]) == []
         came_back = await cluster.event_log.end(STREAM)
         assert came_back.created > first_of_all.created
         stream = next(each for each in topology.STREAMS if each.name == STREAM)
@@ -169,3 +170,4 @@ async def test_a_stream_that_came_back_is_the_same_whoever_leads_it(
             return FIRST
 
         await eventually(created, came_back.created, within=60)
+        assert numbers(await whole(cluster.event_log)) == list(range(50))
