@@ -7,7 +7,7 @@ import shutil
 import signal
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 
 import msgspec
@@ -242,15 +242,15 @@ class Load:
         await eventually(look, True, within)
 
     async def write(self, log: JetStreamLog) -> None:
-        """One writer."""
+        """One writer. As long as nothing can be read it goes by what it last saw."""
+        ends: dict[str, int] = {}
         while not self.stopped:
             subject = f"expiration.s{self._random.randrange(self._subjects)}"
             made = drafts(range(self._random.choice((1, 1, 1, 3))))
-            try:
+            with suppress(Unavailable):
                 there = await log.read(subject)
-            except Unavailable:
-                continue
-            attempt = Attempt(subject, there[-1].sequence if there else 0, made, Unavailable)
+                ends[subject] = there[-1].sequence if there else 0
+            attempt = Attempt(subject, ends.get(subject, 0), made, Unavailable)
             try:
                 attempt.outcome = await log.append(subject, made, expected=attempt.expected)
             except (WrongSequence, Unavailable) as error:

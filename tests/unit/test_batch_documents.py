@@ -302,7 +302,7 @@ async def test_a_process_that_dies_fails_what_it_rendered_and_is_replaced() -> N
 
     async with Renderers(1, computing=600, seconds=600) as renderers:
         rendering = asyncio.create_task(renderers.render("html", LOOP, {}))
-        await eventually(busy, True)
+        await eventually(busy, True, within=90)
         [process] = mine()
         process.kill()
         with pytest.raises(BadTemplate, match="it broke the process that rendered it"):
