@@ -59,10 +59,15 @@ export function local(text) {
 export const exactly = (text) => new Date(text).toLocaleString(language, { dateStyle: "short", timeStyle: "medium" });
 
 const date = new Intl.DateTimeFormat(language);
-const millisecond = new Intl.DateTimeFormat(language, { hour: "numeric", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 });
+const time = new Intl.DateTimeFormat(language, { timeStyle: "medium" });
+const seconds = new Intl.NumberFormat(language, { minimumIntegerDigits: 2, minimumFractionDigits: 3 });
 
-/** The same to the millisecond, which no style of both has. */
-export const precisely = (text) => `${date.format(new Date(text))} ${millisecond.format(new Date(text))}`;
+/** The same to the millisecond, which no style has. */
+export function precisely(text) {
+  const at = new Date(text);
+  const second = seconds.format(at.getSeconds() + at.getMilliseconds() / 1000);
+  return `${date.format(at)} ${time.formatToParts(at).map(({ type, value }) => (type === "second" ? second : value)).join("")}`;
+}
 
 /** A span of milliseconds, as 14:59 or 1:02:03. */
 export function clockface(milliseconds) {
